@@ -1,0 +1,86 @@
+"""What a stage gets to work with: its artifact, this machine's settings, a log, and the wish to stop."""
+
+from __future__ import annotations
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TextIO
+
+from tqdm import tqdm
+
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.store import Artifact
+
+
+class Tee:
+    """Lines for people: every line goes to the log file; messages also go to the terminal with their stage's name."""
+
+    def __init__(self, log: Path, label: str, stream: TextIO | None = None) -> None:
+        self._path = log
+        self._label = label
+        self._stream = stream or sys.stderr
+        self._started = time.monotonic()
+
+    def __enter__(self) -> Tee:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self._path.open("a", encoding="utf-8")
+        return self
+
+    def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._file.close()
+
+    def log(self, text: str) -> None:
+        """A line for the log alone, with seconds since the start."""
+        self._file.write(f"{time.monotonic() - self._started:9.1f}s {text}\n")
+        self._file.flush()
+
+    def say(self, text: str) -> None:
+        """A line for the log and the terminal."""
+        self.log(text)
+        print(f"[{self._label}] {text}", file=self._stream, flush=True)
+
+    @property
+    def has_terminal(self) -> bool:
+        return self._stream.isatty()
+
+    @property
+    def label(self) -> str:
+        return self._label
+
+
+@dataclass
+class Job:
+    """One run of one stage."""
+
+    artifact: Artifact
+    runtime: StageRuntime
+    tee: Tee
+    stop_requested: bool = False
+    is_resumable: bool = False
+
+    def progress(self, total: int, what: str) -> Progress:
+        """A bar on a terminal, a line per tenth in the log."""
+        return Progress(self.tee, total, what)
+
+
+class Progress:
+    """How far a known amount of work has come; call it with the number of items newly finished."""
+
+    def __init__(self, tee: Tee, total: int, what: str) -> None:
+        self._tee, self._total, self._what = tee, total, what
+        self._done = 0
+        self._logged = 0
+        self._bar = tqdm(total=total, desc=f"{tee.label}: {what}", leave=False, disable=not tee.has_terminal)
+
+    def __call__(self, finished: int) -> None:
+        self._done += finished
+        self._bar.update(finished)
+        tenth = 10 * self._done // max(self._total, 1)
+        if tenth > self._logged:
+            self._logged = tenth
+            self._tee.log(f"{self._what}: {self._done} of {self._total}")
+        if self._done >= self._total:
+            self._bar.close()

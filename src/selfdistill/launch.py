@@ -1,0 +1,108 @@
+"""Run one stage: `python -m selfdistill.launch STAGE MANIFEST --log FILE --runtime FILE`.
+
+What every stage shares lives here, so that a stage module holds one `main(job)` and nothing else: the artifact's lock,
+the seal that makes a spurious rerun cheap, provenance, the log, signals, and one clear line for a user's mistake.
+
+Exit codes: 0 done; 2 a user's mistake (never worth a retry); 75 interrupted with its state saved (run it again);
+130 interrupted; 1 anything else, with a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import importlib
+import os
+import signal
+import sys
+import traceback
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from selfdistill.job import Job, Tee
+from selfdistill.plan.settings import load_runtime
+from selfdistill.plan.workspace import merged_settings, model_slug
+from selfdistill.provenance import Provenance
+from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
+from selfdistill.schema.stages import STAGES
+from selfdistill.store import Artifact
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="selfdistill.launch", description=__doc__.splitlines()[0])
+    parser.add_argument("stage", choices=sorted(STAGES))
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--runtime", default="config/runtime.yaml")
+    options = parser.parse_args(arguments)
+    with Tee(options.log, label=f"{options.stage} {options.manifest.parent.name[:-13]}") as tee:
+        try:
+            return _run(options.stage, options.manifest, options.runtime, tee)
+        except UserError as error:
+            tee.say(f"error: {error}")
+            return EXIT_USER_ERROR
+        except Interrupted as error:
+            tee.say(f"interrupted: {error}")
+            return EXIT_RETRY
+        except KeyboardInterrupt:
+            tee.say("interrupted: run the same command again to go on.")
+            return 128 + signal.SIGINT
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                tee.say(traceback.format_exc())
+                return 1
+            tee.say(f"error: the disk is full ({error.filename or options.manifest.parent}). Free space, run again.")
+            return EXIT_USER_ERROR
+        except Exception:
+            tee.say(traceback.format_exc())
+            return 1
+
+
+def _run(stage: str, manifest: Path, runtime_file: str, tee: Tee) -> int:
+    artifact = Artifact.open(manifest)
+    if artifact.stage != stage:
+        raise UserError(f"{manifest} is an artifact of stage {artifact.stage}, not {stage}.")
+    with _locked(artifact, tee):
+        if artifact.is_sealed or artifact.restore():
+            tee.say("already sealed: nothing to compute.")
+            return 0
+        runtime, _ = merged_settings(load_runtime(runtime_file), stage, model_slug(artifact))
+        os.environ["OMP_NUM_THREADS"] = str(runtime.threads)
+        module = importlib.import_module(f"selfdistill.stages.{stage}")
+        job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False))
+        if not job.is_resumable:
+            artifact.unseal()
+        signal.signal(signal.SIGTERM, lambda _signum, _frame: _stop(job))
+        provenance = Provenance.start(artifact, runtime)
+        artifact.payload.mkdir(parents=True, exist_ok=True)
+        try:
+            summary = module.main(job)
+            artifact.seal(summary)
+        finally:
+            provenance.finish(sealed=artifact.is_sealed)
+        tee.say("sealed.")
+        return 0
+
+
+def _stop(job: Job) -> None:
+    """First SIGTERM: a resumable stage saves its state at the next safe point; others end at once."""
+    if job.is_resumable:
+        job.stop_requested = True
+    else:
+        raise Interrupted("stopped by SIGTERM; this stage keeps no state and starts anew.")
+
+
+def _locked(artifact: Artifact, tee: Tee) -> FileLock:
+    """The artifact's lock: a second scheduler waits here until the first is done, then finds the seal."""
+    lock = FileLock(artifact.folder / ".lock")
+    try:
+        lock.acquire(timeout=0)
+        lock.release()
+    except Timeout:
+        tee.say(f"waiting: another process is computing {artifact.name}.")
+    return lock
+
+
+if __name__ == "__main__":
+    sys.exit(main())

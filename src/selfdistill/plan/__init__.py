@@ -1,0 +1,1 @@
+"""Planning: config -> recipes, keys, views, labels. Pure, and light enough for every Slurm job to load."""

@@ -1,0 +1,143 @@
+"""Experiments as they are run: recipe and overrides merged, coverage sweeps spread out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from selfdistill.plan.settings import CONFIG_FILE, validate
+from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
+from selfdistill.schema.errors import UserError, explain_validation, unknown
+from selfdistill.schema.methods import Grpo, Method, Sdpo, Sft
+from selfdistill.schema.stages import OnPolicy, TrainSpec
+
+_METHODS = {"grpo": Grpo, "sdpo": Sdpo, "sft": Sft}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment; `distinct` is its task coverage (None: the whole data set)."""
+
+    name: str
+    entry: ExperimentEntry
+    model: ModelEntry
+    train: TrainEntry
+    method: Method
+    dataset: str
+    distinct: int | None
+    coverage_seed: int
+    seeds: tuple[int, ...]
+
+    def train_spec(self, seed: int) -> TrainSpec:
+        """The recipe of one run."""
+        on_policy = None
+        if not isinstance(self.method, Sft):
+            on_policy = OnPolicy(
+                group_size=self.train.group_size,
+                sampling=self.model.training_sampling,
+                grader=self.model.reward,
+                engine=self.model.engine,
+                correction_clip=self.train.correction_clip,
+            )
+        shared = ("steps", "prompts_per_step", "prompts_per_update", "draw", "optimiser", "checkpoint_every")
+        return TrainSpec(
+            method=self.method,
+            seed=seed,
+            on_policy=on_policy,
+            precision=self.model.precision,
+            thinking=self.model.thinking,
+            max_steps_without_signal=self.train.max_steps_without_signal,
+            **{name: getattr(self.train, name) for name in shared},
+        )
+
+    def evaluated_steps(self) -> list[int]:
+        """Checkpoints that are evaluated, base excluded."""
+        available = self.train_spec(0).checkpoint_steps
+        chosen = self.entry.evaluate
+        if chosen == "last":
+            return available[-1:]
+        if chosen == "all":
+            return available
+        missing = sorted(set(chosen) - set(available))
+        if missing:
+            raise UserError(
+                f"{CONFIG_FILE}: experiments.{self.name}.evaluate: no checkpoint at step {missing[0]}. "
+                f"There are: {', '.join(map(str, available))}."
+            )
+        return sorted(chosen)
+
+
+def resolve(config: Config) -> dict[str, Experiment]:
+    """All experiments by name, those of coverage sweeps (`NAME_d8`) included."""
+    experiments: dict[str, Experiment] = {}
+    for name, entry in config.experiments.items():
+        whole = _resolve_one(config, name, entry)
+        experiments[name] = whole
+        for distinct in entry.coverage.distinct if entry.coverage else ():
+            variant = f"{name}_d{distinct}"
+            if variant in config.experiments:
+                raise UserError(f"{CONFIG_FILE}: experiments.{variant} collides with the coverage sweep of {name}.")
+            given = entry.coverage.datasets.get(distinct)
+            experiments[variant] = Experiment(
+                name=variant,
+                entry=entry,
+                model=whole.model,
+                train=whole.train,
+                method=whole.method,
+                dataset=given or entry.dataset,
+                distinct=None if given else distinct,
+                coverage_seed=entry.coverage.seed,
+                seeds=tuple(entry.coverage.seeds),
+            )
+    return experiments
+
+
+def get(experiments: dict[str, Experiment], name: str) -> Experiment:
+    if name not in experiments:
+        raise unknown("experiment", name, experiments)
+    return experiments[name]
+
+
+def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experiment:
+    where = f"{CONFIG_FILE}: experiments.{name}"
+    model = config.models[entry.model]
+    merged = _merge(config.recipes[entry.recipe].model_dump(), entry.overrides)
+    train = validate(TrainEntry, merged, f"{where}.overrides")
+    method = _method(config, model, train, where)
+    experiment = Experiment(
+        name=name, entry=entry, model=model, train=train, method=method, dataset=entry.dataset,
+        distinct=None, coverage_seed=0, seeds=tuple(entry.seeds),
+    )  # fmt: skip
+    if isinstance(method, Sft) and entry.sft is None:
+        raise UserError(f"{where}.sft is missing: method sft needs to know which completions it learns from.")
+    try:
+        experiment.train_spec(0)
+    except ValidationError as error:
+        raise explain_validation(error, TrainSpec, where) from None
+    experiment.evaluated_steps()
+    return experiment
+
+
+def _method(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> Method:
+    """The method's options, with the model's templates and limits filled in (design: min(22,528, positions left))."""
+    options = dict(train.method)
+    name = options.get("name")
+    if name not in _METHODS:
+        raise UserError(f"{where}: method.name: {unknown('method', str(name), _METHODS)}")
+    if name == "sdpo":
+        options.setdefault("reprompt", config.reprompts[model.reprompt])
+        room = model.max_positions - model.training_sampling.max_tokens
+        options.setdefault("max_reprompt_tokens", min(22528, room))
+    return validate(_METHODS[name], options, f"{where}: method")
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """Deep merge; lists and scalars are replaced. A changed method name replaces the method's options."""
+    merged = dict(base)
+    for key, value in changes.items():
+        both = isinstance(value, dict) and isinstance(base.get(key), dict)
+        renamed = key == "method" and both and value.get("name", base[key]["name"]) != base[key]["name"]
+        merged[key] = _merge(base[key], value) if both and not renamed else value
+    return merged

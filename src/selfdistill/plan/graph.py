@@ -1,0 +1,73 @@
+"""Nodes of the plan: an artifact that exists or will, known by its key before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from selfdistill.hashing import key_of
+from selfdistill.schema.stages import StageSpec
+from selfdistill.store import ROOT, full_spec, slugify
+
+
+@dataclass(frozen=True, eq=False)
+class Node:
+    """A recipe with its upstream recipes."""
+
+    spec: StageSpec
+    inputs: dict[str, Node]
+
+    @property
+    def stage(self) -> str:
+        return self.spec.stage
+
+    @cached_property
+    def recipe(self) -> dict:
+        """What is hashed and written to spec.json."""
+        return full_spec(
+            self.stage, self.spec.identity(), {role: node.id for role, node in sorted(self.inputs.items())}
+        )
+
+    @cached_property
+    def key(self) -> str:
+        return key_of(self.recipe)
+
+    @cached_property
+    def slug(self) -> str:
+        return slugify(self.spec.slug({role: node.slug for role, node in self.inputs.items()}))
+
+    @property
+    def id(self) -> str:
+        """`stage/key`: how recipes refer to their inputs."""
+        return f"{self.stage}/{self.key}"
+
+    @property
+    def name(self) -> str:
+        """`stage/slug-key`: how people and tables refer to an artifact."""
+        return f"{self.stage}/{self.slug}-{self.key}"
+
+    def folder(self, root: Path = ROOT) -> Path:
+        return root / self.stage / f"{self.slug}-{self.key}"
+
+    @property
+    def base_model(self) -> Node:
+        """The model at the root of this node's `model` inputs (itself for a model)."""
+        return self.inputs["model"].base_model if "model" in self.inputs else self
+
+
+def closure(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes and everything upstream of them, upstream first, each once."""
+    seen: set[str] = set()
+
+    def visit(node: Node) -> Iterator[Node]:
+        if node.id in seen:
+            return
+        seen.add(node.id)
+        for upstream in node.inputs.values():
+            yield from visit(upstream)
+        yield node
+
+    for node in nodes:
+        yield from visit(node)

@@ -1,0 +1,78 @@
+"""Reading the three files a plan is made of, and every cross-reference between them checked.
+
+Errors name the file, the field, the value and the way out.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import ValidationError
+
+from selfdistill.schema.base import Model
+from selfdistill.schema.config import Config
+from selfdistill.schema.errors import UserError, explain_validation, unknown
+from selfdistill.schema.runtime import RuntimeConfig
+
+CONFIG_FILE = "config/config.yaml"
+
+Loaded = TypeVar("Loaded", bound=Model)
+
+
+def read_yaml(path: Path) -> Any:
+    """The content of a YAML file; UserError when it is missing or no YAML."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not valid YAML: {error}") from None
+
+
+def validate(model: type[Loaded], data: Any, where: str) -> Loaded:
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise explain_validation(error, model, where) from None
+
+
+def load_config(data: dict[str, Any], where: str = CONFIG_FILE) -> Config:
+    """Validate the config (as Snakemake merged it) and every name in it that points elsewhere."""
+    config = validate(Config, data, where)
+    for name, entry in config.datasets.items():
+        _known("data set", entry.exclude, config.datasets, f"{where}: datasets.{name}.exclude")
+    for name, entry in config.models.items():
+        _known("question template", [entry.question], config.questions, f"{where}: models.{name}.question")
+        _known("re-prompt template", [entry.reprompt], config.reprompts, f"{where}: models.{name}.reprompt")
+        _known("re-prompt template", [entry.analysis_reprompt], config.reprompts, f"{where}: models.{name}")
+        if entry.pretrain:
+            _known("data set", entry.pretrain.exclude, config.datasets, f"{where}: models.{name}.pretrain.exclude")
+    for name, template in config.questions.items():
+        if "{question}" not in template:
+            raise UserError(f"{where}: questions.{name}: {template!r} lacks the slot {{question}}.")
+    for name, entry in config.benchmarks.items():
+        _known("data set", [entry.dataset], config.datasets, f"{where}: benchmarks.{name}.dataset")
+    for name, entry in config.experiments.items():
+        at = f"{where}: experiments.{name}"
+        _known("model", [entry.model], config.models, f"{at}.model")
+        _known("recipe", [entry.recipe], config.recipes, f"{at}.recipe")
+        _known("data set", [entry.dataset], config.datasets, f"{at}.dataset")
+        _known("benchmark", entry.benchmarks, config.benchmarks, f"{at}.benchmarks")
+        if entry.coverage:
+            _known("data set", entry.coverage.datasets.values(), config.datasets, f"{at}.coverage.datasets")
+    for name, entry in config.richness.items():
+        _known("model", [name], config.models, f"{where}: richness")
+        _known("data set", [entry.dataset], config.datasets, f"{where}: richness.{name}.dataset")
+    return config
+
+
+def load_runtime(path: str) -> RuntimeConfig:
+    return validate(RuntimeConfig, read_yaml(Path(path)), path)
+
+
+def _known(kind: str, names: Any, known: Any, where: str) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"{where}: {unknown(kind, name, known)}")

@@ -1,0 +1,171 @@
+"""Which artifacts stand behind a table or figure.
+
+A view's plan is a JSON file, `results/plans/<view>/<name>.json`: rows that name artifacts and say what each is.
+The view reads nothing else, so it shows what was planned, whatever the config says by then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from selfdistill.plan.experiments import Experiment, get
+from selfdistill.plan.graph import Node
+from selfdistill.plan.planner import Planner
+from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.methods import Sdpo, Sft
+
+
+@dataclass
+class ViewPlan:
+    """The rows of one view and the nodes they name."""
+
+    view: str
+    name: str
+    rows: list[dict[str, Any]] = field(default_factory=list)
+    header: dict[str, Any] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict)
+    users: dict[str, set[str]] = field(default_factory=dict)
+
+    def use(self, node: Node, experiment: str) -> str:
+        """Register a node as input of the view; returns its name."""
+        self.nodes[node.name] = node
+        self.users.setdefault(node.name, set()).add(experiment)
+        return node.name
+
+    def as_json(self) -> dict[str, Any]:
+        return {"view": self.view, "name": self.name, **self.header, "artifacts": sorted(self.nodes), "rows": self.rows}
+
+
+def plan_view(planner: Planner, view: str, name: str) -> ViewPlan:
+    """The plan of `results/<view>/<name>.csv` (or of the report); UserError for an unknown name."""
+    if view not in VIEWS:
+        raise unknown("view", view, VIEWS)
+    plan = ViewPlan(view, name)
+    VIEWS[view](planner, plan, name)
+    return plan
+
+
+def view_names(planner: Planner) -> dict[str, list[str]]:
+    """Every name that a view can have: what the targets of the workflow are."""
+    experiments = list(planner.experiments.values())
+    return {
+        "ood": sorted(planner.experiments),
+        "epistemic": sorted(planner.experiments),
+        "curves": sorted(planner.experiments),
+        "richness": sorted(planner.config.richness),
+        "sft": sorted({e.entry.model for e in experiments if isinstance(e.method, Sft)}),
+        "coverage": sorted({e.entry.model for e in experiments if e.distinct is not None}),
+        "report": ["report"],
+    }
+
+
+def _about(experiment: Experiment) -> dict[str, Any]:
+    method = experiment.method
+    return {
+        "experiment": experiment.name,
+        "model": experiment.entry.model,
+        "method": method.name,
+        "context": method.context if isinstance(method, Sdpo) else getattr(method, "arm", None),
+        "distinct": experiment.distinct,
+        "learning_rate": experiment.train.optimiser.learning_rate,
+    }
+
+
+def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -> None:
+    for benchmark in experiment.entry.benchmarks:
+        domain = planner.config.benchmarks[benchmark].domain
+        for seed, evaluation in planner.evaluations(experiment, benchmark):
+            train = evaluation.inputs["model"]
+            plan.rows.append(
+                {
+                    **_about(experiment),
+                    "kind": "evaluation",
+                    "seed": seed,
+                    "benchmark": benchmark,
+                    "domain": domain,
+                    "train_artifact": plan.use(train, experiment.name),
+                    "evaluate_artifact": plan.use(evaluation, experiment.name),
+                    "epistemics_artifact": plan.use(planner.epistemics(evaluation), experiment.name),
+                }
+            )
+
+
+def _training_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -> None:
+    for seed in experiment.seeds:
+        train = plan.use(planner.train(experiment.name, seed), experiment.name)
+        plan.rows.append({**_about(experiment), "kind": "training", "seed": seed, "train_artifact": train})
+
+
+def _evaluated(planner: Planner, plan: ViewPlan, name: str) -> None:
+    _evaluation_rows(planner, plan, get(planner.experiments, name))
+    plan.header["lexicon"] = planner.config.lexicon
+
+
+def _trained(planner: Planner, plan: ViewPlan, name: str) -> None:
+    _training_rows(planner, plan, get(planner.experiments, name))
+
+
+def _richness(planner: Planner, plan: ViewPlan, name: str) -> None:
+    if name not in planner.config.richness:
+        raise unknown("model with a richness table", name, planner.config.richness)
+    for kind, rollouts in planner.richness(name).items():
+        plan.rows.append(
+            {
+                "kind": "richness",
+                "model": name,
+                "context": kind,
+                "rollouts_artifact": plan.use(rollouts, name),
+                "epistemics_artifact": plan.use(planner.epistemics(rollouts), name),
+            }
+        )
+
+
+def _sft(planner: Planner, plan: ViewPlan, name: str) -> None:
+    chosen = [e for e in planner.experiments.values() if e.entry.model == name and isinstance(e.method, Sft)]
+    if not chosen:
+        raise unknown("model with SFT experiments", name, view_names(planner)["sft"])
+    for experiment in chosen:
+        _evaluation_rows(planner, plan, experiment)
+
+
+def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
+    swept = [e for e in planner.experiments.values() if e.entry.model == name and e.distinct is not None]
+    if not swept:
+        raise unknown("model with a coverage sweep", name, view_names(planner)["coverage"])
+    parents = [planner.experiments[e.name.rsplit("_d", 1)[0]] for e in swept]
+    for experiment in {e.name: e for e in [*swept, *parents]}.values():
+        _training_rows(planner, plan, experiment)
+        _evaluation_rows(planner, plan, experiment)
+
+
+def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
+    report = planner.config.report
+    if not report.experiments:
+        raise UserError("config/config.yaml: report.experiments is empty: name at least one experiment.")
+    for experiment in report.experiments:
+        _training_rows(planner, plan, get(planner.experiments, experiment))
+        _evaluation_rows(planner, plan, get(planner.experiments, experiment))
+    for section, names, add in (("richness", report.richness, _richness), ("sft", report.sft, _sft),
+                                ("coverage", report.coverage, _coverage)):  # fmt: skip
+        for model in names:
+            part = ViewPlan(section, model)
+            add(planner, part, model)
+            plan.rows += [{**row, "section": section} for row in part.rows]
+            plan.nodes |= part.nodes
+            for node, users in part.users.items():
+                plan.users.setdefault(node, set()).update(users)
+    plan.header["lexicon"] = planner.config.lexicon
+    plan.header["experiments"] = report.experiments
+
+
+VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
+    "ood": _evaluated,
+    "epistemic": _evaluated,
+    "curves": _trained,
+    "richness": _richness,
+    "sft": _sft,
+    "coverage": _coverage,
+    "report": _report,
+}

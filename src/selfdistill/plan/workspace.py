@@ -1,0 +1,136 @@
+"""The plan as Snakemake and the command line use it: recipes frozen on disk, plans of views, labels, resources.
+
+Only the main process plans. A job (on Slurm, say) finds its recipe already frozen and reads nothing else,
+so editing the config while it waits changes nothing for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from selfdistill.files import pretty_json, write_if_changed
+from selfdistill.hashing import sha256_text
+from selfdistill.plan.graph import closure
+from selfdistill.plan.planner import Planner
+from selfdistill.plan.settings import load_config, load_runtime
+from selfdistill.plan.views import ViewPlan, plan_view
+from selfdistill.schema.assets import read_assets
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
+from selfdistill.store import ROOT, Artifact, freeze, locate
+
+PLANS = Path("results/plans")
+
+
+def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[StageRuntime, Resources]:
+    """Settings and resources of one stage for one model (its slug): defaults, stage, model, model and stage."""
+    by_model = runtime.models.get(model, {})
+    entries = [runtime.defaults, runtime.stages.get(stage), by_model.get("all"), by_model.get(stage)]
+    settings: dict[str, Any] = {}
+    resources: dict[str, Any] = {}
+    for entry in entries:
+        if entry is not None:
+            settings |= entry.settings
+            resources |= entry.resources
+    return StageRuntime.model_validate(settings), Resources.model_validate(resources)
+
+
+def model_slug(artifact: Artifact) -> str:
+    """Slug of the base model an artifact belongs to; empty for data."""
+    inputs = artifact.input_ids
+    if artifact.stage in ("model", "pretrain"):
+        return artifact.slug
+    role = next((r for r in ("model", "prompts", "rollouts", "unguided") if r in inputs), None)
+    return model_slug(Artifact(locate(inputs[role], artifact.root))) if role else ""
+
+
+class Workspace:
+    """One project directory."""
+
+    def __init__(self, config: Mapping[str, Any], *, plans: bool = True, root: Path = ROOT) -> None:
+        self.raw = dict(config)
+        self.plans = plans
+        self.root = root
+        self.users: dict[str, set[str]] = {}
+        self._views: dict[tuple[str, str], list[str]] = {}
+
+    @cached_property
+    def planner(self) -> Planner:
+        return Planner(load_config(self.raw), read_assets())
+
+    @property
+    def runtime_file(self) -> str:
+        return self.raw.get("runtime_file", "config/runtime.yaml")
+
+    @cached_property
+    def runtime(self) -> RuntimeConfig:
+        return load_runtime(self.runtime_file)
+
+    def check(self) -> None:
+        """Read and check all settings now, before the first rule needs them."""
+        _ = self.planner, self.runtime
+
+    def plan(self, view: str, name: str) -> ViewPlan:
+        return plan_view(self.planner, view, name)
+
+    def view_inputs(self, view: str, name: str) -> list[str]:
+        """Plan file and manifests behind a view; in the main process this freezes every recipe upstream."""
+        if (view, name) not in self._views:
+            if self.plans:
+                self._freeze(self.plan(view, name))
+            plan = plan_path(view, name)
+            artifacts = read_plan(plan)["artifacts"]
+            self._views[view, name] = [str(plan), *(str(self.root / a / "manifest.json") for a in artifacts)]
+        return self._views[view, name]
+
+    def _freeze(self, plan: ViewPlan) -> None:
+        for node in closure(plan.nodes.values()):
+            freeze(node.folder(self.root), node.recipe)
+        for name, users in plan.users.items():
+            for node in closure([plan.nodes[name]]):
+                self.users.setdefault(node.name, set()).update(users)
+        write_if_changed(plan_path(plan.view, plan.name), pretty_json(plan.as_json()))
+
+    def plan_digest(self, view: str, name: str) -> str:
+        """Digest of the plan a view job is scheduled with; the view checks it before it reads."""
+        self.view_inputs(view, name)
+        return sha256_text(plan_path(view, name).read_text(encoding="utf-8"))
+
+    def upstream(self, stage: str, run: str) -> list[str]:
+        """Manifests of an artifact's inputs, from its frozen recipe."""
+        artifact = Artifact.open(self.root / stage / run)
+        return [str(locate(i, self.root) / "manifest.json") for i in artifact.input_ids.values()]
+
+    def label(self, stage: str, run: str) -> str:
+        """Readable name of an artifact with the experiments that use it."""
+        users = sorted(self.users.get(f"{stage}/{run}", ()))
+        shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
+        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "")
+
+    def needs(self, stage: str, run: str) -> Resources:
+        """What a job asks the scheduler for."""
+        return merged_settings(self.runtime, stage, model_slug(Artifact.open(self.root / stage / run)))[1]
+
+    def sealed_share(self) -> tuple[int, int]:
+        """(artifacts that exist already, artifacts planned) over everything planned so far."""
+        return sum((self.root / name / "manifest.json").is_file() for name in self.users), len(self.users)
+
+
+def plan_path(view: str, name: str) -> Path:
+    return PLANS / view / f"{name}.json"
+
+
+def read_plan(path: Path, digest: str | None = None) -> dict[str, Any]:
+    """A view's plan; UserError when it is missing or is not the one the job was scheduled with."""
+    if not path.is_file():
+        raise UserError(f"{path} is missing: plan it again with snakemake -n TARGET.")
+    text = path.read_text(encoding="utf-8")
+    if digest is not None and sha256_text(text) != digest:
+        raise UserError(f"{path} was planned again while this job waited. Run the same snakemake command once more.")
+    return json.loads(text)
+
+

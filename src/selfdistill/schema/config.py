@@ -1,0 +1,178 @@
+"""config/config.yaml: what a user edits. Every key has one plain sentence here and an example there."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from selfdistill.schema.base import Model
+from selfdistill.schema.common import Engine, Grader, MathGrader, Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.sources import FieldMap, ReasoningGymSource, ToySource
+from selfdistill.schema.stages import ContextKind
+from selfdistill.schema.toy import ToyArchitecture, ToyMixture
+
+NAME = r"^[a-z][a-z0-9_]*$"
+
+
+class AssetFile(Model):
+    """A file of an asset in config/assets.lock.yaml."""
+
+    kind: Literal["asset"] = "asset"
+    asset: str = Field(description="Name in config/assets.lock.yaml.")
+    file: str = Field(description="File of that asset.")
+    fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
+    instruction: Literal["none", "boxed", "answer_line"] = Field(
+        "none", description="Instruction wrapped around the question in the file; it is removed."
+    )
+
+
+class DatasetEntry(Model):
+    """A set of problems."""
+
+    source: AssetFile | ToySource | ReasoningGymSource = Field(discriminator="kind", description="Where from.")
+    deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
+    limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
+    exclude: list[str] = Field([], description="Data sets whose problems are dropped here (contamination).")
+
+
+class PretrainEntry(Model):
+    """How a base model of the toy world is made."""
+
+    architecture: ToyArchitecture = Field(ToyArchitecture(), description="Size of the network.")
+    mixture: ToyMixture = Field(ToyMixture(), description="What the pretraining text holds.")
+    seed: int = Field(0, ge=0, description="Seed of weights and data.")
+    steps: int = Field(gt=0, description="Optimiser steps.")
+    batch_size: int = Field(64, gt=0, description="Sequences per step.")
+    optimiser: Optimiser = Field(description="Optimiser.")
+    max_final_loss: float = Field(gt=0, description="A running loss above this is an error.")
+    exclude: list[str] = Field([], description="Data sets whose problems never appear in the text.")
+
+
+class ModelEntry(Model):
+    """A base model, with the settings that belong to it."""
+
+    asset: str | None = Field(None, description="Name in config/assets.lock.yaml.")
+    pretrain: PretrainEntry | None = Field(None, description="Made here, instead of an asset.")
+    thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
+    chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
+    system: str | None = Field(None, description="System message.")
+    question: str = Field("boxed", description="Name of a question template.")
+    reprompt: str = Field("training", description="Name of the re-prompt template of SDPO.")
+    analysis_reprompt: str = Field("analysis", description="Name of the re-prompt template of the richness table.")
+    max_prompt_tokens: int = Field(2048, gt=0, description="Longer prompts are dropped and counted.")
+    max_positions: int = Field(gt=0, description="Longest sequence the model takes.")
+    engine: Engine = Field("vllm", description="Sampler.")
+    training_sampling: Sampling = Field(description="Sampling in training; untruncated.")
+    evaluation_sampling: Sampling = Field(description="Sampling on benchmarks.")
+    analysis_sampling: Sampling = Field(description="Sampling for the richness table and SFT data.")
+    reward: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Training reward.")
+    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="Compute type in training.")
+
+    @model_validator(mode="after")
+    def _has_one_origin(self) -> ModelEntry:
+        if (self.asset is None) == (self.pretrain is None):
+            raise ValueError("needs either `asset` or `pretrain`, not both")
+        return self
+
+
+class BenchmarkEntry(Model):
+    """An evaluation set."""
+
+    dataset: str = Field(description="Name of a data set.")
+    domain: Literal["in", "ood"] = Field("ood", description="in: the distribution trained on; ood: another.")
+    samples: int = Field(16, gt=0, description="Completions per problem: the k of avg@k.")
+    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    max_tokens: int | None = Field(None, gt=0, description="Longest completion here; null takes the model's.")
+
+
+class TrainEntry(Model):
+    """A training recipe. `method` holds `name` (grpo, sdpo, sft) and what differs from the method's defaults."""
+
+    method: dict[str, Any] = Field(description="Objective: `name` and its options (docs/method.md).")
+    steps: int = Field(gt=0, description="Training steps.")
+    prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
+    prompts_per_update: int = Field(gt=0, description="Prompts (SFT: completions) per optimiser step.")
+    group_size: int = Field(8, gt=1, description="Completions per prompt.")
+    draw: Literal["with_replacement", "epochs"] = Field("with_replacement", description="How problems are drawn.")
+    optimiser: Optimiser = Field(description="Optimiser.")
+    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints.")
+    correction_clip: float | None = Field(2.0, gt=0, description="Cap on the trainer-sampler weight; null is off.")
+    max_steps_without_signal: int = Field(50, gt=0, description="Training stops after so many steps without signal.")
+
+
+class CoverageSweep(Model):
+    """Task coverage: the experiment once more on n distinct problems, as `{experiment}_d{n}`."""
+
+    distinct: list[int] = Field(min_length=1, description="Numbers of distinct problems.")
+    seeds: list[int] = Field([0], min_length=1, description="Training seeds of the sweep.")
+    seed: int = Field(0, ge=0, description="Seed of the order from which the nested subsets are taken.")
+    datasets: dict[int, str] = Field({}, description="A given data set for a size, instead of a sample of ours.")
+
+
+class SftSource(Model):
+    """Where the completions of an SFT run come from: sampled from the base model, with and without a solution."""
+
+    distinct: int | None = Field(None, gt=0, description="Problems sampled from; null takes all.")
+    samples: int = Field(8, gt=0, description="Completions per problem and kind.")
+    context: Literal["solution", "solution_no_think"] = Field("solution", description="Context of the guided ones.")
+    limit: int = Field(800, gt=0, description="Most problems kept; one completion of each kind per problem.")
+    seed: int = Field(0, ge=0, description="Seed of the samplers.")
+
+
+class ExperimentEntry(Model):
+    """One model, one recipe, one data set, some seeds."""
+
+    model: str = Field(description="Name of a model.")
+    recipe: str = Field(description="Name of a training recipe.")
+    dataset: str = Field(description="Name of the data set trained on.")
+    overrides: dict[str, Any] = Field({}, description="Changes to the recipe, key by key.")
+    seeds: list[int] = Field([0], min_length=1, description="Training seeds: one run each.")
+    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks.")
+    evaluate: Literal["last", "all"] | list[int] = Field(
+        "last", description="Which checkpoints: the last, all, or a list of steps. The base is always evaluated."
+    )
+    coverage: CoverageSweep | None = Field(None, description="Runs on fewer distinct problems.")
+    sft: SftSource | None = Field(None, description="Needed by method sft.")
+
+
+class RichnessEntry(Model):
+    """The table of contexts (paper, section 3): which problems, which contexts."""
+
+    dataset: str = Field(description="Name of the data set the problems are taken from.")
+    distinct: int | None = Field(None, gt=0, description="Problems sampled from it; null takes all.")
+    samples: int = Field(8, gt=0, description="Completions per problem and context.")
+    min_solve_rate: float = Field(0.125, ge=0, le=1, description="Lowest solve rate of a problem that is kept.")
+    max_solve_rate: float = Field(0.5, ge=0, le=1, description="Highest solve rate of a problem that is kept.")
+    limit: int = Field(100, gt=0, description="The first N such problems are kept.")
+    contexts: list[ContextKind] = Field(
+        ["none", "solution", "solution_no_think", "regenerated"], min_length=1, description="Contexts compared."
+    )
+    concise_instruction: str | None = Field(None, description="Text of the `concise` context.")
+    seed: int = Field(0, ge=0, description="Seed of the samplers.")
+
+
+class ReportEntry(Model):
+    """What results/report.html shows."""
+
+    experiments: list[str] = Field([], description="Experiments, in the order of the figures.")
+    richness: list[str] = Field([], description="Models with a richness table.")
+    sft: list[str] = Field([], description="Models with an SFT table.")
+    coverage: list[str] = Field([], description="Models with a coverage table.")
+
+
+class Config(Model):
+    """The whole of config/config.yaml."""
+
+    questions: dict[str, str] = Field(description="Question templates; each holds {question}.")
+    reprompts: dict[str, RepromptTemplate] = Field(description="Re-prompt templates.")
+    lexicon: list[str] = Field(min_length=1, description="Uncertainty words counted.")
+    datasets: dict[str, DatasetEntry] = Field(description="Data sets by name.")
+    models: dict[str, ModelEntry] = Field(description="Models by name.")
+    benchmarks: dict[str, BenchmarkEntry] = Field(description="Benchmarks by name.")
+    recipes: dict[str, TrainEntry] = Field(description="Training recipes by name.")
+    experiments: dict[str, ExperimentEntry] = Field(description="Experiments by name.")
+    richness: dict[str, RichnessEntry] = Field({}, description="Richness tables by model name.")
+    report: ReportEntry = Field(ReportEntry(), description="What the report shows.")
+    runtime_file: str = Field("config/runtime.yaml", description="Machine settings; never part of an identity.")

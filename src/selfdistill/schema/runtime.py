@@ -1,0 +1,50 @@
+"""How things run on this machine: config/runtime.yaml. Nothing here ever enters an identity."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from selfdistill.schema.base import Model
+
+
+class StageRuntime(Model):
+    """Settings of a job that change speed and memory, never results (beyond float rounding)."""
+
+    device: Literal["cpu", "cuda"] = Field("cpu", description="Where tensors live; cuda is checked before loading.")
+    processes: int = Field(1, gt=0, description="Training processes; more than one starts a launcher.")
+    threads: int = Field(1, gt=0, description="CPU threads of a process.")
+    micro_batch_tokens: int = Field(16384, gt=0, description="Token budget of one forward and backward pass.")
+    sampler_batch_tokens: int = Field(
+        262144, gt=0, description="Token budget (prompt and completion) of the torch sampler's batch."
+    )
+    gpu_memory_fraction: float = Field(0.85, gt=0, lt=1, description="Share of a GPU's memory that vLLM may take.")
+    tensor_parallel: int = Field(1, gt=0, description="GPUs that share one vLLM engine.")
+    state_every_steps: int = Field(10, gt=0, description="Training steps between saved resume states.")
+    grader_processes: int = Field(1, gt=0, description="Worker processes of the graders.")
+    watchdog_seconds: int = Field(3600, gt=0, description="A training phase without a sign of life for this long ends.")
+
+
+class Resources(Model):
+    """What a job asks the scheduler for."""
+
+    gpus: int = Field(0, ge=0, description="GPUs of the job.")
+    mem_mb: int = Field(4000, gt=0, description="Memory in MB; multiplied by the attempt on a retry.")
+    runtime_minutes: int = Field(60, gt=0, description="Time limit in minutes.")
+    cpus: int = Field(1, gt=0, description="CPU cores.")
+
+
+class RuntimeEntry(Model):
+    """One line of the table: both kinds of settings, each optional."""
+
+    settings: dict[str, int | float | str] = Field({}, description="Overrides of StageRuntime.")
+    resources: dict[str, int] = Field({}, description="Overrides of Resources.")
+
+
+class RuntimeConfig(Model):
+    """Defaults, then per stage, then per model, then per `model.stage`; later ones win."""
+
+    defaults: RuntimeEntry = Field(RuntimeEntry(), description="For every job.")
+    stages: dict[str, RuntimeEntry] = Field({}, description="By stage name.")
+    models: dict[str, dict[str, RuntimeEntry]] = Field({}, description="By model name, then stage name or `all`.")

@@ -1,0 +1,269 @@
+"""The spec of every stage: what is hashed into the key of its artifact, and nothing else.
+
+`VERSION` is raised when a change of code changes results; the reason goes in the comment beside it.
+`slug` is readable, never hashed, and a function of the spec and the slugs of its inputs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Literal
+
+from pydantic import Field, model_validator
+
+from selfdistill.schema.base import Model
+from selfdistill.schema.common import AssetPin, Engine, Grader, MathGrader, Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.methods import Grpo, Method, Sft
+from selfdistill.schema.sources import FileSource, Source, ToySource
+from selfdistill.schema.toy import ToyArchitecture, ToyMixture
+
+ContextKind = Literal["none", "solution", "solution_no_think", "regenerated", "answer", "feedback", "donor", "concise"]
+
+
+class StageSpec(Model):
+    """Base of all stage specs."""
+
+    stage: ClassVar[str]
+    VERSION: ClassVar[int]
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        """Readable name; `inputs` maps roles to the slugs of the upstream artifacts."""
+        raise NotImplementedError
+
+
+class DatasetSpec(StageSpec):
+    stage: ClassVar[str] = "dataset"
+    VERSION: ClassVar[int] = 1
+
+    source: Source = Field(discriminator="kind", description="Where the problems come from.")
+    deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
+    limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        if isinstance(self.source, FileSource):
+            name = self.source.pin.file or self.source.pin.repo or "file"
+            return name.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+        if isinstance(self.source, ToySource):
+            return f"{'-'.join(self.source.families)}-{self.source.count}"
+        return f"gym-{self.source.task}-{self.source.count}"
+
+
+class SampleSpec(StageSpec):
+    """Task coverage (paper.md 4.4): n distinct problems, nested over n for one seed, each repeated."""
+
+    stage: ClassVar[str] = "sample"
+    VERSION: ClassVar[int] = 1
+
+    distinct: int = Field(gt=0, description="Number of distinct problems.")
+    repeats: int = Field(1, gt=0, description="How often each appears.")
+    seed: int = Field(0, ge=0, description="Seed of the order from which the nested subsets are taken.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return f"{inputs['problems']}-{self.distinct}x{self.repeats}"
+
+
+class PromptsSpec(StageSpec):
+    stage: ClassVar[str] = "prompts"
+    VERSION: ClassVar[int] = 1
+
+    question_template: str = Field(description="Holds {question}.")
+    system: str | None = Field(None, description="System message.")
+    thinking: bool | None = Field(None, description="The template's enable_thinking; null passes nothing.")
+    max_prompt_tokens: int = Field(gt=0, description="Longer prompts are dropped and counted.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return f"{inputs['model']}-{inputs['problems']}"
+
+
+class ModelSpec(StageSpec):
+    """A pretrained model as an ordinary folder."""
+
+    stage: ClassVar[str] = "model"
+    VERSION: ClassVar[int] = 1
+
+    pin: AssetPin = Field(description="Which weights, tokenizer and chat template.")
+    chat_template: str | None = Field(None, description="A template that replaces the model's own.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return (self.pin.repo or self.pin.file or "model").rsplit("/", 1)[-1]
+
+
+class PretrainSpec(StageSpec):
+    """Base model of the toy world (toy_world.md 1 and 2)."""
+
+    stage: ClassVar[str] = "pretrain"
+    VERSION: ClassVar[int] = 1
+
+    architecture: ToyArchitecture = Field(description="Size of the network.")
+    mixture: ToyMixture = Field(description="What the pretraining text holds: the assumptions of the toy world.")
+    seed: int = Field(0, ge=0, description="Seed of weights and data.")
+    steps: int = Field(gt=0, description="Optimiser steps.")
+    batch_size: int = Field(gt=0, description="Sequences per step.")
+    optimiser: Optimiser = Field(description="Optimiser.")
+    max_final_loss: float = Field(gt=0, description="A running loss above this is an error: the base would not search.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return "toy"
+
+
+class RolloutsSpec(StageSpec):
+    stage: ClassVar[str] = "rollouts"
+    VERSION: ClassVar[int] = 1
+
+    step: int | None = Field(None, ge=0, description="Checkpoint of a training run; null for a base model.")
+    samples: int = Field(gt=0, description="Completions per prompt.")
+    sampling: Sampling = Field(description="How completions are drawn.")
+    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
+    engine: Engine = Field("torch", description="Sampler.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    reprompt: RepromptTemplate | None = Field(None, description="How a context is shown; needs a contexts input.")
+    max_reprompt_tokens: int | None = Field(None, gt=0, description="Longest prompt with a context.")
+    thinking: bool | None = Field(None, description="enable_thinking of a prompt with a context: the prompts' flag.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return inputs.get("contexts") or inputs["prompts"]
+
+
+class SelectSpec(StageSpec):
+    """Problems that the base model sometimes solves (paper.md 4.2)."""
+
+    stage: ClassVar[str] = "select"
+    VERSION: ClassVar[int] = 1
+
+    min_solve_rate: float = Field(0.125, ge=0, le=1, description="Lowest solve rate kept.")
+    max_solve_rate: float = Field(0.5, ge=0, le=1, description="Highest solve rate kept.")
+    limit: int = Field(100, gt=0, description="The first N in file order are kept.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return inputs["rollouts"]
+
+
+class ContextsSpec(StageSpec):
+    """Teacher contexts (paper.md 2.1 and two controls)."""
+
+    stage: ClassVar[str] = "contexts"
+    VERSION: ClassVar[int] = 1
+
+    kind: ContextKind = Field(description="What the teacher is shown.")
+    instruction: str | None = Field(None, description="Text of the concise instruction; used by `concise`.")
+    seed: int = Field(0, ge=0, description="Seed of the donor assignment; used by `donor`.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return f"{self.kind}-{inputs['rollouts']}"
+
+
+class SftDataSpec(StageSpec):
+    """Guided and unguided correct completions of the same problems (paper.md 5.2)."""
+
+    stage: ClassVar[str] = "sft_data"
+    VERSION: ClassVar[int] = 1
+
+    limit: int | None = Field(800, gt=0, description="Most problems kept; one completion of each kind per problem.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return inputs["unguided"]
+
+
+class OnPolicy(Model):
+    """What a step samples; null for SFT."""
+
+    group_size: int = Field(8, gt=1, description="Completions per prompt.")
+    sampling: Sampling = Field(description="Must be untruncated: renormalised log-probs bias the ratio.")
+    grader: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Reward.")
+    engine: Engine = Field("torch", description="Sampler.")
+    correction_clip: float | None = Field(
+        2.0, gt=0, description="Cap on the weight between trainer and sampler log-probs; null is off (paper.md 1.5)."
+    )
+
+    @model_validator(mode="after")
+    def _is_untruncated(self) -> OnPolicy:
+        if not self.sampling.is_untruncated or self.sampling.temperature == 0:
+            raise ValueError("sampling for training must have temperature > 0, top_p 1 and top_k 0")
+        return self
+
+
+class TrainSpec(StageSpec):
+    stage: ClassVar[str] = "train"
+    VERSION: ClassVar[int] = 1
+
+    method: Method = Field(discriminator="name", description="Objective.")
+    seed: int = Field(ge=0, description="Seed of data order and sampling.")
+    steps: int = Field(gt=0, description="Training steps: sample one batch, then all its updates.")
+    prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
+    prompts_per_update: int = Field(gt=0, description="Prompts (SFT: completions) per optimiser step.")
+    draw: Literal["with_replacement", "epochs"] = Field("with_replacement", description="How problems are drawn.")
+    optimiser: Optimiser = Field(description="Optimiser.")
+    on_policy: OnPolicy | None = Field(None, description="Sampling, reward and correction; null for SFT.")
+    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints; the last step is always kept.")
+    precision: Literal["float32", "bfloat16"] = Field("float32", description="Compute type; master weights: float32.")
+    thinking: bool | None = Field(None, description="enable_thinking of the teacher's prompt: the student's flag.")
+    max_steps_without_signal: int = Field(50, gt=0, description="Training stops after this many steps without signal.")
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainSpec:
+        if isinstance(self.method, Sft) != (self.on_policy is None):
+            raise ValueError("on_policy must be set for grpo and sdpo, and null for sft")
+        if self.prompts_per_step % self.prompts_per_update:
+            raise ValueError("prompts_per_step must be a multiple of prompts_per_update")
+        return self
+
+    @property
+    def checkpoint_steps(self) -> list[int]:
+        return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        detail = ""
+        if isinstance(self.method, Sft):
+            detail = f"-{self.method.arm}"
+        elif not isinstance(self.method, Grpo):
+            detail = f"-{self.method.context}"
+        data = inputs["prompts"] if "prompts" in inputs else inputs["examples"]
+        return f"{data}-{self.method.name}{detail}-seed{self.seed}"
+
+
+class EvaluateSpec(StageSpec):
+    """Checkpoints of one run on one benchmark (paper.md 6)."""
+
+    stage: ClassVar[str] = "evaluate"
+    VERSION: ClassVar[int] = 1
+
+    steps: list[int] = Field(min_length=1, description="Checkpoints; [0] is a base model.")
+    samples: int = Field(gt=0, description="Completions per problem: the k of avg@k.")
+    sampling: Sampling = Field(description="How completions are drawn.")
+    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
+    engine: Engine = Field("torch", description="Sampler.")
+    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return f"{inputs['model']}-on-{inputs['prompts']}"
+
+
+class EpistemicsSpec(StageSpec):
+    """Counts of uncertainty words (paper.md 3)."""
+
+    stage: ClassVar[str] = "epistemics"
+    VERSION: ClassVar[int] = 1
+
+    words: list[str] = Field(min_length=1, description="The lexicon, lower case.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return inputs["rollouts"]
+
+
+STAGES: dict[str, type[StageSpec]] = {
+    spec.stage: spec
+    for spec in (
+        DatasetSpec,
+        SampleSpec,
+        PromptsSpec,
+        ModelSpec,
+        PretrainSpec,
+        RolloutsSpec,
+        SelectSpec,
+        ContextsSpec,
+        SftDataSpec,
+        TrainSpec,
+        EvaluateSpec,
+        EpistemicsSpec,
+    )
+}

@@ -1,0 +1,33 @@
+"""Settings of the toy world (toy_world.md 1 and 2)."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from selfdistill.schema.base import Model
+
+
+class ToyArchitecture(Model):
+    """A Qwen3ForCausalLM small enough for a laptop."""
+
+    hidden_size: int = Field(64, gt=0, description="Width.")
+    layers: int = Field(3, gt=0, description="Depth.")
+    heads: int = Field(4, gt=0, description="Attention heads.")
+    kv_heads: int = Field(2, gt=0, description="Key-value heads.")
+    head_dim: int = Field(16, gt=0, description="Width of a head.")
+    intermediate_size: int = Field(168, gt=0, description="Width of the feed-forward layer.")
+    init_std: float = Field(0.05, gt=0, description="Standard deviation of the initial weights.")
+    max_positions: int = Field(512, gt=0, description="Longest sequence.")
+
+
+class ToyMixture(Model):
+    """What the pretraining text holds. These are the assumptions of the toy world, as opposed to its findings."""
+
+    textbook: float = Field(0.35, ge=0, le=1, description="Share of pages that drill the check of one candidate.")
+    with_solution: float = Field(0.25, ge=0, le=1, description="Share of problems with a solution in the prompt.")
+    ood: float = Field(0.4, ge=0, le=1, description="Share of problems from families never used in training later.")
+    direct: float = Field(0.4, ge=0, le=1, description="Plain problems answered at once.")
+    direct_correct: float = Field(0.35, ge=0, le=1, description="How often a direct answer is right.")
+    give_up: float = Field(0.12, ge=0, le=1, description="Chance of a guess after a failed check.")
+    full_solution_direct: float = Field(0.95, ge=0, le=1, description="Concise answers when a full solution is shown.")
+    answer_only_direct: float = Field(0.5, ge=0, le=1, description="Concise answers when only the answer is shown.")

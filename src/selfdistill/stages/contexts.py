@@ -1,0 +1,45 @@
+"""Teacher contexts from graded completions: one text per problem, or a counted reason why there is none."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import asdict
+from typing import Any
+
+from selfdistill.contexts import Attempt, ProblemAttempts, build_contexts
+from selfdistill.job import Job
+from selfdistill.schema.stages import ContextsSpec
+from selfdistill.store import Artifact
+from selfdistill.tables import CONTEXTS, read_rows, write_rows
+
+_NEEDED = ["problem_id", "row_id", "sample", "completion", "reward", "outcome", "stop_reason"]
+
+
+def main(job: Job) -> dict[str, Any]:
+    spec = job.artifact.spec(ContextsSpec)
+    problems = read_attempts(job.artifact.input("rollouts"), guided=spec.kind == "regenerated")
+    contexts, missing = build_contexts(spec.kind, problems, instruction=spec.instruction, seed=spec.seed)
+    write_rows(job.artifact.payload / "contexts.parquet", map(asdict, contexts), CONTEXTS)
+    job.tee.say(f"{len(contexts)} of {len(problems)} problems have a context; missing: {dict(missing)}")
+    return {"contexts": len(contexts), "problems": len(problems), "missing": dict(sorted(missing.items()))}
+
+
+def read_attempts(rollouts: Artifact, *, guided: bool) -> list[ProblemAttempts]:
+    """Completions by problem, in file order; `guided` says that they were sampled with a solution in the prompt."""
+    questions = {
+        row["problem_id"]: row
+        for row in read_rows(rollouts.input("prompts").payload / "prompts.parquet", ["problem_id", "question", "answer"])
+    }
+    attempts: dict[str, list[Attempt]] = defaultdict(list)
+    for row in read_rows(rollouts.payload / "rollouts.parquet", _NEEDED):
+        attempts[row.pop("problem_id")].append(Attempt(**row))
+    return [
+        ProblemAttempts(
+            problem_id=name,
+            question=questions[name]["question"],
+            answer=questions[name]["answer"],
+            attempts=() if guided else tuple(found),
+            guided=tuple(found) if guided else (),
+        )
+        for name, found in attempts.items()
+    ]

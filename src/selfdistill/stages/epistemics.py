@@ -1,0 +1,31 @@
+"""Counts of uncertainty words in every completion: the paper's substring rule, and whole words beside it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyarrow as pa
+
+from selfdistill.epistemic import count, density
+from selfdistill.job import Job
+from selfdistill.schema.stages import EpistemicsSpec
+from selfdistill.tables import COLUMNS, read_rows, write_table
+
+MODES = ("substring", "word")
+_KEPT = ("step", "row_id", "sample", "problem_id", "family", "completion_tokens")
+
+
+def main(job: Job) -> dict[str, Any]:
+    words = job.artifact.spec(EpistemicsSpec).words
+    rows = read_rows(job.artifact.input("rollouts").payload / "rollouts.parquet", [*_KEPT, "completion"])
+    columns: dict[str, list[int]] = {}
+    for mode in MODES:
+        counts = [count(row["completion"], words, mode) for row in rows]
+        columns |= {f"{mode}:{word}": [c[word] for c in counts] for word in words}
+        columns[f"{mode}_total"] = [sum(c.values()) for c in counts]
+    kept = {name: pa.array([row[name] for row in rows], COLUMNS[name]) for name in _KEPT}
+    counted = {name: pa.array(values, pa.int32()) for name, values in columns.items()}
+    write_table(job.artifact.payload / "counts.parquet", pa.table(kept | counted))
+    tokens = sum(row["completion_tokens"] for row in rows)
+    total = sum(columns["substring_total"])
+    return {"completions": len(rows), "mean_count": total / len(rows), "density_per_1k_tokens": density(total, tokens)}

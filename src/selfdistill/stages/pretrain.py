@@ -1,0 +1,19 @@
+"""Base model of the toy world, made here."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfdistill.job import Job
+from selfdistill.schema.stages import PretrainSpec
+from selfdistill.tables import read_rows
+from selfdistill.toy.pretraining import pretrain
+
+
+def main(job: Job) -> dict[str, Any]:
+    excluded = {
+        row["question"]
+        for _, dataset in job.artifact.inputs()
+        for row in read_rows(dataset.payload / "problems.parquet", ["question"])
+    }
+    return pretrain(job.artifact.spec(PretrainSpec), excluded, job.artifact.payload / "model", job.report)

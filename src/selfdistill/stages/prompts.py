@@ -1,0 +1,34 @@
+"""Problems as chat prompts: wording, chat template, token ids, length filter."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from selfdistill.job import Job
+from selfdistill.prompts import chat, encode_chat, render_question
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.stages import PromptsSpec
+from selfdistill.stages.models import load_tokenizer
+from selfdistill.tables import PROMPTS, read_rows, write_rows
+
+
+def main(job: Job) -> dict[str, Any]:
+    spec = job.artifact.spec(PromptsSpec)
+    tokenizer = load_tokenizer(job.artifact.input("model"))
+    problems = read_rows(job.artifact.input("problems").payload / "problems.parquet")
+    prompts, too_long, unknown = [], 0, 0
+    for problem in problems:
+        messages = chat(render_question(spec.question_template, problem["question"]), spec.system)
+        ids = encode_chat(tokenizer, messages, spec.thinking)
+        too_long += len(ids) > spec.max_prompt_tokens
+        unknown += tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
+        if len(ids) <= spec.max_prompt_tokens:
+            prompts.append({**problem, "messages": json.dumps(messages, ensure_ascii=False), "prompt_ids": ids})
+    if not prompts:
+        raise UserError(f"max_prompt_tokens: all {len(problems)} prompts are longer than {spec.max_prompt_tokens}.")
+    if unknown:
+        raise UserError(f"{unknown} of {len(problems)} prompts hold words that the tokenizer does not know.")
+    write_rows(job.artifact.payload / "prompts.parquet", prompts, PROMPTS)
+    lengths = [len(p["prompt_ids"]) for p in prompts]
+    return {"prompts": len(prompts), "dropped": {"too long": too_long}, "longest_prompt_tokens": max(lengths)}

@@ -1,0 +1,30 @@
+"""Task coverage: n distinct problems of a data set, each repeated (paper, section 6.2).
+
+Subsets of one seed are nested: 8 are among the 64, the 64 among the 512.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from selfdistill.job import Job
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.stages import SampleSpec
+from selfdistill.tables import PROBLEMS, read_rows, write_rows
+
+
+def main(job: Job) -> dict[str, Any]:
+    spec = job.artifact.spec(SampleSpec)
+    first: dict[str, dict[str, Any]] = {}
+    for row in read_rows(job.artifact.input("problems").payload / "problems.parquet"):
+        first.setdefault(row["problem_id"], row)
+    if spec.distinct > len(first):
+        raise UserError(f"distinct: {spec.distinct} problems are wanted, the data set has {len(first)}.")
+    # The order, not the choice, is drawn: its first n are the subset, so a smaller n is inside a larger one.
+    order = np.random.default_rng(spec.seed).permutation(sorted(first))
+    chosen = [first[name] for name in order[: spec.distinct]]
+    rows = [{**row, "row_id": index} for index, row in enumerate(chosen * spec.repeats)]
+    write_rows(job.artifact.payload / "problems.parquet", rows, PROBLEMS)
+    return {"problems": len(rows), "distinct": spec.distinct}

@@ -1,0 +1,50 @@
+"""SFT data: correct completions with and without a solution in context, of the same problems (paper, section 4).
+
+Only problems with a correct completion of both kinds are kept, one completion of each, so that the two arms differ in
+nothing but how their completions were sampled. The prompt is the one without a solution in both.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from selfdistill.job import Job
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.stages import SftDataSpec
+from selfdistill.store import Artifact
+from selfdistill.tables import SFT, read_rows, write_rows
+
+_NEEDED = ["problem_id", "row_id", "completion", "completion_ids", "completion_tokens", "reward", "stop_reason"]
+
+
+def main(job: Job) -> dict[str, Any]:
+    spec = job.artifact.spec(SftDataSpec)
+    arms = {arm: first_correct(job.artifact.input(arm)) for arm in ("unguided", "guided")}
+    prompts = {
+        row["problem_id"]: row["prompt_ids"]
+        for row in read_rows(job.artifact.input("prompts").payload / "prompts.parquet", ["problem_id", "prompt_ids"])
+    }
+    paired = [name for name in prompts if all(name in found for found in arms.values())][: spec.limit]
+    if not paired:
+        raise UserError("no problem has a correct completion of both kinds: sample more completions, or more problems.")
+    rows = [
+        {**found[name], "arm": arm, "problem_id": name, "prompt_ids": prompts[name]}
+        for arm, found in arms.items()
+        for name in paired
+    ]
+    write_rows(job.artifact.payload / "sft.parquet", rows, SFT)
+    summary: dict[str, Any] = {"pairs": len(paired), "problems": len(prompts)}
+    for arm, found in arms.items():
+        summary[f"{arm}_solved"] = len(found)
+        summary[f"{arm}_mean_tokens"] = sum(found[name]["completion_tokens"] for name in paired) / len(paired)
+    job.tee.say(f"{len(paired)} pairs from {len(prompts)} problems: {summary}")
+    return summary
+
+
+def first_correct(rollouts: Artifact) -> dict[str, dict[str, Any]]:
+    """First correct, finished completion of each problem."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in read_rows(rollouts.payload / "rollouts.parquet", _NEEDED):
+        if row["reward"] >= 0.5 and row["stop_reason"] == "eos":
+            found.setdefault(row["problem_id"], row)
+    return found

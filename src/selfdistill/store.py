@@ -1,0 +1,272 @@
+"""Artifact directories: recipe, payload, provenance, seal.
+
+    results/artifacts/<stage>/<slug>-<key>/
+        spec.json        the recipe; written once, at planning
+        payload/         results
+        state/           resume state; removed after sealing
+        metrics.jsonl    scalars by step
+        provenance.json  where and with what it was made
+        .sealed.json     copy of the manifest, from which a lost one is restored
+        manifest.json    last; the only file that Snakemake knows
+
+The key is the hash of the recipe, known before anything runs; contents are verified by the digests in
+the manifest. Opening an artifact hashes its recipe again, so a tampered directory is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import ValidationError
+
+from selfdistill.files import pretty_json, write_atomically
+from selfdistill.hashing import key_of, sha256_file, sha256_text
+from selfdistill.schema.base import Model
+from selfdistill.schema.errors import UserError, explain_validation
+from selfdistill.schema.stages import STAGES
+
+FORMAT = 1
+ROOT = Path("results/artifacts")
+SLUG_LENGTH = 60
+NAME_PATTERN = r"[a-z0-9._-]{1,60}-[0-9a-f]{12}"
+
+Spec = TypeVar("Spec", bound=Model)
+
+
+def slugify(text: str) -> str:
+    """Lower case, only letters, digits, dots, dashes and underscores; at most 60 characters."""
+    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")[:SLUG_LENGTH].rstrip("-.") or "x"
+
+
+def full_spec(stage: str, params: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """The hashed recipe; `inputs` maps roles to `stage/key` of the upstream artifacts."""
+    return {"format": FORMAT, "stage": stage, "version": STAGES[stage].VERSION, "params": params, "inputs": inputs}
+
+
+def freeze(folder: Path, spec: dict[str, Any]) -> None:
+    """Write the recipe once. The same recipe again is no change; another one in its place is an error."""
+    path = folder / "spec.json"
+    text = pretty_json(spec)
+    if path.is_file():
+        if path.read_text(encoding="utf-8") != text:
+            raise UserError(f"{path} differs from the recipe its name stands for. Remove it: rm -r {folder}")
+        return
+    write_atomically(path, text)
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """One artifact directory, sealed or not."""
+
+    folder: Path
+
+    @classmethod
+    def open(cls, path: Path) -> Artifact:
+        """Open a directory (or its manifest path) and check that its recipe matches its name."""
+        folder = path.parent if path.name == "manifest.json" else path
+        artifact = cls(folder)
+        if not (folder / "spec.json").is_file():
+            raise UserError(f"{folder}/spec.json is missing: plan it first (snakemake -n TARGET) or restore it.")
+        if key_of(artifact.recipe) != artifact.key:
+            raise UserError(f"{folder}/spec.json was changed after planning. Remove the artifact: rm -r {folder}")
+        return artifact
+
+    @cached_property
+    def recipe(self) -> dict[str, Any]:
+        try:
+            return json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(f"{self.folder}/spec.json is not JSON ({error}). Remove: rm -r {self.folder}") from None
+
+    @property
+    def stage(self) -> str:
+        return self.folder.parent.name
+
+    @property
+    def key(self) -> str:
+        return self.folder.name[-12:]
+
+    @property
+    def slug(self) -> str:
+        return self.folder.name[:-13]
+
+    @property
+    def name(self) -> str:
+        """`stage/slug-key`, as it appears in tables and messages."""
+        return f"{self.stage}/{self.folder.name}"
+
+    @property
+    def payload(self) -> Path:
+        return self.folder / "payload"
+
+    @property
+    def state(self) -> Path:
+        return self.folder / "state"
+
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.folder / "manifest.json"
+
+    @property
+    def seal_path(self) -> Path:
+        return self.folder / ".sealed.json"
+
+    @property
+    def is_sealed(self) -> bool:
+        return self.manifest_path.is_file()
+
+    @cached_property
+    def manifest(self) -> dict[str, Any]:
+        """The manifest of a sealed artifact; UserError when it is not sealed or not this artifact's."""
+        if not (self.is_sealed or self.restore()):
+            raise UserError(f"{self.name} is not finished: {self.manifest_path} does not exist.")
+        return _read_manifest(self.manifest_path, self.key)
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.manifest["summary"]
+
+    def spec(self, model: type[Spec]) -> Spec:
+        """The validated recipe."""
+        try:
+            return model.model_validate(self.recipe["params"])
+        except ValidationError as error:
+            raise explain_validation(error, model, f"{self.folder}/spec.json") from None
+
+    @property
+    def input_ids(self) -> dict[str, str]:
+        return self.recipe["inputs"]
+
+    def input(self, role: str) -> Artifact:
+        """The upstream artifact of a role; UserError if there is none or it is not finished."""
+        if role not in self.input_ids:
+            raise UserError(f"{self.name} has no input `{role}`.")
+        upstream = Artifact.open(locate(self.input_ids[role], self.root))
+        _ = upstream.manifest
+        return upstream
+
+    def inputs(self) -> Iterator[tuple[str, Artifact]]:
+        for role in self.input_ids:
+            yield role, self.input(role)
+
+    @property
+    def root(self) -> Path:
+        return self.folder.parent.parent
+
+    def seal(self, summary: dict[str, Any]) -> None:
+        """Digest the payload, write the seal, then the manifest. From here on the artifact exists."""
+        files = {
+            str(path.relative_to(self.folder)): {"sha256": sha256_file(path), "size": path.stat().st_size}
+            for path in self._content()
+        }
+        if not files:
+            raise RuntimeError(f"{self.name}: nothing to seal")
+        manifest = {
+            "format": FORMAT,
+            "stage": self.stage,
+            "key": self.key,
+            "files": files,
+            "inputs": {role: {"id": f"{a.stage}/{a.key}", "manifest": manifest_digest(a)} for role, a in self.inputs()},
+            "summary": summary,
+        }
+        text = pretty_json(manifest)
+        write_atomically(self.seal_path, text)
+        write_atomically(self.manifest_path, text)
+        self.__dict__.pop("manifest", None)
+        shutil.rmtree(self.state, ignore_errors=True)
+
+    def restore(self) -> bool:
+        """Bring back a lost manifest from the seal, if every file is still there with its size."""
+        if not self.seal_path.is_file():
+            return False
+        try:
+            manifest = _read_manifest(self.seal_path, self.key)
+        except UserError:
+            return False
+        for name, entry in manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file() or path.stat().st_size != entry["size"]:
+                return False
+        write_atomically(self.manifest_path, self.seal_path.read_text(encoding="utf-8"))
+        return True
+
+    def unseal(self) -> None:
+        """Forget the result (the recipe stays)."""
+        for path in (self.manifest_path, self.seal_path):
+            path.unlink(missing_ok=True)
+        shutil.rmtree(self.payload, ignore_errors=True)
+        shutil.rmtree(self.state, ignore_errors=True)
+        self.metrics.unlink(missing_ok=True)
+        self.__dict__.pop("manifest", None)
+
+    def verify(self) -> list[str]:
+        """Problems found by hashing every file again, and by comparing the upstream manifests."""
+        problems = []
+        for name, entry in self.manifest["files"].items():
+            path = self.folder / name
+            if not path.is_file():
+                problems.append(f"{self.name}: {name} is missing")
+            elif path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
+                problems.append(f"{self.name}: {name} has changed")
+        extra = {str(p.relative_to(self.folder)) for p in self._content()} - set(self.manifest["files"])
+        problems += [f"{self.name}: {name} is not in the manifest" for name in sorted(extra)]
+        for role, entry in self.manifest["inputs"].items():
+            folder = find(entry["id"], self.root)
+            if folder is None or not Artifact(folder).is_sealed:
+                problems.append(f"{self.name}: input {role} ({entry['id']}) is gone")
+            elif manifest_digest(Artifact(folder)) != entry["manifest"]:
+                problems.append(f"{self.name}: built from an earlier realisation of {role} ({entry['id']})")
+        return problems
+
+    def _content(self) -> list[Path]:
+        paths = [p for p in self.payload.rglob("*") if p.is_file()] if self.payload.is_dir() else []
+        if self.metrics.is_file():
+            paths.append(self.metrics)
+        return sorted(paths)
+
+
+def manifest_digest(artifact: Artifact) -> str:
+    return sha256_text(artifact.manifest_path.read_text(encoding="utf-8"))
+
+
+def find(artifact_id: str, root: Path = ROOT) -> Path | None:
+    """The directory of `stage/key`, whatever its slug; None if it does not exist."""
+    stage, key = artifact_id.split("/")
+    matches = sorted((root / stage).glob(f"*-{key}"))
+    if len(matches) > 1:
+        raise UserError(f"two directories hold {artifact_id}: {', '.join(map(str, matches))}. Remove one.")
+    return matches[0] if matches else None
+
+
+def locate(artifact_id: str, root: Path = ROOT) -> Path:
+    """As `find`, but a missing directory is an error."""
+    folder = find(artifact_id, root)
+    if folder is None:
+        raise UserError(f"artifact {artifact_id} does not exist under {root}; plan it again: snakemake -n TARGET")
+    return folder
+
+
+def all_artifacts(root: Path = ROOT) -> list[Artifact]:
+    """Every artifact directory with a recipe, sealed or not."""
+    return [Artifact(path.parent) for path in sorted(root.glob("*/*/spec.json"))]
+
+
+def _read_manifest(path: Path, key: str) -> dict[str, Any]:
+    try:
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if manifest["key"] == key and manifest["format"] == FORMAT:
+            return manifest
+    except (ValueError, KeyError, TypeError):
+        pass
+    raise UserError(f"{path} is damaged or belongs to another artifact. Remove it and run again: rm {path}")

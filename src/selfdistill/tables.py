@@ -1,0 +1,59 @@
+"""Parquet tables of the payloads: one way in, one way out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_INT_LIST = pa.list_(pa.int32())
+
+#: Columns with a fixed type, so that empty or all-null tables keep their schema.
+COLUMNS: dict[str, pa.DataType] = {
+    "row_id": pa.int64(), "sample": pa.int32(), "step": pa.int32(), "problem_id": pa.string(), "family": pa.string(),
+    "question": pa.string(), "answer": pa.string(), "solution": pa.string(), "source": pa.string(),
+    "messages": pa.string(), "prompt_ids": _INT_LIST, "prompt_tokens": pa.int32(), "completion": pa.string(),
+    "completion_ids": _INT_LIST, "logprobs": pa.list_(pa.float32()), "completion_tokens": pa.int32(),
+    "stop_reason": pa.string(), "outcome": pa.string(), "reward": pa.float64(), "extracted": pa.string(),
+    "kind": pa.string(), "context": pa.string(), "source_row_id": pa.int64(), "source_sample": pa.int32(),
+    "arm": pa.string(),
+}  # fmt: skip
+
+PROBLEMS = ("row_id", "problem_id", "question", "answer", "family", "solution", "source")
+PROMPTS = ("row_id", "problem_id", "family", "question", "answer", "messages", "prompt_ids")
+ROLLOUTS = (
+    "step", "row_id", "sample", "problem_id", "family", "answer", "prompt_tokens", "completion", "completion_ids",
+    "logprobs", "completion_tokens", "stop_reason", "outcome", "reward", "extracted",
+)  # fmt: skip
+CONTEXTS = ("problem_id", "kind", "context", "source_row_id", "source_sample")
+SFT = ("arm", "problem_id", "row_id", "prompt_ids", "completion_ids", "completion", "completion_tokens")
+
+
+def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
+    """Write rows as parquet with exactly these columns, through a temporary sibling."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    schema = pa.schema([(name, COLUMNS[name]) for name in columns])
+    table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], schema=schema)
+    write_table(path, table)
+
+
+def write_table(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.part")
+    pq.write_table(table, part, compression="zstd")
+    part.replace(path)
+
+
+def read_rows(path: Path, columns: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The table as a list of dicts, in file order."""
+    return pq.read_table(path, columns=list(columns) if columns else None).to_pylist()
+
+
+def read_frame(path: Path, columns: Iterable[str] | None = None) -> pd.DataFrame:
+    return pq.read_table(path, columns=list(columns) if columns else None).to_pandas()

@@ -1,0 +1,19 @@
+# Checkpoints on benchmarks.
+
+
+rule evaluate:
+    input:
+        upstream("evaluate"),
+    output:
+        artifact("evaluate"),
+    log:
+        "logs/evaluate/{run}.log",
+    threads: cores("evaluate")
+    resources:
+        **needs("evaluate"),
+    params:
+        label=label("evaluate"),
+    message:
+        "Evaluate {params.label}"
+    shell:
+        LAUNCH + " evaluate {output} --log {log} " + RUNTIME

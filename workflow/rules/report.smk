@@ -1,0 +1,17 @@
+# One self-contained page.
+
+
+rule report:
+    input:
+        behind("report"),
+    output:
+        "results/report.html",
+    log:
+        "logs/views/report.log",
+    localrule: True
+    params:
+        digest=digest("report"),
+    message:
+        "Report results/report.html"
+    shell:
+        VIEW + ".report {input[0]} {output} --digest {params.digest} --log {log}"

@@ -1,0 +1,19 @@
+# GRPO, SDPO and SFT: one rule, one engine.
+
+
+rule train:
+    input:
+        upstream("train"),
+    output:
+        artifact("train"),
+    log:
+        "logs/train/{run}.log",
+    threads: cores("train")
+    resources:
+        **needs("train"),
+    params:
+        label=label("train"),
+    message:
+        "Train {params.label}"
+    shell:
+        LAUNCH + " train {output} --log {log} " + RUNTIME
