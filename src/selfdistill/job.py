@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -64,6 +65,21 @@ class Job:
     def progress(self, total: int, what: str) -> Progress:
         """A bar on a terminal, a line per tenth in the log."""
         return Progress(self.tee, total, what)
+
+    def steps(self, total: int, what: str) -> Callable[[dict[str, Any]], None]:
+        """Takes what each training step reports: a bar on a terminal, one line a step in the log."""
+        bar = tqdm(total=total, desc=f"{self.tee.label}: {what}", leave=False, disable=not self.tee.has_terminal)
+
+        def report(values: dict[str, Any]) -> None:
+            bar.update(values["step"] - bar.n)
+            shown = " ".join(f"{name}={_short(value)}" for name, value in values.items() if name != "step")
+            self.tee.log(f"step {values['step']}/{total} {shown}")
+
+        return report
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 class Progress:

@@ -88,8 +88,13 @@ class Workspace:
         return self._views[view, name]
 
     def _freeze(self, plan: ViewPlan) -> None:
+        existing = {(f.parent.name, f.name[-12:]): f for f in self.root.glob("*/*")}
         for node in closure(plan.nodes.values()):
-            freeze(node.folder(self.root), node.recipe)
+            folder, found = node.folder(self.root), existing.get((node.stage, node.key))
+            if found is not None and found != folder:
+                # An artifact made when slugs were spelt differently: the key is its identity, the name follows.
+                found.rename(folder)
+            freeze(folder, node.recipe)
         for name, users in plan.users.items():
             for node in closure([plan.nodes[name]]):
                 self.users.setdefault(node.name, set()).update(users)
@@ -109,7 +114,7 @@ class Workspace:
         """Readable name of an artifact with the experiments that use it."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "")
+        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({_short(self.needs(stage, run))})"
 
     def needs(self, stage: str, run: str) -> Resources:
         """What a job asks the scheduler for."""
@@ -118,6 +123,13 @@ class Workspace:
     def sealed_share(self) -> tuple[int, int]:
         """(artifacts that exist already, artifacts planned) over everything planned so far."""
         return sum((self.root / name / "manifest.json").is_file() for name in self.users), len(self.users)
+
+
+def _short(resources: Resources) -> str:
+    gpus = f"{resources.gpus} GPU{'s' * (resources.gpus > 1)}, " if resources.gpus else ""
+    minutes = resources.runtime_minutes
+    time = f"{minutes // 60} h" if minutes >= 120 else f"{minutes} min"
+    return f"{gpus}{resources.mem_mb / 1000:g} GB, {time}"
 
 
 def plan_path(view: str, name: str) -> Path:
@@ -132,5 +144,3 @@ def read_plan(path: Path, digest: str | None = None) -> dict[str, Any]:
     if digest is not None and sha256_text(text) != digest:
         raise UserError(f"{path} was planned again while this job waited. Run the same snakemake command once more.")
     return json.loads(text)
-
-

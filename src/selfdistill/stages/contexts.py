@@ -26,10 +26,8 @@ def main(job: Job) -> dict[str, Any]:
 
 def read_attempts(rollouts: Artifact, *, guided: bool) -> list[ProblemAttempts]:
     """Completions by problem, in file order; `guided` says that they were sampled with a solution in the prompt."""
-    questions = {
-        row["problem_id"]: row
-        for row in read_rows(rollouts.input("prompts").payload / "prompts.parquet", ["problem_id", "question", "answer"])
-    }
+    prompts = rollouts.input("prompts").payload / "prompts.parquet"
+    questions = {row["problem_id"]: row for row in read_rows(prompts, ["problem_id", "question", "answer"])}
     attempts: dict[str, list[Attempt]] = defaultdict(list)
     for row in read_rows(rollouts.payload / "rollouts.parquet", _NEEDED):
         attempts[row.pop("problem_id")].append(Attempt(**row))

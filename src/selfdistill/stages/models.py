@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selfdistill.schema.errors import UserError
 from selfdistill.store import Artifact
@@ -29,13 +29,15 @@ def load_tokenizer(artifact: Artifact, step: int | None = None) -> PreTrainedTok
     return AutoTokenizer.from_pretrained(model_folder(artifact, step))
 
 
-def load_model(artifact: Artifact, step: int | None = None, *, dtype: Any = None) -> PreTrainedModel:
-    """The model in evaluation mode, float32 unless told otherwise."""
+def load_model(artifact: Artifact, step: int | None = None, *, device: str = "cpu") -> PreTrainedModel:
+    """The model in evaluation mode, float32. UserError where config/runtime.yaml wants a GPU and none is visible."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_folder(artifact, step), dtype=dtype or torch.float32)
-    return model.eval()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("config/runtime.yaml says `device: cuda`, but no GPU is visible to this job.")
+    model = AutoModelForCausalLM.from_pretrained(model_folder(artifact, step), dtype=torch.float32)
+    return model.eval().to(device)
 
 
 def eos_token_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -16,4 +16,5 @@ def main(job: Job) -> dict[str, Any]:
         for _, dataset in job.artifact.inputs()
         for row in read_rows(dataset.payload / "problems.parquet", ["question"])
     }
-    return pretrain(job.artifact.spec(PretrainSpec), excluded, job.artifact.payload / "model", job.report)
+    spec = job.artifact.spec(PretrainSpec)
+    return pretrain(spec, excluded, job.artifact.payload / "model", job.steps(spec.steps, "pretraining"))

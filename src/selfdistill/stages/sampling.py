@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.generation import sample_seed
-from selfdistill.grading import grade
+from selfdistill.grading import WorkerPool, grade
 from selfdistill.job import Job
 from selfdistill.schema.common import Grader, Sampling
 from selfdistill.schema.runtime import StageRuntime
@@ -26,7 +26,7 @@ def make_sampler(engine: str, artifact: Artifact, step: int | None, runtime: Sta
         return VllmSampler.load(model_folder(artifact, step), runtime)
     from selfdistill.generation.torch_sampler import TorchSampler
 
-    model = load_model(artifact, step).to(runtime.device)
+    model = load_model(artifact, step, device=runtime.device)
     eos = eos_token_ids(model, load_tokenizer(artifact, step))
     return TorchSampler(model, sorted(eos), max_batch_tokens=runtime.sampler_batch_tokens)
 
@@ -66,13 +66,14 @@ def sample_and_grade(
         for prompt, group in zip(prompts, drawn, strict=True)
         for index, completion in enumerate(group)
     ]
-    grades = grade(
-        [row["completion"] for row in rows],
-        [row["answer"] for row in rows],
-        [row["stop_reason"] for row in rows],
-        grader,
-        processes=job.runtime.grader_processes,
-    )
+    with WorkerPool(job.runtime.grader_processes) as pool:
+        grades = grade(
+            [row["completion"] for row in rows],
+            [row["answer"] for row in rows],
+            [row["stop_reason"] for row in rows],
+            grader,
+            pool,
+        )
     for row, verdict in zip(rows, grades, strict=True):
         row |= {"outcome": verdict.outcome, "reward": verdict.reward, "extracted": verdict.extracted}
     return rows

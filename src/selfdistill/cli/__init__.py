@@ -1,0 +1,30 @@
+"""The command line: `selfdistill where | explain | status | verify | discard | gc | lock | assets | track`."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from selfdistill.cli import assets, identity, maintenance, tracking
+from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Ask what is behind a result, why something would run, and keep the store in order.",
+)
+identity.register(app)
+maintenance.register(app)
+tracking.register(app)
+app.add_typer(assets.app, name="assets", help="External models and data sets.")
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)

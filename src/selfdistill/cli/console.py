@@ -1,0 +1,29 @@
+"""Output that reads well on a terminal and stays whole in a pipe."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from selfdistill.plan.settings import CONFIG_FILE, read_yaml
+from selfdistill.plan.workspace import Workspace
+
+#: Names and keys must survive being piped: no wrapping where there is no terminal.
+console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=not sys.stdout.isatty(), highlight=False)
+
+
+def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(str(cell) for cell in row))
+    console.print(table)
+
+
+def workspace(configfile: str = CONFIG_FILE) -> Workspace:
+    return Workspace(read_yaml(Path(configfile)))

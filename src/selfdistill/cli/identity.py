@@ -1,0 +1,106 @@
+"""where, explain, status: what stands behind a name, and why something would be computed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Annotated
+
+import typer
+
+from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.plan.diff import Change, explain
+from selfdistill.plan.graph import Node, closure
+from selfdistill.plan.settings import CONFIG_FILE
+from selfdistill.plan.views import plan_view, view_names
+from selfdistill.plan.workspace import Workspace
+from selfdistill.schema.errors import UserError, nearest
+from selfdistill.store import Artifact, all_artifacts
+
+ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (where, explain_command, status):
+        app.command(name=command.__name__.removesuffix("_command"))(command)
+
+
+def nodes_behind(project: Workspace, name: str) -> list[Node]:
+    """Nodes behind an experiment, a target (`results/ood/toy_sdpo.csv`) or a view (`richness/toy`), upstream first."""
+    short = name.removeprefix("results/").removesuffix(".csv").removesuffix(".html")
+    names = view_names(project.planner)
+    view, _, label = short.rpartition("/")
+    if not view and short in project.planner.experiments:
+        view, label = "ood", short
+    elif not view and short == "report":
+        view, label = "report", "report"
+    if not view:
+        known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
+        raise UserError(f"`{name}` is no experiment and no target.{nearest(short, known)}")
+    return list(closure(plan_view(project.planner, view, label).nodes.values()))
+
+
+def where(
+    name: Annotated[str, typer.Argument(help="Experiment, target, or key of an artifact.")],
+    configfile: ConfigFile = CONFIG_FILE,
+) -> None:
+    """Print the artifacts behind a name, upstream first."""
+    project = workspace(configfile)
+    by_key = [a for a in all_artifacts(project.root) if name in (a.key, a.folder.name, a.name)]
+    if by_key:
+        show_table(("stage", "artifact", "state"), [(a.stage, a.folder, _state(a)) for a in by_key])
+        return
+    artifacts = [Artifact(node.folder(project.root)) for node in nodes_behind(project, name)]
+    show_table(("stage", "artifact", "state"), [(a.stage, a.folder, _state(a)) for a in artifacts])
+
+
+def _state(artifact: Artifact) -> str:
+    if artifact.is_sealed:
+        return "sealed"
+    if artifact.state.is_dir():
+        return "started"
+    return "planned" if (artifact.folder / "spec.json").is_file() else "-"
+
+
+def explain_command(
+    name: Annotated[str, typer.Argument(help="Experiment or target.")], configfile: ConfigFile = CONFIG_FILE
+) -> None:
+    """Say what would be computed and why: the difference to the nearest existing artifact, field by field."""
+    project = workspace(configfile)
+    nodes = nodes_behind(project, name)
+    explanations = explain(nodes, project.root)
+    console.print(f"{name}: {len(nodes)} artifacts, {len(nodes) - len(explanations)} sealed.")
+    if not explanations:
+        console.print("Nothing would be computed.")
+    for entry in explanations:
+        console.print(f"\n[bold]{entry.node.name}[/bold]", soft_wrap=True)
+        if entry.nearest is None:
+            console.print("  is new: no other artifact has this name.")
+            continue
+        console.print(f"  differs from {entry.nearest.name}:", soft_wrap=True)
+        for change in entry.changes:
+            console.print(f"  {_line(change)}", soft_wrap=True, markup=False)
+
+
+def _line(change: Change) -> str:
+    because = "  (explained above)" if change.field.startswith("inputs.") else ""
+    return f"{change.field.removeprefix('params.')}: {change.existing} -> {change.planned}{because}"
+
+
+def status(configfile: ConfigFile = CONFIG_FILE) -> None:
+    """Print how far every experiment is, and what the store holds."""
+    project = workspace(configfile)
+    rows = []
+    for name in sorted(project.planner.experiments):
+        try:
+            nodes = nodes_behind(project, name)
+        except UserError as error:
+            rows.append((name, "-", "-", str(error).split(".")[0]))
+            continue
+        sealed = sum(Artifact(node.folder(project.root)).is_sealed for node in nodes)
+        trained = [n for n in nodes if n.stage == "train"]
+        done = sum(Artifact(n.folder(project.root)).is_sealed for n in trained)
+        rows.append((name, f"{sealed}/{len(nodes)}", f"{done}/{len(trained)}", ""))
+    show_table(("experiment", "artifacts", "runs", "note"), rows)
+    states = Counter((a.stage, _state(a)) for a in all_artifacts(project.root))
+    console.print()
+    show_table(("stage", "state", "artifacts"), [(*key, n) for key, n in sorted(states.items())])

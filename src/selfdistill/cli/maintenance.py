@@ -1,0 +1,151 @@
+"""verify, discard, gc, lock: keep the store whole and small."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.plan.graph import closure
+from selfdistill.plan.settings import CONFIG_FILE
+from selfdistill.plan.views import plan_view, view_names
+from selfdistill.plan.workspace import plan_path, read_plan
+from selfdistill.schema.errors import UserError
+from selfdistill.stage_lock import check as check_lock
+from selfdistill.stage_lock import update as update_lock
+from selfdistill.store import ROOT, Artifact, all_artifacts, locate
+
+Yes = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")]
+ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]
+
+
+def register(app: typer.Typer) -> None:
+    for command in (verify, discard, gc, lock):
+        app.command()(command)
+
+
+def find_artifacts(names: list[str], root: Path = ROOT) -> list[Artifact]:
+    """Artifacts by key, `slug-key`, `stage/slug-key` or path; UserError for a name that fits none."""
+    everything = all_artifacts(root)
+    found = []
+    for name in names:
+        wanted = name.rstrip("/").removesuffix("/manifest.json")
+        matches = [a for a in everything if wanted in (a.key, a.folder.name, a.name, str(a.folder))]
+        if not matches:
+            raise UserError(f"no artifact is called `{name}`: give a key, stage/slug-key, or its path.")
+        found += matches
+    return found
+
+
+def verify(
+    names: Annotated[list[str] | None, typer.Argument(help="Artifacts; none means all that are sealed.")] = None,
+) -> None:
+    """Hash contents again and compare with the manifests; exit code 1 if anything differs."""
+    chosen = find_artifacts(names) if names else [a for a in all_artifacts() if a.is_sealed]
+    problems: list[str] = []
+    for artifact in chosen:
+        try:
+            problems += Artifact.open(artifact.folder).verify()
+        except UserError as error:
+            problems.append(str(error))
+    for problem in problems:
+        console.print(problem, markup=False, soft_wrap=True)
+    console.print(f"{len(chosen)} artifacts verified, {len(problems)} problems.")
+    if problems:
+        raise typer.Exit(1)
+
+
+def descendants(artifacts: list[Artifact], root: Path = ROOT) -> list[Artifact]:
+    """Everything on disk that was made from these, directly or not."""
+    ids = {f"{a.stage}/{a.key}" for a in artifacts}
+    found: dict[str, Artifact] = {}
+    everything = all_artifacts(root)
+    grown = True
+    while grown:
+        grown = False
+        for artifact in everything:
+            if artifact.name not in found and ids & set(artifact.input_ids.values()):
+                found[artifact.name] = artifact
+                ids.add(f"{artifact.stage}/{artifact.key}")
+                grown = True
+    return list(found.values())
+
+
+def discard(
+    names: Annotated[list[str], typer.Argument(help="Artifacts whose results are to be forgotten.")],
+    dependants: Annotated[bool, typer.Option(help="Also what was made from them.")] = True,
+    yes: Yes = False,
+) -> None:
+    """Forget results so that they are computed again (their recipes stay)."""
+    chosen = find_artifacts(names)
+    if dependants:
+        chosen += descendants(chosen)
+    chosen = [a for a in {a.name: a for a in chosen}.values() if a.is_sealed or a.seal_path.is_file()]
+    for artifact in chosen:
+        if yes:
+            artifact.unseal()
+        console.print(f"{'discarded' if yes else 'would discard'} {artifact.name}", soft_wrap=True)
+    if not yes:
+        console.print("Nothing was changed; add --yes.")
+
+
+def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
+    """Remove artifacts that nothing in the config needs; ancestors of what is kept are always kept."""
+    project = workspace(configfile)
+    kept: set[str] = set()
+    for view, names in view_names(project.planner).items():
+        for name in names:
+            try:
+                kept |= {node.name for node in closure(plan_view(project.planner, view, name).nodes.values())}
+            except UserError:
+                # An asset that is no longer pinned, say: what the view last needed is kept.
+                kept |= last_planned(view, name, project.root)
+    removable = [a for a in all_artifacts(project.root) if a.name not in kept]
+    rows = [(a.name, f"{_size(a.folder) / 1e6:.1f} MB") for a in removable]
+    show_table(("artifact", "size"), rows)
+    if yes:
+        for artifact in removable:
+            shutil.rmtree(artifact.folder)
+    verb = "removed" if yes else "would be removed (add --yes)"
+    console.print(f"{len(removable)} artifacts {verb}, {len(kept)} needed by the config.")
+
+
+def last_planned(view: str, name: str, root: Path) -> set[str]:
+    """Names of the artifacts in a view's plan on disk, and of everything upstream of them."""
+    path = plan_path(view, name)
+    waiting = [Artifact(root / a) for a in read_plan(path)["artifacts"]] if path.is_file() else []
+    kept: set[str] = set()
+    while waiting:
+        artifact = waiting.pop()
+        if artifact.name not in kept and (artifact.folder / "spec.json").is_file():
+            kept.add(artifact.name)
+            waiting += [Artifact(locate(upstream, root)) for upstream in artifact.input_ids.values()]
+    return kept
+
+
+def _size(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def lock(
+    stage: Annotated[str | None, typer.Argument(help="Stage whose code changed.")] = None,
+    bump: Annotated[bool, typer.Option("--bump", help="Results change: VERSION was raised.")] = False,
+    same_results: Annotated[bool, typer.Option("--same-results", help="Results stay the same.")] = False,
+    reason: Annotated[str, typer.Option(help="One sentence for stages.lock.json.")] = "",
+) -> None:
+    """Check stages.lock.json, or record the decision about a change of a stage's code."""
+    if stage is None:
+        problems = check_lock()
+        for problem in problems:
+            console.print(problem, markup=False, soft_wrap=True)
+        if problems:
+            raise typer.Exit(1)
+        console.print("stages.lock.json is up to date.")
+        return
+    if bump == same_results:
+        raise UserError("say either --bump or --same-results.")
+    update_lock(stage, "bump" if bump else "same-results", reason)
+    console.print(f"{stage}: recorded.")

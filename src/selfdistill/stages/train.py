@@ -1,0 +1,88 @@
+"""GRPO, SDPO or SFT from a base model: checkpoints, on-policy rollouts, metrics by step. Resumes where it stopped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from typing import Any
+
+from selfdistill.grading import WorkerPool, grade
+from selfdistill.job import Job
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.stages import TrainSpec
+from selfdistill.stages.models import eos_token_ids, load_model, load_tokenizer
+from selfdistill.tables import ROLLOUTS, read_rows, write_rows
+from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
+from selfdistill.training.loop import train
+
+RESUMES = True
+
+
+def main(job: Job) -> dict[str, Any]:
+    artifact, spec = job.artifact, job.artifact.spec(TrainSpec)
+    base = artifact.input("model")
+    model, tokenizer = load_model(base, device=job.runtime.device), load_tokenizer(base)
+    with WorkerPool(job.runtime.grader_processes) as pool:
+        summary = train(
+            model,
+            tokenizer,
+            spec,
+            prompts=training_prompts(job) if spec.on_policy else [],
+            examples=None if spec.on_policy else sft_examples(job, spec),
+            sampler=make_training_sampler(job, spec, model, tokenizer) if spec.on_policy else None,
+            grade=(lambda texts, golds, stops: grade(texts, golds, stops, spec.on_policy.grader, pool)),
+            folder=TrainingFolder(artifact.payload / "checkpoints", artifact.state, artifact.metrics),
+            runtime=job.runtime,
+            record_rollouts=rollout_writer(job),
+            stop_requested=lambda: job.stop_requested,
+            report=step_reporter(job, spec.steps),
+        )
+    # How often a run was interrupted is provenance, not a result: it must not change the manifest.
+    return {name: value for name, value in asdict(summary).items() if name != "resumed_from"} | {
+        "last_metrics": {name: value for name, value in summary.last_metrics.items() if is_result(name)}
+    }
+
+
+def is_result(metric: str) -> bool:
+    """Whether a metric is decided by the recipe, and not by the machine."""
+    return not metric.startswith("seconds") and metric not in ("tokens_per_second", "peak_memory_mb")
+
+
+def training_prompts(job: Job) -> list[TrainingPrompt]:
+    rows = read_rows(job.artifact.input("prompts").payload / "prompts.parquet")
+    fields = ("row_id", "problem_id", "family", "answer", "prompt_ids")
+    return [TrainingPrompt(messages=json.loads(row["messages"]), **{f: row[f] for f in fields}) for row in rows]
+
+
+def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
+    rows = read_rows(job.artifact.input("examples").payload / "sft.parquet")
+    fields = ("row_id", "problem_id", "prompt_ids", "completion_ids")
+    chosen = [SftExample(**{f: row[f] for f in fields}) for row in rows if row["arm"] == spec.method.arm]
+    if not chosen:
+        raise UserError(f"{job.artifact.input('examples').name} holds no {spec.method.arm} completions.")
+    return chosen
+
+
+def make_training_sampler(job: Job, spec: TrainSpec, model: Any, tokenizer: Any) -> Any:
+    """The torch sampler shares the trained weights; vLLM holds its own copy and is sent each update."""
+    if spec.on_policy.engine == "vllm":
+        from selfdistill.generation.vllm_sampler import VllmSampler
+        from selfdistill.stages.models import model_folder
+
+        return VllmSampler.load(model_folder(job.artifact.input("model")), job.runtime)
+    from selfdistill.generation.torch_sampler import TorchSampler
+
+    eos = sorted(eos_token_ids(model, tokenizer))
+    return TorchSampler(model, eos, max_batch_tokens=job.runtime.sampler_batch_tokens)
+
+
+def rollout_writer(job: Job) -> Callable[[int, list[dict[str, Any]]], None]:
+    folder = job.artifact.payload / "rollouts"
+    return lambda step, rows: write_rows(folder / f"step-{step:06d}.parquet", rows, ROLLOUTS)
+
+
+def step_reporter(job: Job, steps: int) -> Callable[[dict[str, Any]], None]:
+    """Finished steps go to the log; signs of life before each phase only feed a watchdog."""
+    report = job.steps(steps, "training")
+    return lambda values: None if "phase" in values else report(values)
