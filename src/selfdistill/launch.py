@@ -17,28 +17,37 @@ import signal
 import sys
 import traceback
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from filelock import FileLock, Timeout
+from selfdistill import warm
 
-from selfdistill.job import Job, Tee
-from selfdistill.plan.settings import load_runtime
-from selfdistill.plan.workspace import merged_settings, model_slug
-from selfdistill.provenance import Provenance
-from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
-from selfdistill.schema.stages import STAGES
-from selfdistill.store import Artifact
+# Everything else is imported where it is used: the client of a warm start must begin at once.
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+    from selfdistill.job import Job, Tee
+    from selfdistill.store import Artifact
 
 
 def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="selfdistill.launch", description=__doc__.splitlines()[0])
-    parser.add_argument("stage", choices=sorted(STAGES))
-    parser.add_argument("manifest", type=Path)
-    parser.add_argument("--log", type=Path, required=True)
-    parser.add_argument("--runtime", default="config/runtime.yaml")
-    options = parser.parse_args(arguments)
+    """Run the stage here, or with `--warm` in a fork of a process that has the libraries loaded."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if "--warm" in arguments and warm.is_possible():
+        code = warm.run_forked([a for a in arguments if a != "--warm"])
+        if code is not None:
+            return code
+    return run(arguments)
+
+
+def run(arguments: list[str]) -> int:
+    """Run the stage in this process; returns the exit code."""
+    from selfdistill.job import Tee
+    from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
+
+    options = _parse(arguments)
     with Tee(options.log, label=f"{options.stage} {options.manifest.parent.name[:-13]}") as tee:
         try:
-            return _run(options.stage, options.manifest, options.runtime, tee)
+            return _run(options, tee)
         except UserError as error:
             tee.say(f"error: {error}")
             return EXIT_USER_ERROR
@@ -59,17 +68,34 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
 
 
-def _run(stage: str, manifest: Path, runtime_file: str, tee: Tee) -> int:
-    artifact = Artifact.open(manifest)
-    if artifact.stage != stage:
-        raise UserError(f"{manifest} is an artifact of stage {artifact.stage}, not {stage}.")
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="selfdistill.launch", description=__doc__.splitlines()[0])
+    parser.add_argument("stage")
+    parser.add_argument("manifest", type=Path)
+    parser.add_argument("--log", type=Path, required=True)
+    parser.add_argument("--runtime", default="config/runtime.yaml")
+    parser.add_argument("--warm", action="store_true", help="fork from a process that has the libraries loaded")
+    return parser.parse_args(arguments)
+
+
+def _run(options: argparse.Namespace, tee: Tee) -> int:
+    from selfdistill.job import Job
+    from selfdistill.plan.settings import load_runtime
+    from selfdistill.plan.workspace import merged_settings, model_slug
+    from selfdistill.provenance import Provenance
+    from selfdistill.schema.errors import UserError
+    from selfdistill.store import Artifact
+
+    artifact = Artifact.open(options.manifest)
+    if artifact.stage != options.stage:
+        raise UserError(f"{options.manifest} is an artifact of stage {artifact.stage}, not {options.stage}.")
     with _locked(artifact, tee):
         if artifact.is_sealed or artifact.restore():
             tee.say("already sealed: nothing to compute.")
             return 0
-        runtime, _ = merged_settings(load_runtime(runtime_file), stage, model_slug(artifact))
-        os.environ["OMP_NUM_THREADS"] = str(runtime.threads)
-        module = importlib.import_module(f"selfdistill.stages.{stage}")
+        runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, model_slug(artifact))
+        _set_threads(runtime.threads)
+        module = importlib.import_module(f"selfdistill.stages.{artifact.stage}")
         job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False))
         if not job.is_resumable:
             artifact.unseal()
@@ -85,8 +111,17 @@ def _run(stage: str, manifest: Path, runtime_file: str, tee: Tee) -> int:
         return 0
 
 
+def _set_threads(threads: int) -> None:
+    os.environ["OMP_NUM_THREADS"] = str(threads)
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
 def _stop(job: Job) -> None:
     """First SIGTERM: a resumable stage saves its state at the next safe point; others end at once."""
+    from selfdistill.schema.errors import Interrupted
+
     if job.is_resumable:
         job.stop_requested = True
     else:
@@ -95,6 +130,8 @@ def _stop(job: Job) -> None:
 
 def _locked(artifact: Artifact, tee: Tee) -> FileLock:
     """The artifact's lock: a second scheduler waits here until the first is done, then finds the seal."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(artifact.folder / ".lock")
     try:
         lock.acquire(timeout=0)

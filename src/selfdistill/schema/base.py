@@ -23,7 +23,7 @@ class Since:
 class Model(BaseModel):
     """Unknown keys, NaN and infinities are errors; instances never change."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True)
 
     def identity(self) -> dict[str, Any]:
         """The hashed form: JSON types only, later fields left out at their frozen default."""

@@ -62,7 +62,7 @@ class Optimiser(Model):
 
 
 class RepromptTemplate(Model):
-    """How a teacher context is worded (paper.md 2.2): str.format templates; contents are not brace-sensitive."""
+    """How a teacher context is worded: only the named slots are filled, all other braces are literal."""
 
     frame: str = Field(description="The whole teacher prompt; holds {prompt}, {solution} and {feedback}.")
     solution: str = Field(description="The solution section; holds {successful_previous_attempt}.")

@@ -45,6 +45,7 @@ class RuntimeEntry(Model):
 class RuntimeConfig(Model):
     """Defaults, then per stage, then per model, then per `model.stage`; later ones win."""
 
+    warm_start: bool = Field(False, description="On one machine: jobs are forked from a process with torch loaded.")
     defaults: RuntimeEntry = Field(RuntimeEntry(), description="For every job.")
     stages: dict[str, RuntimeEntry] = Field({}, description="By stage name.")
     models: dict[str, dict[str, RuntimeEntry]] = Field({}, description="By model name, then stage name or `all`.")

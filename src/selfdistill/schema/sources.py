@@ -47,7 +47,9 @@ class ReasoningGymSource(Model):
     task: str = Field(description="Name of the task, e.g. basic_arithmetic.")
     count: int = Field(gt=0, description="Number of problems.")
     seed: int = Field(0, ge=0, description="Seed of the generator.")
-    options: dict[str, int | float | str | bool | list[int]] = Field({}, description="Options of the task.")
+    options: dict[str, int | float | str | bool | list[int] | list[float] | list[str]] = Field(
+        {}, description="Options of the task."
+    )
 
 
 Source = FileSource | ToySource | ReasoningGymSource

@@ -72,7 +72,7 @@ class PromptsSpec(StageSpec):
     max_prompt_tokens: int = Field(gt=0, description="Longer prompts are dropped and counted.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
-        return f"{inputs['model']}-{inputs['problems']}"
+        return inputs["problems"]
 
 
 class ModelSpec(StageSpec):
@@ -121,7 +121,7 @@ class RolloutsSpec(StageSpec):
     thinking: bool | None = Field(None, description="enable_thinking of a prompt with a context: the prompts' flag.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
-        return inputs.get("contexts") or inputs["prompts"]
+        return inputs["contexts"] if "contexts" in inputs else f"{inputs['model']}-{inputs['prompts']}"
 
 
 class SelectSpec(StageSpec):
@@ -135,7 +135,7 @@ class SelectSpec(StageSpec):
     limit: int = Field(100, gt=0, description="The first N in file order are kept.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
-        return inputs["rollouts"]
+        return f"selected-{inputs['problems']}"
 
 
 class ContextsSpec(StageSpec):
@@ -217,7 +217,7 @@ class TrainSpec(StageSpec):
             detail = f"-{self.method.arm}"
         elif not isinstance(self.method, Grpo):
             detail = f"-{self.method.context}"
-        data = inputs["prompts"] if "prompts" in inputs else inputs["examples"]
+        data = f"{inputs['model']}-{inputs['prompts']}" if "prompts" in inputs else inputs["examples"]
         return f"{data}-{self.method.name}{detail}-seed{self.seed}"
 
 

@@ -33,7 +33,9 @@ def load_model(artifact: Artifact, step: int | None = None, *, device: str = "cp
     """The model in evaluation mode, float32. UserError where config/runtime.yaml wants a GPU and none is visible."""
     import torch
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
 
+    logging.disable_progress_bar()
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("config/runtime.yaml says `device: cuda`, but no GPU is visible to this job.")
     model = AutoModelForCausalLM.from_pretrained(model_folder(artifact, step), dtype=torch.float32)

@@ -1,0 +1,69 @@
+"""JSON schemas of the settings, for editors and reviewers: `python -m selfdistill.schema.export [--check]`.
+
+Written to workflow/schemas/, generated from the models and never edited; a test keeps them in sync.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from selfdistill.schema.assets import AssetLock
+from selfdistill.schema.base import Model
+from selfdistill.schema.config import Config
+from selfdistill.schema.runtime import RuntimeConfig
+from selfdistill.schema.stages import STAGES
+
+FOLDER = Path("workflow/schemas")
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+
+
+def exported() -> dict[str, type[Model]]:
+    """File name -> model: the three files a user edits, and the recipe of every stage."""
+    files = {"config": Config, "runtime": RuntimeConfig, "assets": AssetLock}
+    files |= {f"stage-{name}": spec for name, spec in STAGES.items()}
+    return {f"{name}.schema.json": model for name, model in files.items()}
+
+
+def schema_text(model: type[Model]) -> str:
+    """The schema of one model, as it stands in its file."""
+    schema = {"$schema": DIALECT, **model.model_json_schema()}
+    return json.dumps(schema, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def differences(folder: Path = FOLDER) -> list[str]:
+    """Files that are missing, out of date or left over, one line each."""
+    wanted = exported()
+    here = {path.name: path.read_text(encoding="utf-8") for path in folder.glob("*.json")}
+    lines = [f"{name}: missing" for name in wanted if name not in here]
+    lines += [f"{name}: out of date" for name in wanted if name in here and here[name] != schema_text(wanted[name])]
+    return sorted(lines + [f"{name}: belongs to no model" for name in here if name not in wanted])
+
+
+def write(folder: Path = FOLDER) -> None:
+    """Write every schema and remove what belongs to no model."""
+    folder.mkdir(parents=True, exist_ok=True)
+    wanted = exported()
+    for path in folder.glob("*.json"):
+        if path.name not in wanted:
+            path.unlink()
+    for name, model in wanted.items():
+        (folder / name).write_text(schema_text(model), encoding="utf-8")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="selfdistill.schema.export", description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="Write nothing; exit code 1 if a file is not in sync.")
+    if not parser.parse_args().check:
+        write()
+        return 0
+    found = differences()
+    for line in found:
+        print(f"{FOLDER}/{line}. Run: python -m selfdistill.schema.export", file=sys.stderr)
+    return 1 if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,199 @@
+"""A warm start for many short jobs on one machine: one process has the heavy libraries loaded, jobs are forked from it.
+
+Loading torch and transformers takes seconds; the toy study has more than a hundred jobs. With `warm_start: true` in
+config/runtime.yaml a job asks this process for a fork of itself, which takes the job's arguments, environment, working
+directory and standard streams, and then runs exactly what it would have run alone.
+
+The server loads libraries only, never this package's own modules, so an edited source file is always read afresh. It
+ends when it has had nothing to do for a while. A job whose client dies, by whatever signal, dies with it. Where the
+server cannot be started a job runs by itself, as without a warm start.
+"""
+
+from __future__ import annotations
+
+import array
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import select
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+IDLE_SECONDS = 60
+START_SECONDS = 90
+_LIBRARIES = (
+    "numpy", "pyarrow.parquet", "pydantic", "yaml", "filelock", "tqdm", "torch", "safetensors.torch",
+    "transformers.modeling_utils", "transformers.generation", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers",
+)  # fmt: skip
+_LENGTH_BYTES = 4
+
+
+def is_possible() -> bool:
+    """Not inside a Slurm job: there a job's processes must end with it."""
+    return "SLURM_JOB_ID" not in os.environ and hasattr(os, "fork")
+
+
+def run_forked(arguments: list[str]) -> int | None:
+    """Run `selfdistill.launch` in a fork of the server; its exit code, or None where there is no server."""
+    connection = _connect()
+    if connection is None:
+        return None
+    with connection:
+        request = json.dumps({"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}).encode()
+        descriptors = array.array("i", [0, 1, 2])
+        connection.sendmsg(
+            [len(request).to_bytes(_LENGTH_BYTES, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+        )
+        connection.sendall(request)
+        previous = {s: signal.signal(s, lambda number, _: connection.send(bytes([number]))) for s in _FORWARDED}
+        try:
+            answer = connection.recv(1)
+        except ConnectionError:
+            answer = b""
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+    # A job that ended without a word was killed: by the kernel for memory, say.
+    return answer[0] if answer else 128 + signal.SIGKILL
+
+
+_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+
+
+def _address() -> Path:
+    """Socket of the server for this interpreter, its installed packages and this user."""
+    folder = Path(tempfile.gettempdir()) / f"selfdistill-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    status = folder.stat()
+    if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) != 0o700:
+        raise PermissionError(f"{folder} belongs to somebody else")
+    packages = Path(os.path.dirname(os.__file__), "site-packages")
+    installed = [str(p) + str(p.stat().st_mtime_ns) for p in map(Path, sys.path) if p.name == packages.name]
+    known = hashlib.sha256("\n".join([sys.executable, *installed]).encode()).hexdigest()[:16]
+    return folder / f"{known}.sock"
+
+
+def _connect() -> socket.socket | None:
+    """A connection to the server, which is started where there is none."""
+    try:
+        address = _address()
+    except OSError:
+        return None
+    with address.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        connection = _try(address)
+        if connection is not None:
+            return connection
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        server = subprocess.Popen(
+            [sys.executable, "-m", "selfdistill.warm", str(address)],
+            env=environment, start_new_session=True, close_fds=True,
+            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+        deadline = time.monotonic() + START_SECONDS
+        while server.poll() is None and time.monotonic() < deadline:
+            connection = _try(address)
+            if connection is not None:
+                return connection
+            time.sleep(0.05)
+    return None
+
+
+def _try(address: Path) -> socket.socket | None:
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(str(address))
+    except OSError:
+        connection.close()
+        return None
+    return connection
+
+
+def serve(address: Path, run: Callable[[list[str]], int]) -> None:
+    """Load the libraries, then fork a job for every connection until there has been none for a while."""
+    for name in _LIBRARIES:
+        importlib.import_module(name)
+    address.unlink(missing_ok=True)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(address))
+    listener.listen(64)
+    jobs: set[int] = set()
+    last = time.monotonic()
+    while jobs or time.monotonic() - last < IDLE_SECONDS:
+        ready, _, _ = select.select([listener], [], [], 1.0)
+        jobs -= {job for job in jobs if os.waitpid(job, os.WNOHANG)[0]}
+        if jobs:
+            last = time.monotonic()
+        if not ready:
+            continue
+        connection, _ = listener.accept()
+        last = time.monotonic()
+        job = os.fork()
+        if job == 0:
+            listener.close()
+            _become(connection, run)
+        jobs.add(job)
+        connection.close()
+    address.unlink(missing_ok=True)
+
+
+def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
+    """Turn a fresh fork into the job that the client asks for. Never returns."""
+    code = 1
+    try:
+        header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
+        request = json.loads(_read(connection, int.from_bytes(header, "big")))
+        os.setsid()
+        for target, descriptor in enumerate(descriptors):
+            os.dup2(descriptor, target)
+            os.close(descriptor)
+        os.chdir(request["cwd"])
+        os.environ.clear()
+        os.environ.update(request["environment"])
+        sys.argv = ["selfdistill.launch", *request["arguments"]]
+        threading.Thread(target=_follow, args=(connection,), daemon=True).start()
+        code = run(request["arguments"])
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        connection.send(bytes([code]))
+        os._exit(code)
+
+
+def _follow(connection: socket.socket) -> None:
+    """Pass on the client's signals; end with the client."""
+    while True:
+        received = connection.recv(1)
+        os.kill(os.getpid(), received[0] if received else signal.SIGKILL)
+
+
+def _read(connection: socket.socket, length: int) -> bytes:
+    parts = []
+    while length:
+        part = connection.recv(min(length, 1 << 16))
+        if not part:
+            raise ConnectionError("the client went away")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
+
+
+def _launch(arguments: list[str]) -> int:
+    from selfdistill.launch import run
+
+    return run(arguments)
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]), _launch)

@@ -1,0 +1,70 @@
+"""Counts of uncertainty words, against the paper's vectors and a regular expression."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from selfdistill.epistemic import PAPER_WORDS, count, count_many, density
+
+FIRST = "Wait, waiting and await; unlikely. Let me double-check: checking. Hmmm, almighty."
+SECOND = "ACTUALLY maybe it seems likely; perhaps, alternatively, it might."
+
+
+def nonzero(counts):
+    return {word: number for word, number in counts.items() if number}
+
+
+def test_substring_counts_equal_the_papers_vectors():
+    assert nonzero(count(FIRST, PAPER_WORDS, "substring")) == {
+        "wait": 3, "hmm": 1, "might": 1, "likely": 1, "check": 2,
+    }  # fmt: skip
+    assert sum(count(SECOND, PAPER_WORDS, "substring").values()) == 7
+
+
+def test_word_counts_stop_at_word_boundaries():
+    assert nonzero(count(FIRST, PAPER_WORDS, "word")) == {"wait": 1, "check": 1}
+    assert sum(count(SECOND, PAPER_WORDS, "word").values()) == 7
+
+
+def test_there_are_ten_words_and_each_is_counted_once():
+    assert len(PAPER_WORDS) == 10
+    assert set(count(" ".join(PAPER_WORDS), PAPER_WORDS, "word").values()) == {1}
+
+
+def test_word_boundaries_are_unicode():
+    assert count("éwait waité wait— «wait» wait_ wait2 wait", ["wait"], "word") == {"wait": 3}
+    assert count("Может быть, может", ["может"], "word") == {"может": 2}
+
+
+def test_phrases_count_and_do_not_overlap():
+    assert count("not sure, not sure; cannot sure", ["not sure"], "word") == {"not sure": 2}
+    assert count("aaaa", ["aa"], "substring") == {"aa": 2}
+
+
+@given(st.text(alphabet="ab_1 é-", max_size=40))
+def test_word_mode_equals_a_regular_expression(text):
+    words = ["a", "ab", "b a", "a-b"]
+    expected = {word: len(re.findall(rf"(?<!\w){re.escape(word)}(?!\w)", text.lower())) for word in words}
+    assert count(text, words, "word") == expected
+
+
+def test_columns_hold_the_counts_of_each_text():
+    assert count_many([FIRST, "", SECOND], ("wait", "maybe"), "substring") == {"wait": [3, 0, 0], "maybe": [0, 0, 1]}
+
+
+def test_a_lexicon_with_empty_or_repeated_words_is_refused():
+    with pytest.raises(ValueError, match="empty"):
+        count("x", ["wait", " "], "word")
+    with pytest.raises(ValueError, match="repeat"):
+        count_many(["x"], ["wait", "Wait"], "substring")
+    with pytest.raises(ValueError, match="unknown mode"):
+        count("x", ["wait"], "regex")
+
+
+def test_density_is_per_thousand_tokens_and_never_nan():
+    assert density(3, 200) == 15.0
+    assert density(0, 0) == 0.0

@@ -1,0 +1,158 @@
+"""From the shipped config to keys: what moves a key, what does not, and what bad input gets."""
+
+import copy
+from collections import Counter
+
+import pytest
+import yaml
+
+from selfdistill.plan.diff import diff
+from selfdistill.plan.experiments import resolve
+from selfdistill.plan.graph import closure
+from selfdistill.plan.planner import Planner
+from selfdistill.plan.settings import load_config
+from selfdistill.plan.views import plan_view, view_names
+from selfdistill.schema.assets import read_assets
+from selfdistill.schema.errors import UserError
+from selfdistill.store import NAME_PATTERN
+
+
+@pytest.fixture
+def raw(project_root):
+    return yaml.safe_load((project_root / "config/config.yaml").read_text())
+
+
+@pytest.fixture
+def assets(project_root):
+    return read_assets(project_root)
+
+
+def nodes(raw, assets, view="ood", name="toy_sdpo"):
+    plan = plan_view(Planner(load_config(raw), assets), view, name)
+    return {node.name: node for node in closure(plan.nodes.values())}
+
+
+def changed(raw, assets, change):
+    """Stages of the artifacts that a change adds to the plan of toy_sdpo."""
+    edited = copy.deepcopy(raw)
+    change(edited)
+    before, after = nodes(raw, assets), nodes(edited, assets)
+    return Counter(after[name].stage for name in after.keys() - before.keys())
+
+
+def test_every_view_of_the_shipped_config_plans(raw, assets):
+    planner = Planner(load_config(raw), assets)
+    names = view_names(planner)
+    assert {"toy_grpo", "qwen3_sdpo", "toy_sdpo_d8", "smollm2_sdpo"} <= set(names["ood"])
+    for view, entries in names.items():
+        for name in entries:
+            assert plan_view(planner, view, name).rows
+
+
+def test_the_learning_rate_moves_training_and_what_follows(raw, assets):
+    def change(config):
+        config["experiments"]["toy_sdpo"]["overrides"] = {"optimiser": {"learning_rate": 1e-3}}
+
+    assert changed(raw, assets, change) == {"train": 3, "evaluate": 6, "epistemics": 6}
+
+
+def test_a_benchmark_adds_only_its_evaluation(raw, assets):
+    def change(config):
+        config["datasets"]["toy_more"] = {"source": {"kind": "toy", "families": ["long"], "count": 50, "seed": 5}}
+        config["benchmarks"]["toy_more"] = {"dataset": "toy_more", "samples": 1}
+        config["experiments"]["toy_sdpo"]["benchmarks"] = ["toy_id", "toy_ood", "toy_more"]
+
+    assert changed(raw, assets, change) == {"dataset": 1, "prompts": 1, "evaluate": 4, "epistemics": 4}
+
+
+def test_a_seed_adds_only_its_run(raw, assets):
+    def change(config):
+        config["experiments"]["toy_sdpo"]["seeds"] = [0, 1, 2, 3]
+
+    assert changed(raw, assets, change) == {"train": 1, "evaluate": 2, "epistemics": 2}
+
+
+def test_names_and_descriptions_of_numbers_do_not_move_keys(raw, assets):
+    def change(config):
+        config["experiments"]["toy_sdpo"]["overrides"] = {"optimiser": {"learning_rate": "2e-4"}}
+        config["recipes"]["toy_sdpo"]["optimiser"]["learning_rate"] = 2.0e-4
+
+    base = copy.deepcopy(raw)
+    base["recipes"]["toy_sdpo"]["optimiser"] = base["recipes"]["toy_sdpo"]["optimiser"] | {"learning_rate": 2e-4}
+    assert changed(base, assets, change) == {}
+
+
+def test_renaming_an_experiment_moves_nothing(raw, assets):
+    renamed = copy.deepcopy(raw)
+    renamed["experiments"]["other_name"] = renamed["experiments"].pop("toy_sdpo")
+    renamed["report"]["experiments"].remove("toy_sdpo")
+    assert nodes(raw, assets).keys() == nodes(renamed, assets, name="other_name").keys()
+
+
+def test_experiments_share_base_model_prompts_and_base_evaluation(raw, assets):
+    grpo, sdpo = nodes(raw, assets, name="toy_grpo"), nodes(raw, assets, name="toy_sdpo")
+    shared = Counter(grpo[name].stage for name in grpo.keys() & sdpo.keys())
+    assert shared == {"dataset": 3, "pretrain": 1, "prompts": 3, "evaluate": 2, "epistemics": 2}
+
+
+def test_the_two_sft_arms_share_their_data(raw, assets):
+    guided, unguided = (nodes(raw, assets, name=f"toy_sft_{arm}") for arm in ("guided", "unguided"))
+    shared = Counter(guided[name].stage for name in guided.keys() & unguided.keys())
+    assert shared["sft_data"] == 1 and shared["rollouts"] == 2 and shared["train"] == 0
+
+
+def test_artifact_names_fit_the_path_grammar(raw, assets):
+    import re
+
+    for node in nodes(raw, assets, view="report", name="report").values():
+        assert re.fullmatch(NAME_PATTERN, node.name.split("/")[1]), node.name
+
+
+def test_coverage_experiments_differ_in_their_problems_only(raw, assets):
+    experiments = resolve(load_config(raw))
+    small, whole = experiments["toy_sdpo_d8"], experiments["toy_sdpo"]
+    assert small.train_spec(0) == whole.train_spec(0)
+    assert (small.distinct, whole.distinct) == (8, None)
+
+
+def test_a_diff_names_the_field_and_both_values():
+    changes = diff({"params": {"lr": 1.0, "a": 1}}, {"params": {"lr": 2.0, "b": 1}})
+    assert [(c.field, c.existing, c.planned) for c in changes] == [
+        ("params.a", 1, "(absent)"),
+        ("params.b", "(absent)", 1),
+        ("params.lr", 1.0, 2.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        (("experiments", "toy_sdpo", "seedz"), [0], r"unknown key `experiments.toy_sdpo.seedz`. Did you mean `seed"),
+        (("experiments", "toy_sdpo", "model"), "toi", r"experiments.toy_sdpo.model: unknown model `toi`. Did you mean"),
+        (("experiments", "toy_sdpo", "recipe"), "toy_sdop", r"unknown recipe `toy_sdop`. Did you mean `toy_sdpo"),
+        (("experiments", "toy_sdpo", "dataset"), "toy", r"unknown data set `toy`"),
+        (("experiments", "toy_sdpo", "benchmarks"), ["aime42"], r"unknown benchmark `aime42`. Did you mean `aime2"),
+        (("experiments", "toy_sdpo", "evaluate"), [7], r"no checkpoint at step 7. There are: 60"),
+        (("experiments", "toy_sdpo", "overrides"), {"optimiser": {"learning_rate": "fast"}}, r"learning_rate.*'fast'"),
+        (("experiments", "toy_sdpo", "overrides"), {"optimiser": {"lr": 1}}, r"optimiser.lr"),
+        (("experiments", "toy_sdpo", "overrides"), {"method": {"alpha": 2}}, r"alpha.*less than or equal to 1.*2"),
+        (("experiments", "toy_sdpo", "overrides"), {"prompts_per_update": 5}, r"multiple of prompts_per_update"),
+        (("models", "toy", "training_sampling"), {"max_tokens": 96, "top_p": 0.9}, r"top_p 1"),
+        (("questions", "plain"), "no slot", r"questions.plain: 'no slot' lacks the slot"),
+        (("recipes", "toy_sdpo", "method"), {"name": "ppo"}, r"unknown method `ppo`"),
+        (("models", "toy", "asset"), "qwen3_8b", r"either `asset` or `pretrain`"),
+    ],
+)
+def test_bad_input_names_field_value_and_way_out(raw, path, value, message):
+    place = raw
+    for part in path[:-1]:
+        place = place[part]
+    place[path[-1]] = value
+    with pytest.raises(UserError, match=message):
+        resolve(load_config(raw))
+
+
+def test_an_unresolved_asset_says_which_command_resolves_it(raw, assets):
+    raw["datasets"]["dapo"]["source"] |= {"asset": "livecodebench", "file": "test6.jsonl"}
+    with pytest.raises(UserError, match="selfdistill assets fetch"):
+        nodes(raw, assets, name="qwen3_sdpo")

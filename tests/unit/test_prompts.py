@@ -1,0 +1,186 @@
+"""Prompts: wording, chat templates, think tags, instructions, identity of problems."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from small_tokenizer import byte_tokenizer
+
+from selfdistill.prompts import (
+    add_instruction,
+    chat,
+    encode_chat,
+    fill,
+    leaks_thinking,
+    normalise_question,
+    problem_id,
+    render_question,
+    strip_instruction,
+    strip_thinking,
+)
+from selfdistill.schema.errors import UserError
+
+BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return byte_tokenizer()
+
+
+def test_fill_touches_only_the_named_slots():
+    assert fill("{a} \\boxed{} {c} {b}", {"a": "{b}", "b": "{}"}) == "{b} \\boxed{} {c} {}"
+
+
+def test_a_question_with_braces_goes_into_a_template_with_braces():
+    question = "Simplify \\frac{1}{2} for {question}"
+    assert render_question("{question}" + BOXED, question) == question + BOXED
+
+
+def test_a_question_template_without_its_slot_is_refused():
+    with pytest.raises(UserError, match="lacks the slot {question}"):
+        render_question("Solve it.", "1+1")
+
+
+def test_chat_has_a_system_message_only_where_one_is_given():
+    assert chat("q", None) == [{"role": "user", "content": "q"}]
+    assert chat("q", "s") == [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
+
+
+@pytest.mark.parametrize(
+    ("thinking", "tail"),
+    [(None, ""), (True, ""), (False, "<think>\n\n</think>\n\n")],
+)
+def test_chat_ids_are_those_of_the_template_and_end_with_the_generation_header(tokenizer, thinking, tail):
+    ids = encode_chat(tokenizer, chat("What is 1+1?", "Be kind."), thinking)
+    expected = (
+        "<bos><|im_start|>system\nBe kind.<|im_end|>\n<|im_start|>user\nWhat is 1+1?<|im_end|>\n"
+        "<|im_start|>assistant\n" + tail
+    )
+    assert tokenizer.decode(ids) == expected
+    assert all(type(token) is int for token in ids)
+
+
+def test_there_is_exactly_one_bos_although_the_tokenizer_would_add_another(tokenizer):
+    ids = encode_chat(tokenizer, chat("hello", None), None)
+    assert ids.count(tokenizer.bos_token_id) == 1
+    text = tokenizer.apply_chat_template(chat("hello", None), tokenize=False, add_generation_prompt=True)
+    assert tokenizer(text)["input_ids"].count(tokenizer.bos_token_id) == 2  # The mistake this guards against.
+
+
+def test_the_thinking_flag_reaches_the_template_only_when_set(tokenizer):
+    probe = byte_tokenizer()
+    probe.chat_template = "{{- 'set' if enable_thinking is defined else 'unset' -}}"
+    assert probe.decode(encode_chat(probe, chat("q", None), None)) == "unset"
+    assert probe.decode(encode_chat(probe, chat("q", None), True)) == "set"
+
+
+def test_a_tokenizer_without_chat_template_is_a_users_mistake():
+    plain = byte_tokenizer()
+    plain.chat_template = None
+    with pytest.raises(UserError, match="chat_template"):
+        encode_chat(plain, chat("q", None), None)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("<think>a</think>B", "B"),
+        ("a</think>B", "B"),
+        ("B", "B"),
+        ("<think>x", "<think>x"),
+        ("<think>a</think>B</think>C", "C"),
+        ("a</think>b<think>c</think>D", "bD"),
+        ("<think>\na\n\nb</think>\n\n B", "B"),
+        ("", ""),
+    ],
+)
+def test_thinking_is_stripped_by_the_two_rules_of_the_paper(text, expected):
+    assert strip_thinking(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "is_open", "leaks"),
+    [
+        ("<think>a</think>B", False, False),
+        ("a</think>B", False, False),
+        ("plain", False, False),
+        ("<think>x", False, True),
+        ("<think>a</think>B<think>c", False, True),
+        ("a</think>b</think>c", False, True),
+        ("cut off while thinking", True, True),
+        ("a</think>B", True, False),
+    ],
+)
+def test_leaking_thinking_is_recognised(text, is_open, leaks):
+    assert leaks_thinking(text, is_open) is leaks
+
+
+def test_the_official_rewriting_of_a_prompt_is_reproduced():
+    before = (
+        "Solve the following math problem step by step. The last line of your response should be of the form "
+        "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n"
+        'What is $1+1$?\n\nRemember to put your answer on its own line after "Answer:".'
+    )
+    question = strip_instruction(before, "answer_line")
+    assert question == "What is $1+1$?"
+    assert add_instruction(question, "boxed") == "What is $1+1$?" + BOXED
+    assert add_instruction(question, "answer_line") == before
+
+
+@pytest.mark.parametrize("kind", ["none", "boxed", "answer_line"])
+@given(text=st.text(max_size=60))
+def test_instructions_are_idempotent_and_inverse(kind, text):
+    wrapped = add_instruction(text, kind)
+    assert add_instruction(wrapped, kind) == wrapped
+    stripped = strip_instruction(wrapped, kind)
+    assert stripped == strip_instruction(text, kind) == strip_instruction(stripped, kind)
+
+
+def test_an_instruction_that_was_appended_twice_is_removed_twice():
+    assert strip_instruction("q" + BOXED + BOXED, "boxed") == "q"
+
+
+def test_another_instruction_is_left_alone():
+    assert strip_instruction("q" + BOXED, "answer_line") == "q" + BOXED
+    assert strip_instruction(" q ", "boxed") == "q"
+
+
+def test_normalisation_ignores_instruction_spacing_and_composition_but_not_case():
+    assert normalise_question("  How  many\n\tcaf\u0065\u0301s?" + BOXED) == "How many caf\u00e9s?"
+    assert normalise_question("Find A") != normalise_question("Find a")
+    assert normalise_question("x²") != normalise_question("x2")
+    assert normalise_question("1 2") != normalise_question("12")
+
+
+def test_problem_id_is_the_digest_of_the_normalised_question():
+    expected = hashlib.sha256(b"What is 1+1?").hexdigest()[:16]
+    assert problem_id("What is  1+1?\n") == problem_id("What is 1+1?" + BOXED) == expected
+
+
+def test_problem_id_accepts_broken_text():
+    assert len(problem_id("lone \ud800 surrogate \x00")) == 16
+
+
+@pytest.mark.data
+def test_every_evaluation_prompt_loses_its_instruction_and_gets_it_back():
+    root = os.environ.get("SELFDISTILL_TEST_DATA")
+    if not root:
+        pytest.skip("SELFDISTILL_TEST_DATA is not set")
+    import pyarrow.parquet as pq
+
+    for name, rows in (("aime24", 30), ("aime25", 30), ("amc23", 40), ("math500", 500)):
+        prompts = pq.read_table(Path(root, "math", "evaluation", f"{name}.parquet")).column("prompt").to_pylist()
+        texts = [(json.loads(p) if isinstance(p, str) else p)[-1]["content"] for p in prompts]
+        questions = [strip_instruction(text, "boxed") for text in texts]
+        assert len(questions) == rows
+        assert not any("put your final answer" in question for question in questions)
+        # Three questions end in whitespace of their own, which is dropped.
+        changed = [i for i, text in enumerate(texts) if add_instruction(questions[i], "boxed") != text]
+        assert changed == {"aime25": [1, 19], "amc23": [30]}.get(name, [])

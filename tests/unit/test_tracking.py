@@ -1,0 +1,482 @@
+"""The MLflow index: equal when written twice, equal when rebuilt, and enough to know where a checkpoint came from."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selfdistill.files import pretty_json, write_atomically
+from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.plan.workspace import Workspace
+from selfdistill.store import ROOT, Artifact, all_artifacts, find
+from selfdistill.tracking import Place, Report, TrackingError, track
+from selfdistill.tracking.labels import Label
+from selfdistill.tracking.metrics import MetricsLog
+from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, flatten, legal
+
+_SAMPLING = {"max_tokens": 16}
+_TOY = {"kind": "toy", "families": ["id"]}
+CONFIG: dict[str, Any] = {
+    "questions": {"plain": "{question}"},
+    "reprompts": {
+        name: {"frame": "{prompt}{solution}", "solution": " {successful_previous_attempt}"}
+        for name in ("training", "analysis")
+    },
+    "lexicon": ["wait"],
+    "datasets": {"drill": {"source": {**_TOY, "count": 4}}, "exam": {"source": {**_TOY, "count": 2}}},
+    "models": {
+        "tiny": {
+            "pretrain": {"steps": 2, "optimiser": {"learning_rate": 1e-3}, "max_final_loss": 9.0},
+            "question": "plain",
+            "engine": "torch",
+            "max_positions": 64,
+            "max_prompt_tokens": 32,
+            **{f"{use}_sampling": _SAMPLING for use in ("training", "evaluation", "analysis")},
+        }
+    },
+    "benchmarks": {"exam": {"dataset": "exam", "domain": "ood", "samples": 2}},
+    "recipes": {
+        name: {
+            "method": {"name": name},
+            "steps": 4,
+            "prompts_per_step": 2,
+            "prompts_per_update": 2,
+            "optimiser": {"learning_rate": 1e-3},
+            "checkpoint_every": 2,
+        }
+        for name in ("grpo", "sdpo")
+    },
+    "experiments": {
+        f"tiny_{name}": {
+            "model": "tiny",
+            "recipe": name,
+            "dataset": "drill",
+            "benchmarks": ["exam"],
+            "seeds": [0, 1] if name == "grpo" else [0],
+            "evaluate": "all",
+        }
+        for name in ("grpo", "sdpo")
+    },
+}
+_COMMIT = "c" * 40
+_REWARDS = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
+
+
+def plan(config: dict[str, Any] = CONFIG) -> None:
+    for name in config["experiments"]:
+        Workspace(config).view_inputs("ood", name)
+
+
+def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
+    """A payload, numbers and provenance as the stages leave them."""
+    for upstream in artifact.input_ids.values():
+        if not Artifact(find(upstream)).is_sealed:
+            fill(Artifact(find(upstream)))
+    params, folder = artifact.recipe["params"], artifact.payload
+    summary: dict[str, Any] = {"rows": 3}
+    if artifact.stage == "train":
+        write_metrics(artifact, range(1, 5))
+        for step in (2, 4):
+            write_atomically(folder / f"checkpoints/step-{step}/config.json", "{}")
+            write_atomically(folder / f"checkpoints/step-{step}/weights", f"{artifact.key} {step}")
+    elif artifact.stage == "pretrain":
+        write_atomically(folder / "model/config.json", "{}")
+    elif artifact.stage == "evaluate":
+        summary = {f"step-{step}": {"mean_reward": reward + step / 100} for step in params["steps"]}
+    write_atomically(folder / "table", artifact.key)
+    write_provenance(artifact, sealed=seal)
+    if seal:
+        artifact.seal(summary)
+
+
+def write_metrics(artifact: Artifact, steps: range, offset: float = 0.0) -> None:
+    rows = [{"step": s, "reward_mean": _REWARDS[s] + offset, "seconds_step": 2.0} for s in steps]
+    write_atomically(artifact.metrics, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def write_provenance(artifact: Artifact, *, sealed: bool) -> None:
+    attempt = {
+        "started": "2026-01-02T03:04:05+00:00",
+        "finished": "2026-01-02T03:05:05+00:00" if sealed else None,
+        "sealed": sealed,
+        "commit": _COMMIT,
+        "dirty": None,
+        "host": "here",
+        "user": "me",
+    }
+    write_atomically(artifact.folder / "provenance.json", pretty_json({"attempts": [attempt]}))
+
+
+def of_stage(stage: str) -> list[Artifact]:
+    return [artifact for artifact in all_artifacts() if artifact.stage == stage]
+
+
+def quietly(**options: Any) -> Report:
+    return track(say=lambda _: None, **options)
+
+
+def content() -> dict[str, Any]:
+    """Everything active in the store, without the ids that MLflow makes up."""
+    from mlflow import MlflowClient
+
+    client = MlflowClient(Place.choose().uri)
+    experiments = {e.experiment_id: e.name for e in client.search_experiments() if e.name != "Default"}
+    models = {m.model_id: m for m in client.search_logged_models(list(experiments))}
+    runs = client.search_runs(list(experiments), max_results=1000)
+    names = {run.info.run_id: run.data.tags["artifact"] for run in runs}
+    found: dict[str, Any] = {}
+    for run in runs:
+        info, data = run.info, run.data
+        assert names[info.run_id] not in found, "two active runs of one artifact"
+        found[names[info.run_id]] = {
+            "experiment": experiments[info.experiment_id],
+            "info": [info.run_name, info.status, info.start_time, info.end_time],
+            "params": data.params,
+            "tags": data.tags,
+            "metrics": {
+                name: sorted((m.step, m.timestamp, m.value) for m in client.get_metric_history(info.run_id, name))
+                for name in data.metrics
+            },
+            "datasets": sorted((d.dataset.name, d.dataset.digest, d.tags[0].value) for d in run.inputs.dataset_inputs),
+            "uses": sorted(models[m.model_id].tags["id"] for m in run.inputs.model_inputs),
+            "makes": sorted((models[m.model_id].tags["id"], m.step) for m in run.outputs.model_outputs),
+            "files": sorted(item.path for item in client.list_artifacts(info.run_id)),
+        }
+    for model in models.values():
+        metrics = sorted(
+            (m.key, m.step, m.value, m.dataset_name, names.get(m.run_id, "a deleted run")) for m in model.metrics or []
+        )
+        found[model.tags["id"]] = [model.name, model.model_type, model.params, model.tags, metrics]
+    return found
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path) -> Path:
+    """A planned project; a database with tables and no runs stands in for twelve seconds of migrations."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    plan()
+    from selfdistill.tracking import index
+
+    def copy(uri: str) -> None:
+        shutil.copy(database, uri.removeprefix("sqlite:///"))
+
+    monkeypatch.setattr(index, "prepare_database", copy)
+    return tmp_path
+
+
+@pytest.fixture
+def project(empty: Path) -> Path:
+    for artifact in all_artifacts():
+        if not artifact.is_sealed:
+            fill(artifact)
+    return empty
+
+
+@pytest.fixture(scope="module")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    from selfdistill.tracking.index import prepare_database
+
+    path = tmp_path_factory.mktemp("mlflow") / "empty.db"
+    prepare_database(f"sqlite:///{path}")
+    yield path
+
+
+def test_tracking_twice_changes_nothing(project: Path) -> None:
+    first = quietly()
+    assert first.created == first.runs == len(all_artifacts())
+    before = content()
+    assert quietly().is_unchanged
+    again = quietly(everything=True)
+    assert (again.created, again.updated, again.replaced, again.removed, again.points) == (0, 0, 0, 0, 0)
+    assert content() == before
+
+
+def test_a_deleted_store_is_rebuilt_equal(project: Path) -> None:
+    write_atomically(Path("results/ood/tiny_grpo.csv"), "a,b\n")
+    write_atomically(Path("results/report.html"), "<p>report</p>")
+    quietly()
+    before = content()
+    assert before["views/results"]["files"] == ["ood", "report.html"]
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == before
+
+
+def test_runs_have_the_names_people_use(project: Path) -> None:
+    quietly()
+    names = {run["info"][0]: run for run in content().values() if isinstance(run, dict)}
+    assert {"tiny_grpo seed 0", "tiny_grpo seed 1", "tiny_sdpo seed 0", "tiny", "tiny on exam"} <= set(names)
+    assert {"tiny_sdpo seed 0 on exam", "words: tiny_sdpo seed 0 on exam"} <= set(names)
+    trained = names["tiny_sdpo seed 0"]
+    assert trained["tags"]["method"] == "sdpo (solution)"
+    assert trained["tags"]["seed"] == "0"
+    assert trained["tags"]["experiment"] == "tiny_sdpo"
+    assert trained["params"]["optimiser.learning_rate"] == "0.001"
+    assert all(
+        set(run["tags"]) - OUR_TAGS == {"project", "selfdistill.mark", "mlflow.runName"} for run in names.values()
+    )
+
+
+def test_training_shows_metrics_by_step_and_what_evaluations_say(project: Path) -> None:
+    quietly()
+    found = content()
+    run = next(r for r in found.values() if isinstance(r, dict) and r["info"][0] == "tiny_grpo seed 1")
+    started = run["info"][2]
+    assert run["metrics"]["reward_mean"] == [(s, started + 2000 * s, _REWARDS[s]) for s in (1, 2, 3, 4)]
+    assert [(step, value) for step, _, value in run["metrics"]["id-2/mean_reward"]] == [(2, 0.52), (4, 0.54)]
+    artifact = run["tags"]["artifact"]
+    shown = {metric[:4] for metric in found[f"{artifact}@4"][4]}
+    assert ("mean_reward", 4, 0.54, "id-2") in shown
+
+
+def test_new_lines_of_an_unfinished_run_are_appended(empty: Path) -> None:
+    artifact = of_stage("train")[0]
+    fill(artifact, seal=False)
+    write_metrics(artifact, range(1, 3))
+    with artifact.metrics.open("a") as stream:
+        stream.write('{"step": 3, "rew')
+    assert quietly().points
+    run = content()[f"train/{artifact.key}"]
+    assert run["info"][1] == "KILLED"
+    assert [step for step, _, _ in run["metrics"]["reward_mean"]] == [1, 2]
+
+    write_metrics(artifact, range(1, 5))
+    report = quietly()
+    assert (report.updated, report.replaced, report.points) == (1, 0, 4)
+    run = content()[f"train/{artifact.key}"]
+    assert [step for step, _, _ in run["metrics"]["reward_mean"]] == [1, 2, 3, 4]
+
+    fill(artifact)
+    report = quietly()
+    assert (report.updated, report.replaced) == (1, 0)
+    run = content()[f"train/{artifact.key}"]
+    assert run["info"][1] == "FINISHED"
+    assert [step for _, step in run["makes"]] == [2, 4]
+    before = content()
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == before
+
+
+def test_a_run_that_resumed_from_an_earlier_state_shows_no_step_twice(empty: Path) -> None:
+    artifact = of_stage("train")[0]
+    fill(artifact, seal=False)
+    write_metrics(artifact, range(1, 4))
+    quietly()
+    write_metrics(artifact, range(1, 3))
+    rows = artifact.metrics.read_text() + '{"step": 3, "reward_mean": 0.9}\n'
+    write_atomically(artifact.metrics, rows)
+    assert quietly().replaced == 1
+    run = content()[f"train/{artifact.key}"]
+    assert [(step, value) for step, _, value in run["metrics"]["reward_mean"]] == [(1, 0.1), (2, 0.2), (3, 0.9)]
+
+
+def test_a_job_that_holds_its_lock_is_shown_as_running(empty: Path) -> None:
+    from filelock import FileLock
+
+    artifact = of_stage("train")[0]
+    fill(artifact, seal=False)
+    with FileLock(artifact.folder / ".lock"):
+        quietly()
+    assert content()[f"train/{artifact.key}"]["info"][1] == "RUNNING"
+    assert quietly().updated == 1
+    assert content()[f"train/{artifact.key}"]["info"][1] == "KILLED"
+
+
+def test_discarded_and_remade_artifacts_leave_no_old_numbers(project: Path) -> None:
+    quietly()
+    old = content()
+    evaluation = next(a for a in of_stage("evaluate") if a.recipe["params"]["steps"] == [2, 4])
+    words = next(a for a in of_stage("epistemics") if a.input_ids["rollouts"] == f"evaluate/{evaluation.key}")
+    for artifact in (words, evaluation):
+        artifact.unseal()
+    report = quietly()
+    assert report.removed == 2
+    now = content()
+    trained = now[evaluation.input_ids["model"]]
+    assert f"evaluate/{evaluation.key}" not in now
+    assert "id-2/mean_reward" not in trained["metrics"]
+    assert not now[f"{evaluation.input_ids['model']}@4"][4]
+
+    for artifact in (evaluation, words):
+        fill(artifact, reward=0.9)
+    quietly()
+    now = content()
+    assert [m[2] for m in now[f"{evaluation.input_ids['model']}@4"][4] if m[0] == "mean_reward"] == [0.94]
+    assert set(now) == set(old)
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == now
+
+
+def test_a_changed_config_renames_the_superseded_run_and_keeps_it(project: Path) -> None:
+    quietly()
+    changed = json.loads(json.dumps(CONFIG))
+    changed["recipes"]["sdpo"]["optimiser"]["learning_rate"] = 5e-4
+    old = next(a for a in of_stage("train") if a.recipe["params"]["method"]["name"] == "sdpo")
+    plan(changed)
+    report = quietly()
+    assert (report.created, report.replaced, report.removed) == (0, 0, 0)
+    run = content()[f"train/{old.key}"]
+    assert run["info"][0] == f"train/{old.slug}"
+    assert "experiment" not in run["tags"]
+    before = content()
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == before
+
+
+def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(project: Path) -> None:
+    from mlflow import MlflowClient
+
+    from selfdistill.tracking.index import MARK
+
+    quietly()
+    before = content()
+    client = MlflowClient(Place.choose().uri)
+    artifact = of_stage("train")[0]
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.artifact = 'train/{artifact.key}'")
+    mark = json.loads(run.data.tags[MARK])
+    client.set_tag(run.info.run_id, MARK, json.dumps({"links": mark["links"], "measures": mark["measures"]}))
+    client.set_tag(run.info.run_id, "mlflow.note.content", "the one in figure 2")
+    report = quietly(everything=True)
+    assert report.replaced >= 1
+    after = content()
+    assert after[f"train/{artifact.key}"]["tags"].pop("mlflow.note.content") == "the one in figure 2"
+    assert after == before
+
+
+def test_two_processes_at_once_write_one_store(project: Path, database: Path) -> None:
+    code = (
+        "import shutil, sys\n"
+        "from selfdistill.tracking import index, track\n"
+        "index.prepare_database = lambda uri: shutil.copy(sys.argv[1], uri.removeprefix('sqlite:///'))\n"
+        "track()\n"
+    )
+    command = [sys.executable, "-c", code, str(database)]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    said = [process.communicate(timeout=120) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sum("is up to date" in out for out, _ in said) == 1
+    assert sum("holds" in out for out, _ in said) == 1
+    assert quietly().is_unchanged
+    assert quietly(everything=True).created == 0
+
+
+def test_nothing_changed_is_found_out_without_importing_mlflow(project: Path) -> None:
+    quietly()
+    code = "import sys; from selfdistill.tracking import track; track(); print('mlflow' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == ["MLflow: results/mlflow/mlflow.db is up to date.", "False"]
+
+
+def test_lineage_of_every_checkpoint_is_recovered_from_mlflow_alone(project: Path) -> None:
+    from selfdistill.tracking.lineage import checkpoints
+
+    quietly()
+    runs = {f"train/{a.key}": a for a in of_stage("train")}
+    expected = {name: Artifact(a.folder).manifest for name, a in runs.items()}
+    datasets = {a.slug: f"dataset/{a.key}" for a in of_stage("dataset")}
+    (base,) = of_stage("pretrain")
+    place = Place.choose()
+    shutil.move("results/artifacts", "elsewhere")
+    found = checkpoints(place)
+    assert sorted((c.artifact, c.step) for c in found) == sorted((name, step) for name in runs for step in (2, 4))
+    for checkpoint in found:
+        manifest, folder = expected[checkpoint.artifact], f"payload/checkpoints/step-{checkpoint.step}/"
+        files = {n.removeprefix(folder): f["sha256"] for n, f in manifest["files"].items() if n.startswith(folder)}
+        assert len(files) == 2
+        assert checkpoint.sha256 == sha256_text(canonical_json(files))
+        assert sha256_text(canonical_json(checkpoint.recipe))[:12] == checkpoint.artifact.removeprefix("train/")
+        assert checkpoint.recipe["params"]["seed"] == checkpoint.seed
+        assert checkpoint.commit == _COMMIT
+        assert checkpoint.base_model == f"pretrain/{base.key}"
+        parent = f"{checkpoint.artifact}@2" if checkpoint.step == 4 else f"pretrain/{base.key}@0"
+        assert checkpoint.parent == parent
+        assert checkpoint.dataset == datasets["id-4"]
+        assert len(checkpoint.dataset_sha256) == 64
+
+
+def test_a_server_that_is_down_is_one_line_and_only_a_warning_in_hooks(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(TrackingError, match=r"server http://127.0.0.1:9 does not answer"):
+        quietly()
+    command = [sys.executable, "-m", "selfdistill.cli", "track"]
+    strict = subprocess.run(command, capture_output=True, text=True)
+    assert (strict.returncode, strict.stderr.count("\n")) == (2, 1)
+    hook = subprocess.run([*command, "--quiet", "--best-effort"], capture_output=True, text=True)
+    assert (hook.returncode, hook.stdout, hook.stderr.count("\n")) == (0, "", 1)
+    assert hook.stderr.startswith("warning: MLflow was not updated: the MLflow server")
+
+
+def test_a_file_store_is_refused_with_the_way_out(project: Path) -> None:
+    with pytest.raises(TrackingError, match="Use sqlite:///"):
+        quietly(store="file:./mlruns")
+
+
+def test_a_broken_database_is_one_error_that_says_how_to_rebuild(project: Path) -> None:
+    quietly()
+    Path("results/mlflow/mlflow.db").write_text("no database")
+    with pytest.raises(TrackingError, match=re.escape("rm results/mlflow/mlflow.db; selfdistill track")):
+        quietly(everything=True)
+
+
+def test_a_tampered_artifact_is_left_out_and_named(project: Path) -> None:
+    artifact = of_stage("epistemics")[0]
+    recipe = json.loads((artifact.folder / "spec.json").read_text())
+    recipe["params"]["words"] = ["other"]
+    (artifact.folder / "spec.json").write_text(pretty_json(recipe))
+    report = quietly()
+    assert len(report.problems) == 1
+    assert "was changed after planning" in report.problems[0]
+    assert f"epistemics/{artifact.key}" not in content()
+
+
+def test_a_parameter_too_long_for_mlflow_is_cut_visibly() -> None:
+    flat = flatten({"a": {"text": "x" * 7000, "list": [1, "b"], "none": None}, "on": True})
+    assert flat["a.list"] == '[1, "b"]'
+    assert (flat["a.none"], flat["on"]) == ("null", "true")
+    assert len(flat["a.text"]) == MOST_PARAM
+    assert f"sha256 {sha256_text('x' * 7000)}, whole in spec.json]" in flat["a.text"]
+
+
+def test_names_that_mlflow_refuses_stay_distinct() -> None:
+    assert legal("word:wait") == "word:wait"
+    assert legal("a@b") != legal("a#b")
+    assert len(legal("n" * 300)) <= 250
+
+
+def test_long_runs_are_thinned_by_a_rule_that_does_not_depend_on_how_far_they_are(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    rows = [json.dumps({"step": step, "loss": 1.0}) + "\n" for step in range(1, 2501)]
+    path.write_text("".join(rows[:700]))
+    part = MetricsLog.read(path, started_ms=0, steps=2500)
+    path.write_text("".join(rows))
+    whole = MetricsLog.read(path, started_ms=0, steps=2500)
+    assert whole.continues(part.size, part.sha256)
+    first, rest = list(part.points()), list(whole.points(after=part.size))
+    assert first + rest == list(whole.points())
+    assert [point.step for point in first[:3]] == [1, 3, 6]
+    assert len(first + rest) == 834
+
+
+def test_an_artifact_of_several_experiments_has_the_shortest_name() -> None:
+    label = Label({"toy_sdpo_d8", "toy_sdpo"}, {"seed": 2, "experiment": "toy_sdpo_d8"})
+    assert label.name("train") == "toy_sdpo seed 2"
+
+
+def test_the_root_of_the_store_is_the_default_one() -> None:
+    assert os.fspath(ROOT) == "results/artifacts"
