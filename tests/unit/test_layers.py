@@ -39,7 +39,12 @@ LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts"}
 
 
 def unit_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return as_unit(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
+
+
+def as_unit(name: str) -> str:
+    """The warm start and the launcher are two halves of one unit, and import each other."""
+    return "launch" if name == "warm" else name
 
 
 def modules() -> list[Path]:
@@ -66,7 +71,7 @@ def first_party(path: Path) -> Iterator[tuple[int, str]]:
     """(line, unit) of every import of another unit of the package."""
     for line, name in imported(path):
         package, _, rest = name.partition(".")
-        unit = rest.split(".")[0]
+        unit = as_unit(rest.split(".")[0])
         if package == "selfdistill" and unit != unit_of(path):
             yield line, unit
 

@@ -17,7 +17,7 @@ from selfdistill.schema.sources import ToySource
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 from selfdistill.toy.mixture import KINDS, REPROMPT, Text, TextMaker
-from selfdistill.toy.pretraining import IGNORED, build_model, encode, learning_rate, pretrain
+from selfdistill.toy.pretraining import IGNORED, build_model, encode, pretrain
 from selfdistill.toy.problems import FAMILIES, Problem, draw, generate
 from selfdistill.toy.tokenizer import END, EPISTEMIC_WORDS, START, build_tokenizer, vocabulary
 
@@ -238,16 +238,3 @@ def test_the_first_loss_is_that_of_a_uniform_guess(tmp_path):
 def test_the_recommended_size_has_about_139_thousand_parameters(tokenizer):
     model = build_model(ToyArchitecture(), tokenizer)
     assert 130_000 < sum(parameter.numel() for parameter in model.parameters()) < 150_000
-
-
-def test_the_learning_rate_warms_up_and_falls_to_its_final_share():
-    optimiser = small_spec(
-        optimiser={
-            "learning_rate": 1.0,
-            "warmup_steps": 10,
-            "schedule": "cosine",
-            "final_fraction": 0.1,
-        }
-    ).optimiser
-    rates = [learning_rate(optimiser, step, 110) for step in (1, 10, 60, 110)]
-    assert rates == pytest.approx([0.1, 1.0, 0.55, 0.1])

@@ -91,7 +91,7 @@ def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
     elif artifact.stage == "pretrain":
         write_atomically(folder / "model/config.json", "{}")
     elif artifact.stage == "evaluate":
-        summary = {f"step-{step}": {"mean_reward": reward + step / 100} for step in params["steps"]}
+        summary = {f"step-{step}": {"mean_reward": round(reward + step / 100, 2)} for step in params["steps"]}
     write_atomically(folder / "table", artifact.key)
     write_provenance(artifact, sealed=seal)
     if seal:

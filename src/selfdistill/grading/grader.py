@@ -1,0 +1,122 @@
+"""From completions to grades: extraction, the fast path, and the pool for what is left."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from selfdistill.grading.extraction import extract_box, extract_choice
+from selfdistill.grading.pool import WorkerPool
+
+if TYPE_CHECKING:
+    # The settings models load pydantic, several times slower than all of this package.
+    from selfdistill.schema.common import Grader
+
+Outcome = Literal["correct", "wrong", "unparsed", "timeout"]
+
+#: Longer answers are not compared: no answer of the benchmarks is longer than 53 characters, and length is what makes
+#: parsers hang.
+MAX_ANSWER_CHARACTERS = 256
+
+_INTEGER = re.compile(r"[+-]?[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """Verdict on one completion; `extracted` is the answer that was judged, "" where none was found."""
+
+    outcome: Outcome
+    reward: float
+    extracted: str
+
+
+def grade(
+    completions: Sequence[str],
+    golds: Sequence[str],
+    stop_reasons: Sequence[str],
+    grader: Grader,
+    pool: WorkerPool | None = None,
+) -> list[Grade]:
+    """Grade completions against gold answers; reward 1.0 for correct, else 0.0.
+
+    Equal (answer, gold) pairs are compared once. `pool` defaults to one worker process for the whole program, started
+    when first needed. Raises ValueError for unequal lengths or an unknown stop reason, UserError for a gold answer
+    that is empty or no letter, RuntimeError where workers cannot start.
+    """
+    if not len(completions) == len(golds) == len(stop_reasons):
+        raise ValueError(
+            f"unequal lengths: {len(completions)} completions, {len(golds)} golds, {len(stop_reasons)} stop reasons"
+        )
+    unknown = set(stop_reasons) - {"eos", "length"}
+    if unknown:
+        raise ValueError(f"unknown stop reasons {sorted(unknown)}; known: eos, length")
+    golds = [gold.strip() for gold in golds]
+    _check_golds(golds, grader)
+    answers = [_extract(completion, grader) for completion in completions]
+    is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
+    pairs = list(zip(answers, golds, strict=True))
+    # A completion that may not count is never compared; neither is an absent answer.
+    verdicts = _judge([pair for pair, cut in zip(pairs, is_cut, strict=True) if pair[0] and not cut], grader, pool)
+    outcomes: list[Outcome] = [
+        "unparsed" if not pair[0] else "wrong" if cut else verdicts[pair]
+        for pair, cut in zip(pairs, is_cut, strict=True)
+    ]
+    return [
+        Grade(outcome, float(outcome == "correct"), answer) for outcome, answer in zip(outcomes, answers, strict=True)
+    ]
+
+
+def decide_quickly(answer: str, gold: str) -> Outcome | None:
+    """The verdict where no algebra is needed, else None: identical, two plain integers, or too long to compare."""
+    if answer == gold:
+        return "correct"
+    if len(answer) > MAX_ANSWER_CHARACTERS:
+        return "unparsed"
+    if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
+        return "correct" if int(answer) == int(gold) else "wrong"
+    return None
+
+
+def _extract(completion: str, grader: Grader) -> str:
+    if grader.kind == "choice":
+        return extract_choice(completion, grader.choices)
+    return extract_box(completion, grader.scope_characters)
+
+
+def _judge(pairs: Sequence[tuple[str, str]], grader: Grader, pool: WorkerPool | None) -> dict[tuple[str, str], Outcome]:
+    """Verdict of each distinct (answer, gold) pair."""
+    if grader.kind == "choice":
+        return {pair: "correct" if pair[0] == pair[1].upper() else "wrong" for pair in pairs}
+    quick = {pair: decide_quickly(*pair) for pair in pairs}
+    pending = [pair for pair, verdict in quick.items() if verdict is None]
+    if pending:
+        outcomes = (pool or _shared_pool()).compare(pending, grader.timeout_seconds)
+        quick.update(zip(pending, outcomes, strict=True))
+    return quick
+
+
+def _check_golds(golds: Sequence[str], grader: Grader) -> None:
+    letters = set(grader.choices.upper()) if grader.kind == "choice" else None
+    for gold in golds:
+        if not gold or (letters is not None and gold.upper() not in letters):
+            from selfdistill.schema.errors import UserError
+
+            wanted = "a gold answer" if letters is None else f"one of the letters {grader.choices}"
+            raise UserError(f"column answer holds `{gold}` where {wanted} belongs; mend the data set or its field map.")
+
+
+_shared: WorkerPool | None = None
+_shared_owner = 0
+
+
+def _shared_pool() -> WorkerPool:
+    """One pool per process; a forked child must not talk through its parent's pipes."""
+    global _shared, _shared_owner
+    if _shared is None or _shared_owner != os.getpid():
+        _shared, _shared_owner = WorkerPool(), os.getpid()
+        atexit.register(_shared.close)
+    return _shared

@@ -1,0 +1,179 @@
+"""Worker processes that compare answers and are killed at a time limit.
+
+Workers are fresh interpreters that speak lines over pipes. Not `multiprocessing`: a fork of a process with threads
+or a GPU is unsafe, and a spawn would import the caller's main module, torch included. One comparison per worker is
+under way at a time, so the clock of the limit starts when its worker gets it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import selectors
+import subprocess
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from selfdistill.grading.grader import Outcome
+
+#: A worker imports a computer-algebra system; on a busy shared file system that can take long.
+STARTUP_SECONDS = 300.0
+_PACKAGE_ROOT = Path(__file__).resolve().parents[2]
+
+
+@dataclass(eq=False)
+class _Worker:
+    process: subprocess.Popen[bytes]
+    deadline: float
+    job: int | None = None
+    is_ready: bool = False
+
+
+@dataclass
+class _Batch:
+    """One call: its pairs, what is still to do, and the outcomes so far."""
+
+    pairs: Sequence[tuple[str, str]]
+    timeout_seconds: float
+    waiting: deque[int]
+    outcomes: dict[int, Outcome] = field(default_factory=dict)
+    retried: set[int] = field(default_factory=set)
+
+    def give_back(self, job: int) -> None:
+        """A worker died over a job: once is chance (a signal, the memory killer), twice is the job's own doing."""
+        if job in self.retried:
+            self.outcomes[job] = "timeout"
+        else:
+            self.retried.add(job)
+            self.waiting.append(job)
+
+
+class WorkerPool:
+    """Compares (answer, gold) pairs with math-verify; a context manager.
+
+    Workers start when first needed and live until `close`. A worker that runs into the limit is killed and replaced.
+    """
+
+    def __init__(self, processes: int = 1) -> None:
+        if processes < 1:
+            raise ValueError(f"processes must be at least 1, not {processes}")
+        self._processes = processes
+        self._workers: list[_Worker] = []
+        self._selector = selectors.DefaultSelector()
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def process_ids(self) -> list[int]:
+        """The processes alive now; empty before the first comparison that needs one."""
+        return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
+
+    def compare(self, pairs: Sequence[tuple[str, str]], timeout_seconds: float) -> list[Outcome]:
+        """Outcome of each (answer, gold) pair, in order: correct, wrong, unparsed or timeout.
+
+        `timeout_seconds` bounds one comparison. A comparison that twice kills its worker counts as timeout too.
+        Raises RuntimeError where a worker cannot start (its own message is on standard error).
+        """
+        batch = _Batch(pairs, timeout_seconds, deque(range(len(pairs))))
+        with self._lock:
+            try:
+                while len(batch.outcomes) < len(pairs):
+                    self._assign(batch)
+                    self._collect(batch)
+            except BaseException:
+                # Interrupted: an answer still under way must not be read as that of a later call.
+                self._kill([worker for worker in self._workers if worker.job is not None or not worker.is_ready])
+                raise
+        return [batch.outcomes[job] for job in range(len(pairs))]
+
+    def close(self) -> None:
+        """End all workers; a later `compare` starts new ones. Does nothing in a forked child."""
+        if os.getpid() == self._owner:
+            self._kill(list(self._workers))
+
+    def _assign(self, batch: _Batch) -> None:
+        self._kill([worker for worker in self._workers if worker.job is None and worker.process.poll() is not None])
+        while len(self._workers) < min(self._processes, len(batch.pairs) - len(batch.outcomes)):
+            self._start()
+        for worker in [worker for worker in self._workers if worker.is_ready and worker.job is None]:
+            if not batch.waiting:
+                break
+            worker.job = batch.waiting.popleft()
+            worker.deadline = time.monotonic() + batch.timeout_seconds
+            answer, gold = batch.pairs[worker.job]
+            request = json.dumps({"answer": answer, "gold": gold, "timeout_seconds": batch.timeout_seconds})
+            try:
+                worker.process.stdin.write(request.encode() + b"\n")
+                worker.process.stdin.flush()
+            except BrokenPipeError:
+                self._lose(worker, batch)
+
+    def _collect(self, batch: _Batch) -> None:
+        busy = [worker for worker in self._workers if worker.job is not None or not worker.is_ready]
+        if not busy:
+            return
+        patience = max(0.0, min(worker.deadline for worker in busy) - time.monotonic())
+        for key, _ in self._selector.select(patience):
+            worker: _Worker = key.data
+            line = worker.process.stdout.readline().decode().strip()
+            if not line:
+                self._lose(worker, batch)
+            elif not worker.is_ready:
+                worker.is_ready = True
+            elif worker.job is not None:
+                batch.outcomes[worker.job] = line
+                worker.job = None
+        now = time.monotonic()
+        for worker in [w for w in self._workers if w.deadline <= now and (w.job is not None or not w.is_ready)]:
+            if worker.is_ready:
+                batch.outcomes[worker.job] = "timeout"
+                self._kill([worker])
+            else:
+                self._lose(worker, batch)
+
+    def _lose(self, worker: _Worker, batch: _Batch) -> None:
+        """A worker is gone by itself."""
+        self._kill([worker])
+        if not worker.is_ready:
+            raise RuntimeError(
+                "a grading worker could not start; its message is on standard error. Is math-verify installed?"
+            )
+        if worker.job is not None:
+            batch.give_back(worker.job)
+
+    def _start(self) -> None:
+        path = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
+        process = subprocess.Popen(
+            [sys.executable, "-m", "selfdistill.grading.worker"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
+        )
+        worker = _Worker(process, time.monotonic() + STARTUP_SECONDS)
+        self._workers.append(worker)
+        self._selector.register(process.stdout, selectors.EVENT_READ, worker)
+
+    def _kill(self, workers: Sequence[_Worker]) -> None:
+        for worker in workers:
+            self._selector.unregister(worker.process.stdout)
+            self._workers.remove(worker)
+            worker.process.kill()
+            worker.process.wait()
+            worker.process.stdout.close()
+            try:
+                worker.process.stdin.close()
+            except BrokenPipeError:
+                continue  # Bytes that a dead worker never read: there is nothing left to lose.

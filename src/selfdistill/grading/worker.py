@@ -1,0 +1,70 @@
+"""The worker's side: read a pair, compare, write the outcome; run as `python -m selfdistill.grading.worker`.
+
+math-verify's own limits are off. The parent kills this process at the limit; should the parent be gone, a watchdog
+thread of the interpreter ends it soon after, so that no runaway comparison outlives a job.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import logging
+import os
+import resource
+import signal
+import sys
+from collections.abc import Callable
+
+#: Address space of a worker: an answer of twenty characters can ask for more than the machine has.
+MEMORY_BYTES = 4 * 2**30
+#: How much later than the parent the watchdog acts.
+GRACE_SECONDS = 2.0
+
+
+def load_comparison() -> Callable[[str, str], str]:
+    """The function (answer, gold) -> outcome; importing math-verify takes most of a second."""
+    from math_verify import parse, verify
+
+    def compare(answer: str, gold: str) -> str:
+        try:
+            # A bare number without an anchor is not found by every extraction rule, so both sides are boxed.
+            parsed_gold = parse(f"\\boxed{{{gold}}}", parsing_timeout=None)
+            parsed_answer = parse(f"\\boxed{{{answer}}}", parsing_timeout=None)
+            if verify(parsed_gold, parsed_answer, timeout_seconds=None):
+                return "correct"
+        except Exception:  # Any text may come in, and the parser's errors are of every kind, MemoryError included.
+            return "unparsed"
+        # What could not be parsed comes back as the bare text, or as nothing.
+        is_parsed = any(not isinstance(item, str) for item in parsed_answer)
+        return "wrong" if is_parsed else "unparsed"
+
+    compare("\\frac{1}{2}", "0.5")  # Builds the parser's tables, which must not count against the first limit.
+    return compare
+
+
+def _limit_memory() -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_AS)
+    soft = MEMORY_BYTES if hard == resource.RLIM_INFINITY else min(MEMORY_BYTES, hard)
+    resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    # Nothing but outcomes may reach the pipe, whatever a library prints.
+    outcomes = os.fdopen(os.dup(sys.stdout.fileno()), "w")
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
+    _limit_memory()
+    logging.disable(logging.CRITICAL)
+    compare = load_comparison()
+    print("ready", file=outcomes, flush=True)
+    with open(os.devnull, "w") as nowhere:
+        for line in sys.stdin:
+            request = json.loads(line)
+            faulthandler.dump_traceback_later(request["timeout_seconds"] + GRACE_SECONDS, exit=True, file=nowhere)
+            outcome = compare(request["answer"], request["gold"])
+            faulthandler.cancel_dump_traceback_later()
+            print(outcome, file=outcomes, flush=True)
+
+
+if __name__ == "__main__":
+    main()

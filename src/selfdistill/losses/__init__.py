@@ -1,0 +1,17 @@
+"""Objectives as pure functions: tensors in, tensors out (paper.md 1.2, 1.5, 1.6).
+
+Shape suffixes: N tokens, V vocabulary, K the student's most likely tokens, R rows of a mini-batch, G group.
+"""
+
+from selfdistill.losses.aggregation import token_coefficients
+from selfdistill.losses.divergence import divergence
+from selfdistill.losses.policy import group_advantages, grpo_token_loss, importance_weights, token_logprobs
+
+__all__ = [
+    "divergence",
+    "group_advantages",
+    "grpo_token_loss",
+    "importance_weights",
+    "token_coefficients",
+    "token_logprobs",
+]

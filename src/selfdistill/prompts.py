@@ -1,0 +1,137 @@
+"""Questions, chat prompts and the text around them: wording, token ids, think tags, instructions, identity.
+
+Token ids are the interface: a chat template is rendered and tokenised once, by the tokenizer itself, and nobody
+tokenises its text again (a second pass would add a second BOS). Templates are filled literally: only the named slots
+are replaced, so `\\boxed{}` needs no escaping, neither in a template nor in a question.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Literal
+
+from selfdistill.schema.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+Message = dict[str, str]
+Instruction = Literal["none", "boxed", "answer_line"]
+
+#: What stands before and after a question, by kind of instruction: wire formats of paper.md 4.1.
+INSTRUCTIONS: dict[str, tuple[str, str]] = {
+    "none": ("", ""),
+    "boxed": ("", "\nPlease reason step by step, and put your final answer within \\boxed{}."),
+    "answer_line": (
+        "Solve the following math problem step by step. The last line of your response should be of the form "
+        "Answer: $Answer (without quotes) where $Answer is the answer to the problem.\n\n",
+        '\n\nRemember to put your answer on its own line after "Answer:".',
+    ),
+}
+
+_THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
+_UP_TO_THINK_END = re.compile(r"\A.*?</think>\s*", re.DOTALL)
+_THINK_TAG = re.compile(r"</?think>")
+_ID_CHARACTERS = 16
+
+
+def fill(template: str, slots: Mapping[str, str]) -> str:
+    """Replace each `{name}` of `slots` in one pass; other braces, and braces in the contents, stay as they are."""
+    names = "|".join(re.escape(name) for name in slots)
+    return re.sub(rf"\{{({names})\}}", lambda match: slots[match[1]], template)
+
+
+def render_question(template: str, question: str) -> str:
+    """Put a question into a question template.
+
+    Raises UserError where the template lacks the slot {question}: every prompt would be the same.
+    """
+    if "{question}" not in template:
+        raise UserError(
+            f"question_template `{template}` lacks the slot {{question}}; write it where the question goes."
+        )
+    return fill(template, {"question": question})
+
+
+def chat(question_text: str, system: str | None) -> list[Message]:
+    """The messages of one prompt: the system message where there is one, then the user's."""
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": question_text}]
+
+
+def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message], thinking: bool | None) -> list[int]:
+    """Token ids of a chat up to and including the generation header, straight from the chat template.
+
+    `thinking` is the template's enable_thinking; None passes nothing, so that the template's own default holds.
+    Raises UserError for a tokenizer without a chat template.
+    """
+    if not tokenizer.chat_template:
+        raise UserError(
+            f"the tokenizer of `{tokenizer.name_or_path}` has no chat template; "
+            "set chat_template in the model's entry, or use an instruction-tuned model."
+        )
+    options = {} if thinking is None else {"enable_thinking": thinking}
+    ids = tokenizer.apply_chat_template(
+        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+    )
+    return [int(token) for token in ids]
+
+
+def strip_thinking(text: str) -> str:
+    """Remove thinking by the two rules of paper.md 2.4.
+
+    First every `<think>...</think>`, then everything up to a remaining `</think>`, once: completions of models whose
+    chat template opens `<think>` in the prompt hold only the closing tag. Unfinished thinking stays: `leaks_thinking`.
+    """
+    return _UP_TO_THINK_END.sub("", _THINK_BLOCK.sub("", text), count=1)
+
+
+def leaks_thinking(text: str, is_open: bool = False) -> bool:
+    """Whether thinking survives `strip_thinking(text)`.
+
+    It does where a think tag is left over (unfinished or stray). `is_open` says that the prompt ended inside an open
+    `<think>`; then a text without any closing tag is thinking from end to end, which the text alone cannot show.
+    """
+    if is_open and "</think>" not in text:
+        return True
+    return _THINK_TAG.search(strip_thinking(text)) is not None
+
+
+def strip_instruction(text: str, kind: Instruction) -> str:
+    """Remove the instruction around a question, however often it was wrapped around it, and outer whitespace.
+
+    A text without the instruction comes back stripped of whitespace only; callers compare to count those.
+    """
+    prefix, suffix = (part.strip() for part in INSTRUCTIONS[kind])
+    text = text.strip()
+    while prefix and text.startswith(prefix):
+        text = text.removeprefix(prefix).strip()
+    while suffix and text.endswith(suffix):
+        text = text.removesuffix(suffix).strip()
+    return text
+
+
+def add_instruction(text: str, kind: Instruction) -> str:
+    """Wrap the instruction around a question exactly once, also where it is there already (paper.md 4.1)."""
+    prefix, suffix = INSTRUCTIONS[kind]
+    return f"{prefix}{strip_instruction(text, kind)}{suffix}"
+
+
+def normalise_question(text: str) -> str:
+    """The form in which two questions count as the same: no instruction, Unicode NFC, single spaces.
+
+    Case stays, since A and a may be two quantities; NFKC is not used, since it would merge x² with x2.
+    """
+    for kind in ("boxed", "answer_line"):
+        text = strip_instruction(text, kind)
+    return " ".join(unicodedata.normalize("NFC", text).split())
+
+
+def problem_id(question: str) -> str:
+    """Identity of a problem: the first 16 hex digits of the sha256 of its normalised question."""
+    # A lone surrogate (a file with broken escapes) must not stop a data set: it is hashed as it is.
+    normalised = normalise_question(question).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(normalised).hexdigest()[:_ID_CHARACTERS]

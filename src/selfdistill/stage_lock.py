@@ -1,0 +1,122 @@
+"""stages.lock.json: no change of a stage's code goes by without a decision whether results change.
+
+Keys hold the VERSION of a stage and nothing of its code, so that a reformatted line retrains nothing. The lock holds,
+for each stage, the version and a digest of the code behind it (`source_digest`). When the digest moves, a test fails until
+someone has said, with a reason that the review shows, that results stay the same, or has raised VERSION.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from selfdistill.files import pretty_json, write_atomically
+from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.stages import STAGES
+from selfdistill.source_digest import DIGEST_LENGTH, source_digests
+
+LOCK_FILE = Path("stages.lock.json")
+PACKAGE = Path(__file__).parent
+DECISIONS = ("bump", "same-results")
+#: Stands for every stage that has something to decide.
+ALL_STAGES = "all"
+
+
+def compute(package: Path = PACKAGE, versions: Mapping[str, int] | None = None) -> dict[str, dict[str, Any]]:
+    """Stage -> {version, digest, sources} of the code as it is. Raises UserError for a stage without a module."""
+    return {stage: _state(package, stage, version) for stage, version in _versions(versions).items()}
+
+
+def check(
+    lock_file: Path = LOCK_FILE, package: Path = PACKAGE, versions: Mapping[str, int] | None = None
+) -> list[str]:
+    """One line for each stage that needs a decision; empty when there is none."""
+    lock = _read(lock_file)
+    states = compute(package, versions)
+    problems = [_problem(stage, state, lock.get(stage)) for stage, state in states.items()]
+    left_over = [f"{lock_file}: there is no stage `{stage}`; remove its entry." for stage in lock.keys() - states.keys()]
+    return [problem for problem in problems if problem] + sorted(left_over)
+
+
+def update(
+    stage: str,
+    decision: str,
+    reason: str,
+    lock_file: Path = LOCK_FILE,
+    package: Path = PACKAGE,
+    versions: Mapping[str, int] | None = None,
+) -> list[str]:
+    """Record a decision about one stage, or about all that need one; returns their names.
+
+    Raises UserError for an unknown stage or decision, for a missing reason, and for a decision that contradicts VERSION.
+    """
+    lock, states = _read(lock_file), compute(package, versions)
+    if decision not in DECISIONS:
+        raise unknown("decision", decision, DECISIONS)
+    if not reason.strip():
+        raise UserError("a decision needs a reason: one sentence for the review (--reason).")
+    if stage not in states and stage != ALL_STAGES:
+        raise unknown("stage", stage, [*states, ALL_STAGES])
+    chosen = [stage] if stage != ALL_STAGES else [s for s in states if _problem(s, states[s], lock.get(s))]
+    for name in chosen:
+        lock[name] = _decided(name, decision, reason.strip(), states[name], lock.get(name))
+    write_atomically(lock_file, pretty_json(lock))
+    return chosen
+
+
+def _state(package: Path, stage: str, version: int) -> dict[str, Any]:
+    try:
+        sources = source_digests(package, f"{package.name}.stages.{stage}")
+    except FileNotFoundError as error:
+        raise UserError(f"stage `{stage}` has no module: {error} does not exist.") from None
+    return {"version": version, "digest": sha256_text(canonical_json(sources))[:DIGEST_LENGTH], "sources": sources}
+
+
+def _problem(stage: str, state: dict[str, Any], entry: dict[str, Any] | None) -> str:
+    """What has to be decided about a stage; empty for nothing."""
+    record = f'selfdistill lock {stage} --bump --reason "..."'
+    if entry is None:
+        return f"{stage}: not in {LOCK_FILE} yet. Record it: {record}"
+    if state["version"] < entry["version"]:
+        return f"{stage}: VERSION {state['version']} is lower than the recorded {entry['version']}. Versions only grow."
+    if state["version"] > entry["version"]:
+        return f"{stage}: VERSION was raised to {state['version']}. Record why: {record}"
+    if state["digest"] == entry["digest"]:
+        return ""
+    old, new = entry["sources"], state["sources"]
+    moved = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+    return (
+        f"{stage}: its code changed ({', '.join(moved)}). If results stay the same: selfdistill lock {stage} "
+        f'--same-results --reason "...". If they change, raise VERSION in schema/stages.py, then: {record}'
+    )
+
+
+def _decided(
+    stage: str, decision: str, reason: str, state: dict[str, Any], entry: dict[str, Any] | None
+) -> dict[str, Any]:
+    """The new entry of a stage: its reasons by version, and the last reason why results stayed the same."""
+    known = entry or {"version": 0, "reasons": {}}
+    is_raised = state["version"] > known["version"]
+    if decision == "bump" and not is_raised:
+        raise UserError(f"{stage}: raise VERSION above {known['version']} in schema/stages.py first, then record it.")
+    if decision == "same-results" and is_raised and entry:
+        raise UserError(f"{stage}: VERSION was raised to {state['version']}, which says that results change: --bump.")
+    if is_raised:
+        return state | {"reasons": known["reasons"] | {str(state["version"]): reason}}
+    return state | {"reasons": known["reasons"], "same_results": reason}
+
+
+def _versions(versions: Mapping[str, int] | None) -> Mapping[str, int]:
+    return {stage: spec.VERSION for stage, spec in STAGES.items()} if versions is None else versions
+
+
+def _read(lock_file: Path) -> dict[str, Any]:
+    if not lock_file.is_file():
+        return {}
+    try:
+        return json.loads(lock_file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{lock_file} is not JSON: {error}") from None

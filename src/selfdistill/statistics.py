@@ -1,0 +1,185 @@
+"""Scores with their uncertainty: avg@k, pass@k, maj@k, intervals, paired comparisons, corrections.
+
+The unit of every interval is the problem: the samples of one problem are averaged first, then problems are resampled.
+Shapes: P problems, K samples per problem. Intervals are two-sided. scipy is imported where it is used, since most
+callers only need a mean.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from math import comb
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Array = NDArray[np.float64]
+
+#: Resampled indices held at once (about 32 MB), so that a bootstrap over many problems stays small.
+_CHUNK = 4_000_000
+
+
+class Interval(NamedTuple):
+    """Lower and upper end."""
+
+    low: float
+    high: float
+
+
+class Difference(NamedTuple):
+    """Mean of a - b over problems, with its interval."""
+
+    difference: float
+    low: float
+    high: float
+
+
+class McNemar(NamedTuple):
+    """Problems that only a, or only b, gets right, and the exact two-sided p-value."""
+
+    only_a: int
+    only_b: int
+    p_value: float
+
+
+def avg_at_k(correct_PK: ArrayLike) -> Array:
+    """Share of correct samples of each problem, [P]; its mean over problems is avg@k (the paper's acc@16)."""
+    return _binary(correct_PK).mean(axis=1)
+
+
+def pass_at_k(correct_PK: ArrayLike, k: int) -> Array:
+    """Unbiased chance that at least one of k samples is correct, [P]: 1 - C(n-c, k) / C(n, k) of n samples, c correct.
+
+    Raises ValueError unless 1 <= k <= n.
+    """
+    correct = _binary(correct_PK)
+    samples = correct.shape[1]
+    if not 1 <= k <= samples:
+        raise ValueError(f"pass@{k} needs at least {max(k, 1)} samples and k >= 1; there are {samples} samples")
+    # Exact integers: the usual product of ratios drifts, and binomials of floats overflow.
+    counts, inverse = np.unique(correct.sum(axis=1).astype(int), return_inverse=True)
+    subsets = comb(samples, k)
+    return np.array([1.0 - comb(samples - int(right), k) / subsets for right in counts])[inverse]
+
+
+def maj_at_k(answers_PK: Sequence[Sequence[str]], correct_PK: ArrayLike) -> Array:
+    """Chance that the most frequent answer is correct, [P].
+
+    All correct answers are one candidate, however they are written. Empty (unparsed) answers do not vote. A tie is
+    broken at random, so it counts by the share of its candidates that are correct; no vote at all counts 0.
+    """
+    correct = _binary(correct_PK)
+    if [len(answers) for answers in answers_PK] != [correct.shape[1]] * correct.shape[0]:
+        raise ValueError(f"answers must have the shape of correct, {correct.shape}")
+    return np.array([_majority(answers, row) for answers, row in zip(answers_PK, correct, strict=True)])
+
+
+def bootstrap_interval(values_P: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000) -> Interval:
+    """Percentile bootstrap interval of the mean over problems. Raises ValueError for no or not finite values."""
+    values = _finite(values_P)
+    means = _resampled_means(values, seed, resamples)
+    low, high = np.quantile(means, _tails(level))
+    return Interval(float(low), float(high))
+
+
+def paired_difference(
+    a_P: ArrayLike, b_P: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000
+) -> Difference:
+    """Mean of a - b over the same problems; each resample draws the same problems on both sides.
+
+    `a_P[i]` and `b_P[i]` belong to one problem. Raises ValueError for unequal lengths.
+    """
+    a, b = _finite(a_P), _finite(b_P)
+    if len(a) != len(b):
+        raise ValueError(f"paired values must cover the same problems: {len(a)} against {len(b)}")
+    return Difference(float((a - b).mean()), *bootstrap_interval(a - b, seed, level, resamples))
+
+
+def binomial_interval(
+    successes: int, trials: int, level: float = 0.95, method: Literal["wilson", "exact"] = "wilson"
+) -> Interval:
+    """Interval of a share of independent yes/no trials: Wilson's, or the exact one of Clopper and Pearson.
+
+    Only for one sample per problem; samples of one problem are not independent. Raises ValueError for no trials.
+    """
+    from scipy.stats import binomtest
+
+    if trials < 1:
+        raise ValueError("a binomial interval needs at least one trial")
+    bounds = binomtest(successes, trials).proportion_ci(confidence_level=level, method=method)
+    return Interval(float(bounds.low), float(bounds.high))
+
+
+def mcnemar(a_P: ArrayLike, b_P: ArrayLike) -> McNemar:
+    """Exact McNemar test of two yes/no results on the same problems (one sample each, or majority votes).
+
+    Without any disagreement the p-value is 1. Raises ValueError for unequal lengths.
+    """
+    from scipy.stats import binomtest
+
+    a, b = _binary([a_P])[0], _binary([b_P])[0]
+    if len(a) != len(b):
+        raise ValueError(f"paired results must cover the same problems: {len(a)} against {len(b)}")
+    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
+    if only_a + only_b == 0:
+        return McNemar(0, 0, 1.0)
+    return McNemar(only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue))
+
+
+def holm(p_values: ArrayLike) -> Array:
+    """Holm's adjusted p-values of a family of comparisons, in the order given; at most 1. Empty in, empty out."""
+    p = np.asarray(p_values, dtype=float)
+    if p.ndim != 1 or not ((p >= 0) & (p <= 1)).all():
+        raise ValueError("p-values must be a list of numbers between 0 and 1")
+    order = np.argsort(p, kind="stable")
+    factors = np.arange(len(p), 0, -1)
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * factors), 1.0)
+    return adjusted
+
+
+def _majority(answers: Sequence[str], correct: Array) -> float:
+    # None stands for the correct answer in all its spellings: it can clash with no text.
+    votes = Counter(None if right else text for text, right in zip(answers, correct, strict=True) if right or text)
+    if not votes:
+        return 0.0
+    most = max(votes.values())
+    winners = [candidate for candidate, number in votes.items() if number == most]
+    return (None in winners) / len(winners)
+
+
+def _resampled_means(values: Array, seed: int, resamples: int) -> Array:
+    generator = np.random.default_rng(seed)
+    problems = len(values)
+    rows = max(1, _CHUNK // problems)
+    chunks = [
+        values[generator.integers(problems, size=(min(rows, resamples - start), problems))].mean(axis=1)
+        for start in range(0, resamples, rows)
+    ]
+    return np.concatenate(chunks)
+
+
+def _tails(level: float) -> tuple[float, float]:
+    if not 0 < level < 1:
+        raise ValueError(f"level must be between 0 and 1, not {level}")
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def _binary(correct: ArrayLike) -> Array:
+    values = np.asarray(correct, dtype=float)
+    if values.ndim != 2 or values.size == 0:
+        raise ValueError(f"expected problems x samples with at least one of each, got shape {values.shape}")
+    if not np.isin(values, (0.0, 1.0)).all():
+        raise ValueError("correctness must be 0 or 1")
+    return values
+
+
+def _finite(values: ArrayLike) -> Array:
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"expected one value per problem and at least one problem, got shape {array.shape}")
+    if not np.isfinite(array).all():
+        raise ValueError("values must be finite")
+    return array

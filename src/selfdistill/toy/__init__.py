@@ -1,0 +1,1 @@
+"""The toy world: a laptop-sized problem family, its tokenizer and the pretraining of its base model."""

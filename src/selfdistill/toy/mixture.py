@@ -1,0 +1,156 @@
+"""The pretraining text of the toy world: everything that is *assumed* about its base model.
+
+Three kinds of text, with one rule for all families:
+
+* textbook: pages that drill the check of one candidate, `which mod 7 = r0 : 6 check r6 no 0 check r0 yes ...`
+* plain: a problem answered at once (often wrong), or by a search in order that may be given up
+* with a solution: the prompt shows a full solution (then mostly answered at once, and right) or only the
+  answer (then about as wordy as without)
+
+Large models bring these habits along (paper.md 3); here they are written in. What training does to
+them, on trained and on other families, is not.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Set
+from dataclasses import dataclass, replace
+
+from selfdistill.schema.common import RepromptTemplate
+from selfdistill.schema.toy import ToyMixture
+from selfdistill.toy.problems import LABELS, OOD_FAMILIES, Problem, draw, numbers
+
+#: The re-prompt that the base model was pretrained on: a run on the toy world must use exactly these texts.
+REPROMPT = RepromptTemplate(
+    frame="{prompt}{solution}{feedback} now solve",
+    solution=" correct solution : {successful_previous_attempt}",
+)
+CHECKS_PER_PAGE = 10
+RIGHT_ON_A_PAGE = 0.3
+#: How a candidate is proposed; the first entry list is for the first candidate.
+FIRST_PROPOSALS = ("maybe", "perhaps", "might")
+LATER_PROPOSALS = ("maybe", "perhaps", "might", "alternatively")
+REJECTIONS = ("hmm no", "no wait", "actually no")
+GUESSES = ("seems", "likely")
+KINDS = ("textbook", "direct", "search", "full_solution", "answer_only")
+
+
+@dataclass(frozen=True)
+class Text:
+    """One sequence: `prompt` is only read, `target` is learned; words are separated by spaces.
+
+    `skipped` marks the words of `target` that are read only, too (numbers drawn at random).
+    """
+
+    kind: str
+    prompt: str
+    target: str
+    skipped: frozenset[int] = frozenset()
+
+
+class TextMaker:
+    """Draws pretraining texts.
+
+    `chat` turns the text of a user message into the text of a whole prompt; `excluded` are questions
+    that no text may be about (the evaluation problems); `end` closes an answer.
+    """
+
+    def __init__(
+        self, mixture: ToyMixture, chat: Callable[[str], str], end: str, excluded: Set[str], rng: random.Random
+    ) -> None:
+        self._mixture, self._chat, self._end, self._excluded, self._rng = mixture, chat, end, excluded, rng
+
+    def draw(self) -> Text:
+        """One text of a random kind."""
+        problem = self._problem()
+        place = self._rng.random()
+        if place < self._mixture.textbook:
+            return self._textbook(problem)
+        if place < self._mixture.textbook + self._mixture.with_solution:
+            return self._with_solution(problem)
+        return self._plain(problem)
+
+    def _problem(self) -> Problem:
+        while True:
+            is_ood = self._rng.random() < self._mixture.ood
+            problem = draw(self._rng.choice(OOD_FAMILIES) if is_ood else "id", self._rng)
+            if problem.question not in self._excluded:
+                return problem
+
+    def _textbook(self, problem: Problem) -> Text:
+        """Checks of candidates in random order; several may be right. Which comes next cannot be predicted."""
+        right = [z for z in numbers(problem.shift) if problem.residue_of(z) == problem.residue]
+        listed = [
+            self._rng.choice(right if self._rng.random() < RIGHT_ON_A_PAGE else numbers(problem.shift))
+            for _ in problem.candidates
+        ]
+        page = replace(problem, candidates=tuple(listed))
+        words: list[str] = []
+        skipped: list[int] = []
+        for _ in range(CHECKS_PER_PAGE):
+            place = self._rng.randrange(len(listed))
+            skipped.append(len(words))
+            words += [LABELS[place], str(listed[place]), *check(page, listed[place]), verdict(page, listed[place])]
+        return Text("textbook", page.question, " ".join(words), frozenset(skipped))
+
+    def _plain(self, problem: Problem) -> Text:
+        if self._rng.random() < self._mixture.direct:
+            return self._answer("direct", problem, problem.question, self._direct(problem))
+        return self._answer("search", problem, problem.question, self._search(problem, self._mixture.give_up))
+
+    def _with_solution(self, problem: Problem) -> Text:
+        """The shown solution is right; it is itself an immediate answer or a search, as rollouts are."""
+        is_full = self._rng.random() < 0.5
+        shown = box(problem.answer)
+        if is_full:
+            is_short = self._rng.random() < self._mixture.direct * self._mixture.direct_correct
+            shown = completion(["so"] if is_short else self._search(problem, give_up=0.0)[0], problem.answer)
+        prompt = REPROMPT.frame.format(
+            prompt=problem.question, solution=REPROMPT.solution.format(successful_previous_attempt=shown), feedback=""
+        )
+        share = self._mixture.full_solution_direct if is_full else self._mixture.answer_only_direct
+        is_direct = self._rng.random() < share
+        thought = (["so"], problem.answer) if is_direct else self._search(problem, give_up=0.0)
+        return self._answer("full_solution" if is_full else "answer_only", problem, prompt, thought)
+
+    def _direct(self, problem: Problem) -> tuple[list[str], int]:
+        if self._rng.random() < self._mixture.direct_correct:
+            return ["so"], problem.answer
+        return ["so"], self._rng.choice(problem.candidates)
+
+    def _search(self, problem: Problem, give_up: float) -> tuple[list[str], int]:
+        """Candidates in order until one fits, or a guess among the untried after a failed check."""
+        words: list[str] = []
+        for place, number in enumerate(problem.candidates):
+            words.append(self._rng.choice(LATER_PROPOSALS if place else FIRST_PROPOSALS))
+            words += [LABELS[place], str(number), *check(problem, number)]
+            if place == problem.answer_index:
+                return [*words, "yes", "so"], number
+            words.append(self._rng.choice(REJECTIONS))
+            if self._rng.random() < give_up:
+                guess = self._rng.choice(problem.candidates[place + 1 :])
+                return [*words, self._rng.choice(GUESSES)], guess
+        raise AssertionError("a problem has exactly one answer")
+
+    def _answer(self, kind: str, problem: Problem, prompt: str, thought: tuple[list[str], int]) -> Text:
+        return Text(kind, self._chat(prompt), f"{completion(*thought)} {self._end}")
+
+
+def check(problem: Problem, number: int) -> list[str]:
+    """`check r6`, or `check 8 r1` with the sum written out."""
+    total = [str(number + problem.shift)] if problem.shift else []
+    return ["check", *total, f"r{problem.residue_of(number)}"]
+
+
+def verdict(problem: Problem, number: int) -> str:
+    return "yes" if problem.residue_of(number) == problem.residue else "no"
+
+
+def box(answer: int) -> str:
+    return f"\\boxed{{ {answer} }}"
+
+
+def completion(thought: list[str], answer: int) -> str:
+    """`<think> ... 0 </think> \\boxed{ 0 }`: the answer closes the thought, too."""
+    return f"<think> {' '.join(thought)} {answer} </think> {box(answer)}"

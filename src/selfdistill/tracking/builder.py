@@ -1,0 +1,247 @@
+"""Artifacts -> records: parameters, tags, data sets, models and numbers of every run."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.tracking.labels import Label, read_labels
+from selfdistill.tracking.metrics import MetricsLog, Scalar, numbers
+from selfdistill.tracking.records import (
+    MOST_TAG,
+    DatasetUse,
+    ModelRecord,
+    Record,
+    fit,
+    flatten,
+    legal,
+    model_name,
+    views_record,
+)  # fmt: skip
+from selfdistill.tracking.survey import Entry, Survey
+
+#: MLflow experiment of each stage: runs that are compared with each other stand together.
+GROUPS = {"pretrain": "training", "model": "training", "train": "training",
+          "evaluate": "evaluation", "epistemics": "evaluation"}  # fmt: skip
+_DATA = "data"
+_BASES = ("model", "pretrain")
+_TABLES = ("dataset", "sample", "select")
+#: Inputs to follow upstream, in this order, to find the problems and the base model behind an artifact.
+_TOWARDS_PROBLEMS = ("problems", "prompts", "examples", "rollouts", "unguided")
+_TOWARDS_MODEL = ("model", "rollouts", "unguided", "examples", "prompts")
+_CONTEXTS = {"train": "training", "evaluate": "evaluation", "epistemics": "evaluation"}
+
+
+def build_records(survey: Survey) -> dict[str, Record]:
+    """Every run that MLflow should have, upstream first."""
+    builder = _Builder(survey)
+    records = {entry.id: builder.record(entry) for entry in _upstream_first(survey.entries)}
+    if survey.views:
+        start = min((record.started_ms for record in records.values()), default=0)
+        views = views_record(survey.results, survey.views, start)
+        records[views.id] = views
+    return records
+
+
+def _upstream_first(entries: dict[str, Entry]) -> Iterator[Entry]:
+    seen: set[str] = set()
+
+    def visit(name: str) -> Iterator[Entry]:
+        if name in entries and name not in seen:
+            seen.add(name)
+            for upstream in entries[name].artifact.input_ids.values():
+                yield from visit(upstream)
+            yield entries[name]
+
+    for name in sorted(entries):
+        yield from visit(name)
+
+
+class _Builder:
+    def __init__(self, survey: Survey) -> None:
+        self.entries = survey.entries
+        self.labels = read_labels(survey.results / "plans")
+
+    def record(self, entry: Entry) -> Record:
+        artifact, stage = entry.artifact, entry.artifact.stage
+        label = self.labels.get(artifact.name, Label())
+        datasets = tuple(self._datasets(entry))
+        inputs = {f"inputs.{role}": upstream for role, upstream in artifact.input_ids.items()}
+        steps = entry.params.get("steps")
+        return Record(
+            id=entry.id,
+            group=GROUPS.get(stage, _DATA),
+            name=label.name(stage) or f"{stage}/{artifact.slug}",
+            status=entry.status,
+            started_ms=entry.started_ms,
+            finished_ms=entry.finished_ms,
+            params=flatten(entry.params) | inputs | {"version": str(artifact.recipe["version"])},
+            tags=self._tags(entry, label, datasets),
+            manifest_sha256=entry.manifest_sha256,
+            datasets=datasets,
+            uses=tuple(self._uses(entry)),
+            makes=tuple(self._models(entry, label, datasets)),
+            scalars=tuple(self._scalars(entry)),
+            files={name: (str(artifact.folder / name), sha) for name, sha in entry.sidecars.items()},
+            metrics=MetricsLog.read(
+                artifact.metrics, started_ms=entry.started_ms, steps=steps if isinstance(steps, int) else None
+            ),
+        )
+
+    def _upstream(self, entry: Entry | None, roles: tuple[str, ...], stages: tuple[str, ...]) -> Entry | None:
+        """The nearest artifact of these stages along these inputs (itself included); None if it is not there."""
+        while entry is not None and entry.artifact.stage not in stages:
+            inputs = entry.artifact.input_ids
+            entry = next((self.entries.get(inputs[role]) for role in roles if role in inputs), None)
+        return entry
+
+    def _problems(self, entry: Entry) -> Entry | None:
+        inputs = entry.artifact.input_ids
+        start = next((self.entries.get(inputs[role]) for role in _TOWARDS_PROBLEMS if role in inputs), None)
+        return self._upstream(start, _TOWARDS_PROBLEMS, _TABLES)
+
+    def _datasets(self, entry: Entry) -> Iterator[DatasetUse]:
+        """The problem table behind an artifact first, then the data set it was taken from, then what was excluded."""
+        context = _CONTEXTS.get(entry.artifact.stage, "input")
+        nearest = self._problems(entry)
+        source = self._upstream(nearest, _TOWARDS_PROBLEMS, ("dataset",))
+        excluded = [self.entries.get(i) for r, i in entry.artifact.input_ids.items() if r.startswith("exclude.")]
+        uses = [(nearest, context), (source if source is not nearest else None, "source")]
+        uses += [(other, "excluded") for other in excluded]
+        for used, role in uses:
+            if used is not None and used.manifest_sha256:
+                artifact = used.artifact
+                yield DatasetUse(
+                    artifact.slug, used.id, used.manifest_sha256, artifact.folder.as_posix(), role, used.summary
+                )
+
+    def _uses(self, entry: Entry) -> Iterator[str]:
+        """Models that the artifact ran: of a training run, the checkpoints that were evaluated."""
+        if entry.artifact.stage not in ("train", "evaluate", "rollouts"):
+            return
+        upstream = self.entries.get(entry.artifact.input_ids["model"])
+        if upstream is None or not upstream.manifest_sha256:
+            return
+        made = _checkpoints(upstream)
+        steps = entry.params.get("steps") if entry.artifact.stage == "evaluate" else [entry.params.get("step") or 0]
+        wanted = steps if upstream.artifact.stage == "train" else [0]
+        yield from (f"{upstream.id}@{step}" for step in wanted if step in made)
+
+    def _models(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> Iterator[ModelRecord]:
+        if not entry.manifest_sha256 or entry.artifact.stage not in ("train", *_BASES):
+            return
+        artifact, tags = entry.artifact, {"artifact": entry.id, **self._people(entry, label)}
+        is_base = artifact.stage in _BASES
+        base = entry if is_base else self._upstream(entry, _TOWARDS_MODEL, _BASES)
+        shared = self._lineage(entry, base, _main(datasets))
+        parent = None if is_base or base is None else f"{base.id}@0"
+        for step, (folder, files) in sorted(_checkpoints(entry).items()):
+            about = {
+                "step": str(step),
+                "sha256": sha256_text(canonical_json(files)),
+                "parent": parent or "",
+                "location": (artifact.folder / folder).as_posix(),
+            }
+            name = model_name(artifact.slug if is_base else f"{artifact.slug}-step-{step}")
+            kind = "base" if is_base else "checkpoint"
+            yield ModelRecord(f"{entry.id}@{step}", name, kind, step, shared | about, tags | {"step": str(step)})
+            parent = f"{entry.id}@{step}"
+
+    def _lineage(self, entry: Entry, base: Entry | None, dataset: DatasetUse | None) -> dict[str, str]:
+        """What the checkpoints of a run have in common, as parameters of each."""
+        known = {
+            "artifact": entry.id,
+            "recipe_sha256": _recipe_sha256(entry),
+            "manifest_sha256": entry.manifest_sha256,
+            "seed": entry.params.get("seed"),
+            "commit": entry.provenance.get("commit"),
+            "dirty": entry.provenance.get("dirty"),
+            "base_model": base and base.id,
+            "base_manifest_sha256": base and base.manifest_sha256,
+            "dataset": dataset and dataset.id,
+            "dataset_sha256": dataset and dataset.sha256,
+        }
+        return {name: str(value) for name, value in known.items() if value is not None}
+
+    def _tags(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> dict[str, str]:
+        artifact, made = entry.artifact, entry.provenance
+        parents, dataset = artifact.input_ids, _main(datasets)
+        known = {
+            "artifact": entry.id,
+            "stage": artifact.stage,
+            "key": artifact.key,
+            "slug": artifact.slug,
+            "recipe_sha256": _recipe_sha256(entry),
+            "manifest_sha256": entry.manifest_sha256,
+            "parents": canonical_json(parents) if parents else None,
+            "location": artifact.folder.as_posix(),
+            "started": made.get("started"),
+            "finished": made.get("finished"),
+            "attempts": len(entry.attempts) or None,
+            "commit": made.get("commit"),
+            "dirty": made.get("dirty"),
+            "host": made.get("host"),
+            "dataset": dataset and dataset.name,
+            **self._people(entry, label),
+            "mlflow.user": made.get("user"),
+            "mlflow.source.name": f"selfdistill {artifact.stage}",
+            "mlflow.source.type": "JOB",
+            "mlflow.source.git.commit": made.get("commit"),
+        }
+        return {name: fit(str(value), MOST_TAG) for name, value in known.items() if value is not None}
+
+    def _people(self, entry: Entry, label: Label) -> dict[str, str]:
+        """What people filter and group by: method, model, training seed, and the names in the plans."""
+        trained = self._upstream(entry, _TOWARDS_MODEL, ("train",))
+        base = self._upstream(entry, _TOWARDS_MODEL, _BASES)
+        method = trained.params["method"] if trained else {}
+        detail = method.get("context") or method.get("arm")
+        known: dict[str, Any] = {
+            "model": base and base.artifact.slug,
+            "method": f"{method['name']} ({detail})" if detail else method.get("name"),
+            "seed": trained.params["seed"] if trained else None,
+            "experiment": label.experiment,
+            "experiments": ", ".join(sorted(label.experiments)) or None,
+            "benchmark": label.row.get("benchmark") if entry.artifact.stage != "train" else None,
+            "domain": label.row.get("domain") if entry.artifact.stage in _CONTEXTS else None,
+        }
+        return {name: fit(str(value), MOST_TAG) for name, value in known.items() if value is not None}
+
+    def _scalars(self, entry: Entry) -> Iterator[Scalar]:
+        """Numbers of the summary; those of an evaluated checkpoint (`step-N`) also measure that model."""
+        now, measured = entry.finished_ms or 0, self._measured(entry)
+        for part, values in entry.summary.items():
+            match = re.fullmatch(r"step-(\d+)", part)
+            step = int(match[1]) if match else 0
+            if match is None and len(measured) == 1:
+                step = next(iter(measured))
+            for name, value in numbers(values if match else {part: values}):
+                yield Scalar(legal(name), value, step, now, measured.get(step))
+
+    def _measured(self, entry: Entry) -> dict[int, str]:
+        """Models by step that the numbers of an evaluation (or of the words counted in it) speak of."""
+        evaluation = self._upstream(entry, ("rollouts",), ("evaluate",))
+        if evaluation is None or not any(self._datasets(entry)):
+            return {}
+        return {int(model.rpartition("@")[2]): model for model in self._uses(evaluation)}
+
+
+def _main(datasets: tuple[DatasetUse, ...]) -> DatasetUse | None:
+    """The problems an artifact is about; those it only had to avoid are not."""
+    return next((use for use in datasets if use.context != "excluded"), None)
+
+
+def _checkpoints(entry: Entry) -> dict[int, tuple[str, dict[str, str]]]:
+    """Folders of weights by step, each with the digests of its files; a base model is step 0."""
+    found: dict[int, tuple[str, dict[str, str]]] = {}
+    for path, about in entry.artifact.manifest["files"].items():
+        match = re.match(r"(payload/(?:checkpoints/step-(\d+)|model))/(.+)", path)
+        if match:
+            found.setdefault(int(match[2] or 0), (match[1], {}))[1][match[3]] = about["sha256"]
+    return found
+
+
+def _recipe_sha256(entry: Entry) -> str:
+    return sha256_text(canonical_json(entry.artifact.recipe))

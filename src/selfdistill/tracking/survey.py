@@ -1,0 +1,164 @@
+"""What lies on disk: every artifact that MLflow should know, and a fingerprint that moves when any of it does.
+
+Cheap on purpose (small files are read, nothing else): most calls end here, without importing MLflow.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from selfdistill.hashing import canonical_json, sha256_file, sha256_text
+from selfdistill.schema.errors import UserError
+from selfdistill.store import Artifact, all_artifacts
+
+#: Raised when the same artifacts should look different in MLflow: everything is then written anew.
+PROJECTION = 1
+_SIDECARS = ("spec.json", "manifest.json", "provenance.json")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """An artifact that is sealed, or has measured something already."""
+
+    artifact: Artifact
+    sidecars: dict[str, str]
+    attempts: list[dict[str, Any]]
+    is_running: bool
+
+    @property
+    def id(self) -> str:
+        """`stage/key`."""
+        return f"{self.artifact.stage}/{self.artifact.key}"
+
+    @property
+    def manifest_sha256(self) -> str | None:
+        """Digest of the manifest: which realisation of the recipe this is; None while it is not sealed."""
+        return self.sidecars.get("manifest.json")
+
+    @property
+    def params(self) -> dict[str, Any]:
+        return self.artifact.recipe["params"]
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        return self.artifact.summary if self.manifest_sha256 else {}
+
+    @property
+    def status(self) -> str:
+        if self.manifest_sha256:
+            return "FINISHED"
+        return "RUNNING" if self.is_running else "KILLED"
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """The last attempt: the one that sealed it, or the one that is going on."""
+        return self.attempts[-1] if self.attempts else {}
+
+    @cached_property
+    def started_ms(self) -> int:
+        """Start of the first attempt at this result; without a record of it, the time of the recipe file."""
+        first = self.attempts[0].get("started") if self.attempts else None
+        return _milliseconds(first) or int((self.artifact.folder / "spec.json").stat().st_mtime * 1000)
+
+    @cached_property
+    def finished_ms(self) -> int | None:
+        """When it was sealed; None before."""
+        if not self.manifest_sha256:
+            return None
+        return _milliseconds(self.provenance.get("finished")) or int(self.artifact.manifest_path.stat().st_mtime * 1000)
+
+
+@dataclass(frozen=True)
+class Survey:
+    """All entries by id, the files that people read, the plans, and what could not be read."""
+
+    results: Path
+    entries: dict[str, Entry]
+    views: dict[str, str]
+    plans: dict[str, str]
+    problems: tuple[str, ...]
+
+    @classmethod
+    def of(cls, root: Path) -> Survey:
+        """Look at `root` (results/artifacts) and at the views and plans beside it."""
+        results = root.parent
+        entries: dict[str, Entry] = {}
+        problems: list[str] = []
+        for artifact in all_artifacts(root):
+            try:
+                entry = _look_at(artifact)
+            except UserError as error:
+                problems.append(str(error))
+                continue
+            if entry is None:
+                continue
+            if entry.id in entries:
+                problems.append(f"two directories hold {entry.id}: {artifact.name} is left out.")
+            else:
+                entries[entry.id] = entry
+        files = [*results.glob("*.html"), *results.glob("*/*.csv")]
+        return cls(results, entries, _digests(files, results), _digests(results.glob("plans/*/*.json"), results),
+                   tuple(problems))  # fmt: skip
+
+    @property
+    def fingerprint(self) -> str:
+        state = {
+            entry.id: [entry.artifact.name, entry.sidecars, _size(entry.artifact.metrics), entry.status]
+            for entry in self.entries.values()
+        }
+        return sha256_text(canonical_json([PROJECTION, state, self.views, self.plans]))
+
+
+def _look_at(artifact: Artifact) -> Entry | None:
+    """None for what has nothing to show yet; UserError for what was tampered with."""
+    if not artifact.is_sealed and not _size(artifact.metrics):
+        return None
+    opened = Artifact.open(artifact.folder)
+    texts = {name: path.read_text(encoding="utf-8") for name in _SIDECARS if (path := opened.folder / name).is_file()}
+    if opened.is_sealed:
+        _ = opened.manifest
+    attempts = _current_attempts(texts.get("provenance.json"))
+    running = not opened.is_sealed and _is_locked(opened.folder / ".lock")
+    return Entry(opened, {name: sha256_text(text) for name, text in texts.items()}, attempts, running)
+
+
+def _current_attempts(text: str | None) -> list[dict[str, Any]]:
+    """Attempts at the present result: those after the last earlier seal (an artifact may be discarded and remade)."""
+    try:
+        attempts = json.loads(text)["attempts"] if text else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    earlier = [index for index, attempt in enumerate(attempts[:-1]) if attempt.get("sealed")]
+    return attempts[earlier[-1] + 1 :] if earlier else attempts
+
+
+def _is_locked(path: Path) -> bool:
+    """True while a stage holds its artifact's lock."""
+    if not path.is_file():
+        return False
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
+def _digests(paths: Any, results: Path) -> dict[str, str]:
+    return {path.relative_to(results).as_posix(): sha256_file(path) for path in sorted(paths) if path.is_file()}
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
+def _milliseconds(text: str | None) -> int | None:
+    return int(datetime.fromisoformat(text).timestamp() * 1000) if text else None

@@ -1,0 +1,179 @@
+"""One writer: look, compare, write. Doing it twice changes nothing; doing it after a loss restores everything."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock, Timeout
+
+from selfdistill.store import ROOT
+from selfdistill.tracking.place import Place, TrackingError
+from selfdistill.tracking.survey import Survey
+
+if TYPE_CHECKING:
+    from selfdistill.tracking.index import Index, Tracked
+    from selfdistill.tracking.records import Record
+
+
+@dataclass
+class Report:
+    """What one call did."""
+
+    store: str
+    runs: int = 0
+    created: int = 0
+    updated: int = 0
+    replaced: int = 0
+    removed: int = 0
+    points: int = 0
+    is_unchanged: bool = False
+    seconds: float = 0.0
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def line(self) -> str:
+        if self.is_unchanged:
+            return f"MLflow: {self.store} is up to date."
+        counts = (("new", self.created), ("updated", self.updated), ("written anew", self.replaced),
+                  ("removed", self.removed), ("metric points", self.points))  # fmt: skip
+        changes = ", ".join(f"{count} {what}" for what, count in counts if count) or "nothing changed"
+        return f"MLflow: {self.store} holds {self.runs} runs ({changes}; {self.seconds:.0f} s)."
+
+
+def track(
+    *,
+    quiet: bool = False,
+    root: Path = ROOT,
+    store: str | None = None,
+    everything: bool = False,
+    say: Callable[[str], None] = print,
+) -> Report:
+    """Bring the MLflow store up to date with the artifacts under `root`.
+
+    `store` is a tracking URI (default: see Place); `quiet` says nothing when nothing changed; `everything` compares
+    run by run even if no file changed since the last call. Raises TrackingError when the store cannot be written.
+    """
+    started = time.monotonic()
+    place = Place.choose(root, store)
+    place.folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(place, say):
+        survey = Survey.of(root)
+        report = Report(place.shown, problems=list(survey.problems))
+        written = place.last_written()
+        if not everything and place.exists() and written.get("fingerprint") == survey.fingerprint:
+            report.is_unchanged = True
+        else:
+            place.check_reachable()
+            _write(place, survey, written, report)
+    report.seconds = time.monotonic() - started
+    for problem in report.problems:
+        say(f"MLflow: left out: {problem}")
+    if not (quiet and report.is_unchanged):
+        say(report.line)
+    return report
+
+
+@contextmanager
+def _only_writer(place: Place, say: Callable[[str], None]) -> Iterator[None]:
+    """Wait for another writer; when it is done there is usually nothing left to do."""
+    lock = FileLock(place.lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        say(f"MLflow: another process is writing {place.shown}; waiting for it.")
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report) -> None:
+    from selfdistill.tracking.builder import build_records
+    from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index, prepare_database
+
+    records = build_records(survey)
+    try:
+        if not place.exists():
+            _build(place, records, report)
+        else:
+            if place.database is not None and written.get("mlflow") != VERSION:
+                prepare_database(place.uri)
+            _apply(Index(place, place.uri), records, report)
+    except STORE_ERRORS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise TrackingError(
+            f"the MLflow store {place.shown} cannot be written ({reason}). It is only an index of the artifacts"
+            + (f": rm {place.shown}; selfdistill track" if place.database else ".")
+        ) from error
+    place.record({"fingerprint": survey.fingerprint, "mlflow": VERSION})
+
+
+def _build(place: Place, records: dict[str, Record], report: Report) -> None:
+    """A new database, written beside its place and moved there whole.
+
+    A crash leaves nothing half-made, and nothing has to wait for the disk in between.
+    """
+    from selfdistill.tracking.index import Index, fast_commits, prepare_database
+
+    part = place.database.with_name(f".{place.database.name}.part")
+    part.unlink(missing_ok=True)
+    part.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(place.files, ignore_errors=True)
+    with fast_commits():
+        prepare_database(f"sqlite:///{part}")
+        _apply(Index(place, f"sqlite:///{part}"), records, report)
+    with part.open("rb") as stream:
+        os.fsync(stream.fileno())
+    os.replace(part, place.database)
+
+
+def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
+    """Remove, write anew, create, extend; in the order of the records (upstream first)."""
+    anew, gone = _outdated(records, index.tracked)
+    kept = {name: index.remove(name) for name in [*gone, *anew]}
+    for record in records.values():
+        tracked = index.tracked.get(record.id)
+        if tracked is None:
+            index.create(record, kept.get(record.id, {}))
+            report.replaced += record.id in anew
+            report.created += record.id not in anew
+        elif tracked.mark["digest"] != record.digest:
+            index.extend(record)
+            report.updated += 1
+    report.removed, report.points, report.runs = len(gone), index.points, len(records)
+
+
+def _outdated(records: dict[str, Record], tracked: dict[str, Tracked]) -> tuple[set[str], set[str]]:
+    """Runs to write anew, and runs whose artifact is gone.
+
+    MLflow cannot take back a number or an edge. So with a run go those whose models carry its numbers, and with a
+    model the runs that have it as input.
+    """
+    gone = set(tracked) - set(records)
+    anew = {name for name in set(tracked) & set(records) if not _continues(records[name], tracked[name])}
+    grown = True
+    while grown:
+        lost = anew | gone
+        for name, run in tracked.items():
+            if name in lost:
+                anew |= run.measures & set(tracked) - gone
+            elif (run.links | run.measures) & lost:
+                anew.add(name)
+        grown = anew | gone != lost
+    return anew, gone
+
+
+def _continues(record: Record, tracked: Tracked) -> bool:
+    """True if the run in MLflow is the beginning, or all, of what the record says."""
+    mark = tracked.mark
+    if not tracked.is_whole or mark["fixed"] != record.fixed or mark["result"] not in ("", record.result):
+        return False
+    return record.metrics is None or record.metrics.continues(*mark["read"])

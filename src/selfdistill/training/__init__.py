@@ -1,0 +1,1 @@
+"""One training engine for every method; it knows nothing of artifacts, workflows or trackers."""

@@ -1,0 +1,145 @@
+"""What goes into training and what one step is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from selfdistill.generation.base import Completion, sample_seed
+from selfdistill.schema.stages import TrainSpec
+
+
+@dataclass(frozen=True)
+class TrainingPrompt:
+    """A question as the student sees it."""
+
+    row_id: int
+    problem_id: str
+    family: str
+    answer: str
+    messages: list[dict[str, str]]
+    prompt_ids: list[int]
+
+
+@dataclass(frozen=True)
+class SftExample:
+    """A prompt with a given completion (its end-of-sequence token included)."""
+
+    row_id: int
+    problem_id: str
+    prompt_ids: list[int]
+    completion_ids: list[int]
+
+
+@dataclass(frozen=True)
+class TrainingFolder:
+    """Where training writes: checkpoint folders, resume states, one line of metrics a step."""
+
+    checkpoints: Path
+    state: Path
+    metrics: Path
+
+
+@dataclass(frozen=True)
+class TrainingSummary:
+    """What is known at the end. `resumed_from` is the step of the state that was loaded, or None."""
+
+    steps: int
+    checkpoint_steps: list[int]
+    resumed_from: int | None
+    last_metrics: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """One graded completion of a prompt; `sample` counts within its group."""
+
+    prompt: TrainingPrompt
+    sample: int
+    completion: Completion
+    text: str
+    outcome: str
+    reward: float
+    extracted: str
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What a method decides about one row before any forward pass.
+
+    `is_supervised`: the row is in the loss mask and counts in denominators that leave masked rows out.
+    `has_gradient`: its loss is not zero for certain; rows without it are not forwarded (exact, and cheaper).
+    `teacher_prompt_ids`: what the teacher reads in place of the prompt.
+    """
+
+    is_supervised: bool = True
+    has_gradient: bool = True
+    advantage: float = 1.0
+    teacher_prompt_ids: list[int] | None = None
+    is_teacher_prompt_truncated: bool = False
+    has_leaked_thinking: bool = False
+
+
+@dataclass(frozen=True)
+class Row:
+    """One sequence of a mini-batch. `sampler_logprobs` is None for given completions."""
+
+    prompt_ids: list[int]
+    completion_ids: list[int]
+    plan: RowPlan
+    sampler_logprobs: list[float] | None = None
+
+
+def draw_indices(spec: TrainSpec, step: int, count: int) -> list[int]:
+    """Which of `count` prompts or examples step `step` (from 1) uses: a pure function of its arguments.
+
+    with_replacement: independent uniform draws. epochs: one permutation per epoch, steps may straddle two epochs.
+    """
+    size = spec.prompts_per_step
+    if spec.draw == "with_replacement":
+        generator = np.random.default_rng(sample_seed(spec.seed, "draw", step))
+        return generator.integers(count, size=size).tolist()
+    first = (step - 1) * size
+    orders: dict[int, np.ndarray] = {}
+    indices = []
+    for position in range(first, first + size):
+        epoch, place = divmod(position, count)
+        if epoch not in orders:
+            orders[epoch] = np.random.default_rng(sample_seed(spec.seed, "epoch", epoch)).permutation(count)
+        indices.append(int(orders[epoch][place]))
+    return indices
+
+
+def plan_micro_batches(student_lengths: Sequence[int], teacher_lengths: Sequence[int], budget: int) -> list[list[int]]:
+    """Split rows into micro-batches: sorted by length, at most `budget` padded tokens, least padding.
+
+    Lengths are whole sequences (teacher 0: none). Dynamic programming over the sorted rows minimises padded tokens
+    plus a constant for each micro-batch. A row longer than the budget gets a micro-batch of its own.
+    """
+    lengths = np.stack([np.asarray(student_lengths), np.asarray(teacher_lengths)], axis=1)
+    order = np.lexsort((lengths[:, 1], lengths[:, 0]))
+    ordered = lengths[order]
+    count = len(order)
+    best = np.zeros(count + 1)
+    start_of = np.zeros(count + 1, dtype=int)
+    for end in range(1, count + 1):
+        longest = np.maximum.accumulate(ordered[:end][::-1], axis=0)[::-1]
+        padded = longest * np.arange(end, 0, -1)[:, None]
+        cost = best[:end] + padded.sum(axis=1) + _MICRO_BATCH_COST
+        fits = (padded <= budget).all(axis=1)
+        fits[-1] = True
+        start_of[end] = int(np.where(fits, cost, np.inf).argmin())
+        best[end] = cost[start_of[end]]
+    batches = []
+    end = count
+    while end > 0:
+        batches.append(order[start_of[end] : end].tolist())
+        end = int(start_of[end])
+    return batches[::-1]
+
+
+#: What one more micro-batch costs, in padded tokens (overhead of a forward and backward pass on a small model).
+_MICRO_BATCH_COST = 512

@@ -1,0 +1,40 @@
+"""What the engine asks of a method. The engine itself never asks which method it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from selfdistill.losses.aggregation import Aggregation
+from selfdistill.schema.methods import Teacher
+from selfdistill.training.data import Rollout, RowPlan
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """n completion tokens of a chunk. Log-probs are those of the sampled tokens; only the student's carry gradients."""
+
+    student_logits: Tensor  # [n, V]
+    teacher_logits: Tensor | None  # [n, V]
+    logprobs: Tensor  # [n]
+    old_logprobs: Tensor  # [n] under the policy before the step's first update
+    advantages: Tensor  # [n]
+
+
+class TrainingMethod(Protocol):
+    """`teacher` None: no teacher. `max_truncated_share`: training stops above this share of cut teacher prompts."""
+
+    aggregation: Aggregation
+    teacher: Teacher | None
+    max_truncated_share: float
+
+    def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
+        """One plan for each rollout of a group."""
+        ...
+
+    def token_loss(self, tokens: Tokens) -> Tensor:
+        """Loss of each token [n], before the sampler's correction and aggregation."""
+        ...

@@ -1,0 +1,89 @@
+"""SDPO: distil the policy that has seen a correct solution into the policy that has not (paper.md 1.2 to 1.4).
+
+Right and wrong rollouts alike are distilled, where the group holds a demonstration for them; the others are masked:
+not forwarded, no loss, still in the denominator of the paper's aggregation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from selfdistill.contexts import choose_demonstrations, demonstration_text, encode_teacher_prompt
+from selfdistill.losses import divergence, importance_weights
+from selfdistill.prompts import leaks_thinking
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.methods import Sdpo
+from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.training.methods.base import Tokens
+
+_MASKED = RowPlan(is_supervised=False, has_gradient=False)
+
+
+class SdpoMethod:
+    """`max_positions` and `max_completion_tokens` bound the teacher's prompt from above, besides the setting."""
+
+    def __init__(
+        self,
+        settings: Sdpo,
+        tokenizer: Any,
+        thinking: bool | None,
+        max_completion_tokens: int,
+        max_positions: int | None,
+    ) -> None:
+        self.settings = settings
+        self.tokenizer = tokenizer
+        self.thinking = thinking
+        self.aggregation = settings.aggregation
+        self.teacher = settings.teacher
+        self.max_truncated_share = settings.max_truncated_share
+        self.max_prompt_tokens = settings.max_reprompt_tokens
+        if max_positions is not None:
+            self.max_prompt_tokens = min(self.max_prompt_tokens, max_positions - max_completion_tokens)
+        if self.max_prompt_tokens <= 0:
+            raise UserError(
+                f"on_policy.sampling.max_tokens = {max_completion_tokens} leaves no room for a teacher prompt in the "
+                f"model's {max_positions} positions."
+            )
+
+    def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
+        chosen = choose_demonstrations(
+            [rollout.reward for rollout in group], self.settings.success_threshold, self.settings.exclude_own_success
+        )
+        plans = {index: self._plan_with(group[index]) for index in set(chosen) if index is not None}
+        return [_MASKED if index is None else plans[index] for index in chosen]
+
+    def _plan_with(self, demonstration: Rollout) -> RowPlan:
+        """The plan of every rollout that is shown this demonstration (they share one prompt)."""
+        text = demonstration_text(demonstration.text, self.settings.context)
+        if text is None:
+            return _MASKED
+        prompt = demonstration.prompt
+        ids, is_truncated = encode_teacher_prompt(
+            self.tokenizer,
+            prompt.messages,
+            self.settings.reprompt,
+            text,
+            self.thinking,
+            self.max_prompt_tokens,
+        )
+        has_leaked = self.settings.context == "solution_no_think" and leaks_thinking(
+            demonstration.text, is_open=self._opens_thinking(prompt.prompt_ids)
+        )
+        return RowPlan(teacher_prompt_ids=ids, is_teacher_prompt_truncated=is_truncated, has_leaked_thinking=has_leaked)
+
+    def _opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the chat template leaves the completion inside an open <think>."""
+        return self.tokenizer.decode(prompt_ids[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
+
+    def token_loss(self, tokens: Tokens) -> Tensor:
+        losses = divergence(
+            tokens.student_logits,
+            tokens.teacher_logits,
+            alpha=self.settings.alpha,
+            top_k=self.settings.top_k,
+            add_tail=self.settings.add_tail,
+        )
+        return losses * importance_weights(tokens.logprobs, tokens.old_logprobs, self.settings.importance_clip)

@@ -1,0 +1,77 @@
+"""One line of numbers per step: written by the first process, cut back to the state on resume."""
+
+from __future__ import annotations
+
+import json
+import resource
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfdistill.epistemic import PAPER_WORDS, count_many, density
+from selfdistill.files import write_atomically
+from selfdistill.training.data import Rollout, RowPlan
+
+
+def append_metrics(path: Path, metrics: dict[str, float]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(metrics) + "\n")
+
+
+def drop_metrics_after(path: Path, step: int) -> None:
+    """Keep the whole lines of steps up to `step`; a line cut off by a crash goes too."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        if line.endswith("\n") and json.loads(line)["step"] <= step:
+            kept.append(line)
+    write_atomically(path, "".join(kept))
+
+
+def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
+    """Means over the completions of a step; shares of groups and rows that carry a signal."""
+    rollouts = [rollout for group in groups for rollout in group]
+    count = len(rollouts)
+    tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
+    words = sum(map(sum, count_many((rollout.text for rollout in rollouts), PAPER_WORDS, "substring").values()))
+    return {
+        "reward_mean": sum(rollout.reward for rollout in rollouts) / count,
+        "completion_tokens_mean": tokens / count,
+        "truncation_rate": sum(rollout.completion.stop_reason == "length" for rollout in rollouts) / count,
+        "unparsed_share": sum(rollout.outcome == "unparsed" for rollout in rollouts) / count,
+        "timeout_share": sum(rollout.outcome == "timeout" for rollout in rollouts) / count,
+        "usable_group_share": sum(any(plan.has_gradient for plan in group) for group in plans) / len(groups),
+        "epistemic_count_mean": words / count,
+        "epistemic_density_per_1k_tokens": density(words, tokens),
+    }
+
+
+def teacher_metrics(plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
+    """Shares of rows with a demonstration, and of those with a cut one or with thinking left in it."""
+    rows = [plan for group in plans for plan in group]
+    shown = [plan for plan in rows if plan.teacher_prompt_ids is not None]
+    return {
+        "demonstration_share": len(shown) / len(rows),
+        "teacher_prompt_truncated_share": sum(plan.is_teacher_prompt_truncated for plan in shown) / max(len(shown), 1),
+        "leaked_thinking_share": sum(plan.has_leaked_thinking for plan in shown) / max(len(shown), 1),
+    }
+
+
+def epistemic_tokens(tokenizer: Any, vocabulary: int) -> torch.Tensor:
+    """Which single tokens are uncertainty words, whatever their case and word-start mark [V]."""
+    is_epistemic_V = torch.zeros(vocabulary, dtype=torch.bool)
+    for token, index in tokenizer.get_vocab().items():
+        if index < vocabulary and token.strip("Ġ▁ ").lower() in PAPER_WORDS:
+            is_epistemic_V[index] = True
+    return is_epistemic_V
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Highest memory so far: the process's on a CPU, allocated tensors on a GPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

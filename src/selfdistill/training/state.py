@@ -1,0 +1,121 @@
+"""Resume states: everything that decides the future, saved atomically, verified when read.
+
+    state/step-N/   tensors.pt (policy, optimiser, teacher, generators)   progress.json   digests.json
+
+A run killed at any moment and resumed ends in the same bytes as one never interrupted (one CPU thread, float32).
+The newest state that verifies is used; a damaged one is skipped with a warning, never read. The two newest are kept.
+`pending` holds the graded rollouts of a step that was interrupted between sampling and its updates.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from selfdistill.schema.errors import UserError
+from selfdistill.training.checkpoint import replace_folder
+
+_LOG = logging.getLogger(__name__)
+_KEPT = 2
+_TENSORS, _PROGRESS, _DIGESTS = "tensors.pt", "progress.json", "digests.json"
+
+
+@dataclass
+class Progress:
+    """Plain numbers of the state. `pending` is the JSON form of a step's graded rollouts, or None."""
+
+    step: int = 0
+    steps_without_signal: int = 0
+    pending: list[dict[str, Any]] | None = None
+    extra: dict[str, Any] = field(default_factory=dict)
+
+
+def save_state(folder: Path, progress: Progress, tensors: dict[str, Any]) -> Path:
+    """Write `folder/step-N` completely or not at all, then prune older ones."""
+    target = folder / f"step-{progress.step}"
+    partial = folder / f".{target.name}.partial"
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    torch.save(tensors, partial / _TENSORS)
+    (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
+    digests = {name: _sha256(partial / name) for name in (_TENSORS, _PROGRESS)}
+    (partial / _DIGESTS).write_text(json.dumps(digests))
+    for name in (_TENSORS, _PROGRESS, _DIGESTS):
+        _sync(partial / name)
+    _sync(partial)
+    replace_folder(partial, target)
+    _sync(folder)
+    for old in _states(folder)[_KEPT:]:
+        shutil.rmtree(old)
+    return target
+
+
+def load_state(folder: Path, device: torch.device) -> tuple[Progress, dict[str, Any]] | None:
+    """The newest intact state, or None when there is none at all.
+
+    Raises UserError when there are states but none is intact: starting over silently would hide the damage.
+    """
+    states = _states(folder)
+    for state in states:
+        fault = _fault(state)
+        if fault is None:
+            progress = Progress(**json.loads((state / _PROGRESS).read_text()))
+            return progress, torch.load(state / _TENSORS, map_location=device, weights_only=True)
+        _LOG.warning("resume state %s is damaged (%s): falling back to the one before it", state, fault)
+    if states:
+        raise UserError(f"{folder}: no intact resume state is left. Delete this folder to train from the start.")
+    return None
+
+
+def generator_states() -> dict[str, Any]:
+    """States of torch's generators; sampling and data order use none of them (they are functions of the seed)."""
+    states: dict[str, Any] = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state()
+    return states
+
+
+def restore_generators(states: dict[str, Any]) -> None:
+    torch.set_rng_state(states["cpu"].cpu())
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"].cpu())
+
+
+def _states(folder: Path) -> list[Path]:
+    """Finished states, newest first."""
+    found = [path for path in folder.glob("step-*") if path.is_dir()]
+    return sorted(found, key=lambda path: int(path.name.removeprefix("step-")), reverse=True)
+
+
+def _fault(state: Path) -> str | None:
+    """Why a state must not be used, or None."""
+    try:
+        digests = json.loads((state / _DIGESTS).read_text())
+        for name in (_TENSORS, _PROGRESS):
+            if _sha256(state / name) != digests[name]:
+                return f"{name} does not match its digest"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Make a file or directory entry durable."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,77 @@
+"""The command line that every view shares.
+
+    python -m selfdistill.views.<view> PLAN.json OUTPUT --digest SHA --log LOG
+
+A view is a function from its plan to the text of its output. The plan must be the one that the job was scheduled
+with (`--digest`); the output appears whole or not at all. A user's mistake is one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from selfdistill.files import write_atomically
+from selfdistill.plan.workspace import read_plan
+from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
+
+Plan = dict[str, Any]
+
+log = logging.getLogger("selfdistill.views")
+
+
+def run(view: str, build: Callable[[Plan], str], arguments: Sequence[str] | None = None) -> None:
+    """Read the plan, build the text, write it; exits with code 2 for a UserError."""
+    options = _parse(view, arguments)
+    handlers = _start_logging(options.log)
+    try:
+        _write(view, build, options)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        log.exception("%s: stopped by a fault of the program", view)
+        raise
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _write(view: str, build: Callable[[Plan], str], options: argparse.Namespace) -> None:
+    plan = read_plan(options.plan, options.digest)
+    if plan.get("view") != view:
+        raise UserError(f"{options.plan} is a plan of the view `{plan.get('view')}`, not of `{view}`.")
+    log.info("%s %s: reading %d artifacts", view, plan["name"], len(plan["artifacts"]))
+    text = build(plan)
+    try:
+        write_atomically(options.output, text)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error.strerror or error}.") from None
+    log.info("%s %s: wrote %s (%d lines)", view, plan["name"], options.output, text.count("\n"))
+
+
+def _parse(view: str, arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog=f"selfdistill.views.{view}", description=f"Writes the view `{view}`.")
+    parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>.json")
+    parser.add_argument("output", type=Path, help="the file to write")
+    parser.add_argument("--digest", help="sha256 of the plan that this job was scheduled with")
+    parser.add_argument("--log", type=Path, help="file that repeats what is printed")
+    return parser.parse_args(arguments)
+
+
+def _start_logging(path: Path | None) -> list[logging.Handler]:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return handlers

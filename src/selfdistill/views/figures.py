@@ -1,0 +1,180 @@
+"""Small figures as SVG text that sits inside a page: no file, no network, colours from the page's CSS.
+
+Equal input gives equal bytes. Every panel is one SVG, so that panels wrap on a narrow screen.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from html import escape
+from typing import NamedTuple
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from selfdistill.views.style import INK, Look
+
+_RC = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "selfdistill",
+    "font.family": "sans-serif",
+    "font.size": 11,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.edgecolor": INK["grid"][0],
+    "axes.labelcolor": INK["muted"][0],
+    "xtick.color": INK["muted"][0],
+    "ytick.color": INK["muted"][0],
+    "xtick.labelcolor": INK["muted"][0],
+    "ytick.labelcolor": INK["ink"][0],
+    "text.color": INK["ink"][0],
+    "grid.color": INK["grid"][0],
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
+_INCHES = 1 / 72
+
+
+class Scale(NamedTuple):
+    """How values are printed beside a dot, and along the axis."""
+
+    value: Callable[[float], str]
+    tick: Callable[[float], str]
+
+
+#: Width of a panel in a row of three, in the page's pixels; text keeps its size in narrower ones.
+WIDE = 330
+
+
+@dataclass(frozen=True)
+class Dot:
+    """A value with its interval; `points` are the training seeds beside it."""
+
+    look: Look
+    label: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    points: Sequence[float] = ()
+    is_hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve; `low` and `high` are interval ends at each x, `faint` the single seeds behind the mean."""
+
+    look: Look
+    x: Sequence[float]
+    y: Sequence[float]
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    faint: Sequence[tuple[Sequence[float], Sequence[float]]] = field(default=())
+    has_markers: bool = False
+
+
+def dots(
+    rows: Sequence[Sequence[Dot]],
+    scale: Scale,
+    reference: float | None = None,
+    width: int = WIDE,
+    limits: tuple[float, float] | None = None,
+) -> str:
+    """Dot plot: a row per entry (several dots in one row are set one below the other); values are printed if alone."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel(width, 34 + 30 * len(rows))
+        for place, row in enumerate(rows):
+            for index, dot in enumerate(row):
+                offset = (index - (len(row) - 1) / 2) * min(0.8 / max(len(row), 1), 0.3)
+                _draw_dot(axes, dot, place + offset, scale if len(row) == 1 else None)
+        if reference is not None:
+            axes.axvline(reference, color=INK["muted"][0], linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+        axes.set_yticks(range(len(rows)), [row[0].label for row in rows])
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+        axes.margins(x=0.12)
+        axes.set_xlim(limits)
+        _format(axes.xaxis, scale, 5 if width >= WIDE else 3)
+        axes.grid(axis="x", linewidth=0.6)
+        return _svg(figure)
+
+
+def lines(series: Sequence[Line], scale: Scale, x_label: str, ticks: Sequence[str] = (), width: int = WIDE) -> str:
+    """Curves over steps, or over named places when `ticks` are given (x = 0, 1, ...)."""
+    with matplotlib.rc_context(_RC):
+        figure, axes = _panel(width, 215)
+        for line in series:
+            _draw_line(axes, line)
+        if ticks:
+            axes.set_xticks(range(len(ticks)), ticks)
+            axes.set_xlim(-0.3, len(ticks) - 0.7)
+        axes.set_xlabel(x_label)
+        axes.tick_params(axis="y", length=0)
+        _format(axes.yaxis, scale, 5)
+        axes.grid(axis="y", linewidth=0.6)
+        return _svg(figure)
+
+
+def spread(values: Sequence[float]) -> tuple[float, float]:
+    """Limits that hold all values with a margin, for panels that share an axis."""
+    low, high = min(values), max(values)
+    margin = 0.14 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _panel(width: int, height: int) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(width * _INCHES, height * _INCHES), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _format(axis: Axis, scale: Scale, most: int) -> None:
+    axis.set_major_locator(MaxNLocator(most))
+    axis.set_major_formatter(lambda value, _: scale.tick(value))
+
+
+def _draw_dot(axes: Axes, dot: Dot, place: float, scale: Scale | None) -> None:
+    color = dot.look.light
+    if dot.low is not None and dot.high is not None:
+        axes.plot([dot.low, dot.high], [place, place], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
+    if len(dot.points) > 1:
+        axes.plot(dot.points, [place] * len(dot.points), "|", color=color, markersize=11, markeredgewidth=1.2, zorder=3)
+    face = "none" if dot.is_hollow else color
+    axes.plot([dot.value], [place], dot.look.marker, color=color, markerfacecolor=face, markersize=7.5,
+              markeredgewidth=1.4, zorder=4)  # fmt: skip
+    if scale is not None:
+        axes.annotate(scale.value(dot.value), (dot.value, place), (0, 7), textcoords="offset points", ha="center",
+                      va="bottom", fontsize=10)  # fmt: skip
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    color = line.look.light
+    for x, y in line.faint:
+        axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
+    marker = line.look.marker if line.has_markers else None
+    axes.plot(line.x, line.y, line.look.line, color=color, linewidth=2.0, marker=marker, markersize=7)
+    if line.low is not None and line.high is not None:
+        axes.vlines(line.x, line.low, line.high, color=color, linewidth=1.6, alpha=0.8)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None})
+    text = buffer.getvalue()
+    return text[text.index("<svg") :]
+
+
+def for_page(svg: str, palette: dict[str, tuple[str, str]], number: int, title: str) -> str:
+    """Fit an SVG into a page as its `number`-th: identifiers made unique, colours turned into variables."""
+    text = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    text = re.sub(r'\bid="', f'id="f{number}-', text)
+    text = re.sub(r'(href="#|url\(#)', rf"\g<1>f{number}-", text)
+    text = re.sub(r"font-family: [^;\"]*", "font-family: inherit", text)
+    for name, (light, _) in palette.items():
+        text = text.replace(light, f"var(--{name})")
+    return text.replace("<svg ", f'<svg role="img" aria-label="{escape(title)}" ', 1)

@@ -1,0 +1,168 @@
+"""What a set of graded completions says: one value per problem, its mean, its interval, its distance to another set.
+
+Shapes: P problems, K samples per problem. The unit is the row of the prompt table: samples of one row are averaged
+first, then training seeds, then problems are resampled. A density (occurrences per 1,000 tokens) is a ratio of
+two means, so a problem enters it by its linearised value
+
+    v_i = R + (1000 c_i - R t_i) / mean(t)          R = 1000 sum(c) / sum(t)
+
+whose mean is exactly the pooled density R, and whose bootstrap is that of the ratio to first order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from selfdistill.schema.errors import UserError
+from selfdistill.statistics import Difference, bootstrap_interval, paired_difference, pass_at_k
+from selfdistill.store import ROOT, Artifact
+from selfdistill.tables import read_frame
+
+#: The same draws of problems everywhere, so that equal inputs give equal bytes.
+BOOTSTRAP_SEED = 0
+RESAMPLES = 2000
+#: Every family together.
+ALL = "all"
+#: Columns of a frame beside the counts: score (share correct), pass (pass@k), length (tokens), truncated (share).
+SCORE, PASS, LENGTH, TRUNCATED = "score", "pass", "length", "truncated"
+#: The paper's counting rule, summed over the lexicon.
+EPISTEMIC = "substring_total"
+
+_ROLLOUT_COLUMNS = ["step", "row_id", "sample", "family", "completion_tokens", "stop_reason", "outcome"]
+_KEYS = ["step", "row_id", "sample"]
+
+
+def density_of(column: str) -> str:
+    """Metric name of the density that belongs to a column of counts."""
+    return f"density:{column}"
+
+
+DENSITY = density_of(EPISTEMIC)
+
+
+class Estimate(NamedTuple):
+    """A mean over problems with its interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One or more models (training seeds) on the same prompts; `frames` hold a row per problem, index row_id."""
+
+    frames: tuple[pd.DataFrame, ...]
+    k: int
+
+    @property
+    def families(self) -> list[str]:
+        """The named families of its problems, sorted; empty when the data names none."""
+        return sorted(set(self.frames[0]["family"]) - {""})
+
+    def n(self, family: str = ALL) -> int:
+        return len(_of_family(self.frames[0], family))
+
+    def values(self, metric: str, family: str = ALL, rows: pd.Index | None = None) -> NDArray[np.float64]:
+        """One value per problem, averaged over the seeds, [P]."""
+        return np.mean([_values(_of_family(f, family, rows), metric) for f in self.frames], axis=0)
+
+    def mean(self, metric: str, family: str = ALL) -> float:
+        return float(self.values(metric, family).mean())
+
+    def estimate(self, metric: str, family: str = ALL) -> Estimate:
+        values = self.values(metric, family)
+        return Estimate(float(values.mean()), *bootstrap_interval(values, BOOTSTRAP_SEED, resamples=RESAMPLES))
+
+    def difference(self, other: Measurement, metric: str, family: str = ALL) -> Difference:
+        """Mean of self - other over the problems that both have; UserError if there are none."""
+        rows = self.frames[0].index.intersection(other.frames[0].index)
+        mine, theirs = self.values(metric, family, rows), other.values(metric, family, rows)
+        if not len(mine):
+            raise UserError("two sets of completions that are compared share no problem: were their prompts replaced?")
+        return paired_difference(mine, theirs, BOOTSTRAP_SEED, resamples=RESAMPLES)
+
+
+def pooled(measurements: Sequence[Measurement]) -> Measurement:
+    """Several training seeds as one measurement: their scores are averaged problem by problem."""
+    first = measurements[0]
+    for other in measurements[1:]:
+        if other.k != first.k or not other.frames[0].index.equals(first.frames[0].index):
+            raise UserError("seeds of one experiment were evaluated on different problems or numbers of samples.")
+    return Measurement(tuple(frame for m in measurements for frame in m.frames), first.k)
+
+
+def measure(rollouts: str, epistemics: str) -> dict[int, Measurement]:
+    """Measurements by step of an `evaluate` or `rollouts` artifact with its `epistemics` artifact (names)."""
+    return _measure(open_artifact(rollouts).folder.resolve(), open_artifact(epistemics).folder.resolve())
+
+
+@lru_cache(maxsize=256)
+def _measure(rollouts: Path, epistemics: Path) -> dict[int, Measurement]:
+    table = read_table(rollouts / "payload" / "rollouts.parquet", _ROLLOUT_COLUMNS)
+    counts = read_table(epistemics / "payload" / "counts.parquet")
+    words = [c for c in counts.columns if c.startswith(("substring", "word"))]
+    joined = table.merge(counts[[*_KEYS, *words]], on=_KEYS, how="outer", indicator="side")
+    if len(joined) != len(table) or not (joined["side"] == "both").all():
+        raise UserError(f"{epistemics} does not count the completions of {rollouts}: discard it and run again.")
+    return {int(step): _measurement(group, words, rollouts) for step, group in joined.groupby("step", sort=True)}
+
+
+def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
+    """A table of a finished artifact; UserError when the file or one of its columns is missing."""
+    try:
+        return read_frame(path, columns)
+    except (ValueError, OSError) as error:
+        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
+        raise UserError(f"{path} {problem}: discard its artifact and run again.") from None
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0]
+
+
+def open_artifact(name: str) -> Artifact:
+    """A finished artifact by its name in a plan; UserError when it is not finished."""
+    artifact = Artifact.open(ROOT / name)
+    _ = artifact.manifest
+    return artifact
+
+
+def _measurement(table: pd.DataFrame, words: list[str], source: Path) -> Measurement:
+    per_problem = table.groupby("row_id", sort=True)
+    samples = per_problem.size()
+    k = int(samples.iloc[0])
+    if (samples != k).any():
+        raise UserError(f"{source}: some problems have {samples.min()} completions and others {samples.max()}.")
+    correct = (table["outcome"] == "correct").astype(float)
+    ordered = correct.groupby(table["row_id"], sort=True)
+    frame = pd.DataFrame({"family": per_problem["family"].first()})
+    frame[SCORE] = ordered.mean()
+    frame[PASS] = pass_at_k(np.stack([v.to_numpy() for _, v in ordered]), k)
+    frame[LENGTH] = per_problem["completion_tokens"].mean()
+    frame[TRUNCATED] = (table["stop_reason"] == "length").astype(float).groupby(table["row_id"], sort=True).mean()
+    return Measurement((frame.join(per_problem[words].mean()),), k)
+
+
+def _of_family(frame: pd.DataFrame, family: str, rows: Iterable[int] | None = None) -> pd.DataFrame:
+    chosen = frame if rows is None else frame.loc[rows]
+    return chosen if family == ALL else chosen[chosen["family"] == family]
+
+
+def _values(frame: pd.DataFrame, metric: str) -> NDArray[np.float64]:
+    if not metric.startswith("density:"):
+        return frame[metric].to_numpy(dtype=float)
+    counts = frame[metric.removeprefix("density:")].to_numpy(dtype=float)
+    tokens = frame[LENGTH].to_numpy(dtype=float)
+    if not tokens.sum():
+        return np.zeros(len(frame))
+    ratio = 1000.0 * counts.sum() / tokens.sum()
+    return ratio + (1000.0 * counts - ratio * tokens) / tokens.mean()

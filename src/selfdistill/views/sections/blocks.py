@@ -1,0 +1,102 @@
+"""What a section of the report is made of; the template knows these and nothing of the study."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from markupsafe import Markup
+
+from selfdistill.views.figures import for_page
+from selfdistill.views.lineage import link
+from selfdistill.views.style import Look
+
+INTERVAL = "Bars are 95 % bootstrap intervals over problems"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table cell; `tone` is yes, no, unclear or num; `detail` stands smaller below; `keys` link to manifests."""
+
+    text: str
+    tone: str = ""
+    keys: Sequence[tuple[str, str]] = ()
+    look: Look | None = None
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Table:
+    header: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    caption: str = ""
+    is_folded: bool = False
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One SVG with its title."""
+
+    title: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class Figure:
+    """Panels side by side, with the sentence below them and the artifacts behind them."""
+
+    panels: Sequence[Panel]
+    caption: str
+    sources: Sequence[tuple[str, str]]
+    legend: Sequence[Look] = ()
+
+    @property
+    def columns(self) -> int:
+        """Panels in a row on a wide screen."""
+        return 3 if len(self.panels) % 3 == 0 or len(self.panels) > 5 else min(len(self.panels), 5)
+
+
+@dataclass
+class Section:
+    """`lead` is one plain sentence computed from the data."""
+
+    anchor: str
+    title: str
+    lead: str
+    blocks: list[Figure | Table] = field(default_factory=list)
+    notes: Sequence[str] = ()
+
+    @property
+    def short(self) -> str:
+        """Its name in the list of sections."""
+        return self.anchor.upper() if self.anchor == "sft" else self.anchor.capitalize()
+
+
+@dataclass
+class Canvas:
+    """Numbers the figures of one page, so that no two share an identifier."""
+
+    palette: dict[str, tuple[str, str]]
+    drawn: int = 0
+
+    def place(self, title: str, draw: Callable[..., str], *arguments: object, **options: object) -> Panel:
+        """Draw a panel and fit it into the page."""
+        self.drawn += 1
+        return Panel(title, Markup(for_page(draw(*arguments, **options), self.palette, self.drawn, title)))
+
+
+def text(value: object) -> Cell:
+    return Cell(str(value))
+
+
+def num(value: str) -> Cell:
+    return Cell(value, tone="num")
+
+
+def keys(names: Iterable[str]) -> list[tuple[str, str]]:
+    """(stage and key, address of the manifest) of artifacts, each once."""
+    return [(f"{name.split('/')[0]} {name[-12:-6]}", link(name)) for name in dict.fromkeys(names) if name]
+
+
+def key_cell(names: Iterable[str]) -> Cell:
+    return Cell("", keys=keys(names))

@@ -1,0 +1,84 @@
+"""One look for every method: a name, a colour, a marker, the same in every figure and table.
+
+Figures are drawn with the light colours; in the page each becomes a CSS variable, so that dark mode has its own. The
+hues are those of Okabe and Ito, which people with any common colour blindness tell apart; markers differ as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Look:
+    """How one experiment appears: `key` names its CSS variable."""
+
+    key: str
+    label: str
+    light: str
+    dark: str
+    marker: str
+    line: str = "-"
+
+
+BASE = Look("base", "base model", "#6b7280", "#9aa3b2", "o")
+PAPER = Look("paper", "paper", "#111827", "#e5e7eb", "D")
+#: (method, context or arm) of the paper's methods.
+GRPO, SDPO, NO_THINK = ("grpo", None), ("sdpo", "solution"), ("sdpo", "solution_no_think")
+GUIDED, UNGUIDED = ("sft", "guided"), ("sft", "unguided")
+METHODS = {
+    GRPO: Look("grpo", "GRPO", "#0072b2", "#56b4e9", "s"),
+    SDPO: Look("sdpo", "SDPO (c\u00a0=\u00a0s)", "#d55e00", "#ff8c42", "^"),
+    NO_THINK: Look("nothink", "SDPO (c\u00a0=\u00a0s\\think)", "#c48a00", "#f0c94d", "v"),
+    GUIDED: Look("guided", "SFT guided", "#b8588f", "#e39fc6", "P"),
+    UNGUIDED: Look("unguided", "SFT unguided", "#008f68", "#3fc79a", "X"),
+}
+_SPARE = (("#5b4fc4", "#a59bff", "d"), ("#7a5230", "#c79a6b", "p"), ("#3d7a00", "#9bd35a", "h"))
+_LINES = ("-", "--", ":", "-.")
+#: Colours that are no method's: text, lines, page.
+INK = {"ink": ("#1f2430", "#e6e8ee"), "muted": ("#5c6472", "#a3abba"), "grid": ("#dfe3ea", "#333a47"),
+       "page": ("#fdfdfc", "#14171d")}  # fmt: skip
+
+#: Teacher contexts as tables name them, and by their symbols.
+CONTEXTS = {
+    "none": "none",
+    "solution": "s (full solution)",
+    "solution_no_think": "s\\think (thinking removed)",
+    "regenerated": "ỹ (regenerated under s)",
+    "answer": "final answer only",
+    "feedback": "feedback",
+    "donor": "solution of another problem",
+    "concise": "instruction to be concise",
+}
+CONTEXT_SYMBOLS = {"none": "none", "solution": "s", "solution_no_think": "s\\think", "regenerated": "ỹ"}
+
+
+def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
+    """Experiment name -> look, for the experiments of a plan (`experiment`, `method`, `context`) in its order.
+
+    Experiments of one method share its colour; a second one gets another line, and both their names as labels.
+    """
+    chosen: dict[str, Look] = {}
+    spare = iter(_SPARE * 10)
+    methods = dict(METHODS)
+    for about in experiments:
+        kind = (about["method"], about["context"])
+        if kind not in methods:
+            light, dark, marker = next(spare)
+            label = " ".join(str(part).replace("_", " ") for part in kind if part).upper()
+            methods[kind] = Look(f"extra{len(methods)}", label, light, dark, marker)
+        if about["experiment"] not in chosen:
+            taken = sum(look.key == methods[kind].key for look in chosen.values())
+            chosen[about["experiment"]] = replace(methods[kind], line=_LINES[taken % len(_LINES)])
+    labels = [look.label for look in chosen.values()]
+    return {
+        name: look if labels.count(look.label) == 1 else replace(look, label=f"{look.label}, {name}")
+        for name, look in chosen.items()
+    }
+
+
+def palette(chosen: Iterable[Look]) -> dict[str, tuple[str, str]]:
+    """CSS variable -> (light, dark) of everything that a figure may use."""
+    return INK | {look.key: (look.light, look.dark) for look in (BASE, PAPER, *chosen)}
