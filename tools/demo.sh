@@ -7,7 +7,7 @@ report=results/report.html
 age() { stat -c %Y "$report" 2>/dev/null || echo none; }
 
 before=$(age)
-snakemake --profile local "$report"
+snakemake --profile local
 selfdistill track
 if [ "$(age)" = "$before" ]; then
     echo "Nothing to do: everything in the report was up to date."

@@ -1,9 +1,9 @@
 """Teacher contexts: whose solution a teacher is shown, in which words, and as which token ids.
 
-On-policy (paper.md 1.4): `choose_demonstrations` picks, inside one group of completions, the demonstration of each.
-Off-policy (paper.md 2.1, and the controls donor and concise): `build_contexts` picks one text per problem from graded
+On-policy (docs/method.md 3): `choose_demonstrations` picks, inside one group of completions, the demonstration of each.
+Off-policy (docs/method.md 8.1): `build_contexts` picks one text per problem from graded
 completions. A problem without a text for its kind is counted under a reason, never given another kind's text.
-`encode_teacher_prompt` and `encode_context` turn a text into the teacher's prompt (paper.md 2.2).
+`encode_teacher_prompt` and `encode_context` turn a text into the teacher's prompt (docs/method.md 8.2).
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from selfdistill.schema.stages import ContextKind
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-#: Reward from which a completion is correct (paper.md 1.4).
+#: Reward from which a completion is correct (docs/method.md 3).
 SUCCESS_THRESHOLD = 0.5
 #: Source of a context that stems from no completion.
 NO_SOURCE = -1
@@ -67,7 +67,7 @@ class Context:
 
 
 def choose_demonstrations(rewards: Sequence[float], threshold: float, exclude_own: bool) -> list[int | None]:
-    """Index of the demonstration of each completion of one group, None where there is none (paper.md 1.4).
+    """Index of the demonstration of each completion of one group, None where there is none (docs/method.md 3).
 
     It is the first completion whose reward reaches the threshold; with `exclude_own` its author gets the second.
     """
@@ -181,7 +181,7 @@ def build_contexts(
 
 
 def reprompt_text(template: RepromptTemplate, prompt: str, solution: str | None, feedback: str | None) -> str:
-    """The teacher's user message (paper.md 2.2); absent sections are empty, and without both it is the prompt itself.
+    """The teacher's user message (docs/method.md 8.2); absent sections are empty; without both it is the prompt itself.
 
     Raises UserError for feedback that the template has no place for: it would vanish without a word.
     """
@@ -213,7 +213,7 @@ def encode_teacher_prompt(
 
     The last message is replaced by the re-prompt, earlier ones stay. Only the end of the demonstration is ever cut,
     between its own tokens: cutting the whole prompt, as in the paper's code, takes the closing instruction and the
-    generation header first (paper.md 8, 9). Raises UserError where the rest alone is too long.
+    generation header first (docs/method.md 8.4). Raises UserError where the rest alone is too long.
     """
 
     def encode(demonstration: str | None) -> list[int]:

@@ -1,4 +1,4 @@
-"""Uncertainty markers in text: counts per word, and their density (paper.md 3).
+"""Uncertainty markers in text: counts per word, and their density (docs/method.md 10).
 
 Two rules. `substring` is the paper's: lower-case the text, then count non-overlapping occurrences of each word,
 wherever they stand ("unlikely" holds likely). `word` counts an occurrence only where no letter, digit or underscore
@@ -12,7 +12,7 @@ from typing import Literal
 
 Mode = Literal["substring", "word"]
 
-#: The ten words of the paper (paper.md 3), in its order.
+#: The ten words of the paper (docs/method.md 10), in its order.
 PAPER_WORDS = (
     "wait", "hmm", "perhaps", "maybe", "actually", "alternatively", "seems", "might", "likely", "check",
 )  # fmt: skip

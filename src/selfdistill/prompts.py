@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Message = dict[str, str]
 Instruction = Literal["none", "boxed", "answer_line"]
 
-#: What stands before and after a question, by kind of instruction: wire formats of paper.md 4.1.
+#: What stands before and after a question, by kind of instruction: wire formats of docs/method.md 8.5.
 INSTRUCTIONS: dict[str, tuple[str, str]] = {
     "none": ("", ""),
     "boxed": ("", "\nPlease reason step by step, and put your final answer within \\boxed{}."),
@@ -81,7 +81,7 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
 
 
 def strip_thinking(text: str) -> str:
-    """Remove thinking by the two rules of paper.md 2.4.
+    """Remove thinking by the two rules of docs/method.md 9.
 
     First every `<think>...</think>`, then everything up to a remaining `</think>`, once: completions of models whose
     chat template opens `<think>` in the prompt hold only the closing tag. Unfinished thinking stays: `leaks_thinking`.
@@ -115,7 +115,7 @@ def strip_instruction(text: str, kind: Instruction) -> str:
 
 
 def add_instruction(text: str, kind: Instruction) -> str:
-    """Wrap the instruction around a question exactly once, also where it is there already (paper.md 4.1)."""
+    """Wrap the instruction around a question exactly once, also where it is there already (docs/method.md 8.5)."""
     prefix, suffix = INSTRUCTIONS[kind]
     return f"{prefix}{strip_instruction(text, kind)}{suffix}"
 

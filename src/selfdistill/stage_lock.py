@@ -1,8 +1,8 @@
 """stages.lock.json: no change of a stage's code goes by without a decision whether results change.
 
 Keys hold the VERSION of a stage and nothing of its code, so that a reformatted line retrains nothing. The lock holds,
-for each stage, the version and a digest of the code behind it (`source_digest`). When the digest moves, a test fails until
-someone has said, with a reason that the review shows, that results stay the same, or has raised VERSION.
+for each stage, the version and a digest of the code behind it (`source_digest`). When the digest moves, a test fails
+until someone has said, with a reason that the review shows, that results stay the same, or has raised VERSION.
 """
 
 from __future__ import annotations
@@ -26,19 +26,18 @@ ALL_STAGES = "all"
 
 
 def compute(package: Path = PACKAGE, versions: Mapping[str, int] | None = None) -> dict[str, dict[str, Any]]:
-    """Stage -> {version, digest, sources} of the code as it is. Raises UserError for a stage without a module."""
+    """Stage -> {version, digest, sources} of the code as it is. Raises UserError for a module that does not exist."""
     return {stage: _state(package, stage, version) for stage, version in _versions(versions).items()}
 
 
-def check(
-    lock_file: Path = LOCK_FILE, package: Path = PACKAGE, versions: Mapping[str, int] | None = None
-) -> list[str]:
+def check(lock_file: Path = LOCK_FILE, package: Path = PACKAGE, versions: Mapping[str, int] | None = None) -> list[str]:
     """One line for each stage that needs a decision; empty when there is none."""
     lock = _read(lock_file)
     states = compute(package, versions)
     problems = [_problem(stage, state, lock.get(stage)) for stage, state in states.items()]
-    left_over = [f"{lock_file}: there is no stage `{stage}`; remove its entry." for stage in lock.keys() - states.keys()]
-    return [problem for problem in problems if problem] + sorted(left_over)
+    left_over = sorted(lock.keys() - states.keys())
+    problems += [f"{lock_file}: there is no stage `{stage}`; remove its entry." for stage in left_over]
+    return [problem for problem in problems if problem]
 
 
 def update(
@@ -51,7 +50,7 @@ def update(
 ) -> list[str]:
     """Record a decision about one stage, or about all that need one; returns their names.
 
-    Raises UserError for an unknown stage or decision, for a missing reason, and for a decision that contradicts VERSION.
+    Raises UserError for an unknown stage or decision, a missing reason, and a decision that contradicts VERSION.
     """
     lock, states = _read(lock_file), compute(package, versions)
     if decision not in DECISIONS:
@@ -71,7 +70,7 @@ def _state(package: Path, stage: str, version: int) -> dict[str, Any]:
     try:
         sources = source_digests(package, f"{package.name}.stages.{stage}")
     except FileNotFoundError as error:
-        raise UserError(f"stage `{stage}` has no module: {error} does not exist.") from None
+        raise UserError(f"stage `{stage}`: {error} does not exist, or cannot be found from its import.") from None
     return {"version": version, "digest": sha256_text(canonical_json(sources))[:DIGEST_LENGTH], "sources": sources}
 
 

@@ -21,8 +21,10 @@ PACKAGE = Path(selfdistill.__file__).parent
 LAYERS = (
     {"schema", "source_digest"},
     {"files", "hashing", "prompts", "epistemic", "statistics", "losses", "grading", "generation", "tables"},
-    {"store", "contexts", "toy", "assets"},
-    {"plan", "sources", "training", "job", "provenance", "stage_lock"},
+    {"store", "contexts", "assets"},
+    {"plan", "training", "job", "provenance", "stage_lock"},
+    {"toy"},
+    {"sources"},
     {"stages", "views", "tracking"},
     {"launch", "cli"},
 )

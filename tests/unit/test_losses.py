@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from selfdistill.losses import (
     divergence,
     group_advantages,
@@ -20,7 +21,7 @@ from selfdistill.losses import (
 STUDENT = torch.tensor([[0.5, 0.3, 0.1, 0.06, 0.04]], dtype=torch.float64).log()
 TEACHER = torch.tensor([[0.2, 0.6, 0.05, 0.05, 0.1]], dtype=torch.float64).log()
 ALPHAS = (0.0, 0.25, 0.5, 0.75, 1.0)
-#: paper.md 1.2
+#: docs/method.md 2.2
 VECTORS = {
     (None, True): (0.280486, 0.052129, 0.069809, 0.053286, 0.293804),
     (2, True): (0.232630, 0.043549, 0.058692, 0.045080, 0.250201),
@@ -63,7 +64,9 @@ def _brute_force(student, teacher, alpha, top_k, add_tail):
         def kl(p, q):
             return sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
-        results.append(kl(t, s) if alpha == 0 else kl(s, t) if alpha == 1 else (1 - alpha) * kl(s, m) + alpha * kl(t, m))
+        results.append(
+            kl(t, s) if alpha == 0 else kl(s, t) if alpha == 1 else (1 - alpha) * kl(s, m) + alpha * kl(t, m)
+        )
     return torch.tensor(results, dtype=torch.float64)
 
 
@@ -124,9 +127,7 @@ def test_divergence_stays_finite_when_the_student_is_certain():
 def test_grpo_loss_gives_hand_made_numbers():
     ratio = torch.tensor([1.0, 1.5, 0.5, 1.5, 0.5, 10.0])
     advantage = torch.tensor([2.0, 2.0, 2.0, -2.0, -2.0, -2.0])
-    found = grpo_token_loss(
-        ratio.log(), torch.zeros(6), advantage, clip_low=0.2, clip_high=0.28, dual_clip=3.0
-    )
+    found = grpo_token_loss(ratio.log(), torch.zeros(6), advantage, clip_low=0.2, clip_high=0.28, dual_clip=3.0)
     # A > 0: -A min(r, 1.28) where r is above, -A r where it is below. A < 0: max(r, 0.8) |A|, at most 3 |A|.
     torch.testing.assert_close(found, torch.tensor([-2.0, -2.56, -1.0, 3.0, 1.6, 6.0]))
 
@@ -141,7 +142,9 @@ def test_without_dual_clip_a_large_ratio_is_not_bounded():
 def test_grpo_gradient_is_that_of_the_policy_gradient_at_ratio_one():
     logprobs = torch.tensor([-1.0, -2.0], requires_grad=True)
     advantages = torch.tensor([0.5, -0.25])
-    grpo_token_loss(logprobs, logprobs.detach(), advantages, clip_low=0.2, clip_high=0.28, dual_clip=3.0).sum().backward()
+    grpo_token_loss(
+        logprobs, logprobs.detach(), advantages, clip_low=0.2, clip_high=0.28, dual_clip=3.0
+    ).sum().backward()
     torch.testing.assert_close(logprobs.grad, -advantages)
 
 

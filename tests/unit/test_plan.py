@@ -112,7 +112,7 @@ def test_coverage_experiments_differ_in_their_problems_only(raw, assets):
     experiments = resolve(load_config(raw))
     small, whole = experiments["toy_sdpo_d8"], experiments["toy_sdpo"]
     assert small.train_spec(0) == whole.train_spec(0)
-    assert (small.distinct, whole.distinct) == (8, None)
+    assert (small.distinct, small.subset, whole.distinct) == (8, 8, None)
 
 
 def test_a_diff_names_the_field_and_both_values():

@@ -167,7 +167,7 @@ def test_reasoning_gym_tasks_without_a_gold_answer_are_refused():
         load_problems(ReasoningGymSource(task="graph_color", count=4))
 
 
-# Rows and distinct questions of paper.md 4.3 to 4.5.
+# Rows and distinct questions of docs/method.md 11.3 to 11.5.
 FILES = [
     ("math_evaluation", "aime24.parquet", 30, 30),
     ("math_evaluation", "aime25.parquet", 30, 30),

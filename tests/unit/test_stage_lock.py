@@ -200,7 +200,7 @@ def test_a_lowered_version_and_a_left_over_entry_are_problems(package, lock_file
 
 
 def test_a_stage_without_a_module_or_a_damaged_lock_is_one_clear_error(package, lock_file):
-    with pytest.raises(UserError, match="stage `score` has no module"):
+    with pytest.raises(UserError, match="stage `score`: .*score.py does not exist"):
         compute(package, {"score": 1})
     lock_file.write_text("{")
     with pytest.raises(UserError, match="is not JSON"):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+
 from selfdistill.generation import decoders, torch_sampler
 from selfdistill.generation.base import sample_seed
 from selfdistill.generation.randomness import random_bits, uniforms
 from selfdistill.generation.torch_sampler import TorchSampler, draw_tokens
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
-
 from tiny import tiny_model
 
 VOCABULARY = 40

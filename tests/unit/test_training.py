@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
 from selfdistill.schema.errors import Interrupted, UserError
@@ -34,7 +35,6 @@ from selfdistill.training.network import Network, backward_through_head, complet
 from selfdistill.training.optimiser import clip_gradients, learning_rate
 from selfdistill.training.state import Progress, load_state, save_state
 from selfdistill.training.teacher import TeacherNetwork
-
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -195,7 +195,9 @@ def test_padding_changes_no_log_probability():
     network = Network(tiny_model(len(TOKENIZER)), temperature=0.8)
     prompts, completions = [[5, 6, 7, 8, 9], [10]], [[11, 12], [13, 14, 15, 16]]
     together = completion_logprobs(network, pack(prompts, completions, network.device))
-    apart = [completion_logprobs(network, pack([p], [c], network.device)) for p, c in zip(prompts, completions, strict=True)]
+    apart = [
+        completion_logprobs(network, pack([p], [c], network.device)) for p, c in zip(prompts, completions, strict=True)
+    ]
     torch.testing.assert_close(together, torch.cat(apart), atol=1e-6, rtol=1e-5)
 
 
@@ -317,7 +319,7 @@ def test_loss_and_gradient_do_not_depend_on_micro_batches_or_order(method):
 
 
 def test_sdpo_loss_is_the_mean_over_all_rows_of_token_means():
-    """Against a slow evaluation of paper.md 1.2 and 1.5, row by row through the model's own forward pass."""
+    """Against a slow evaluation of docs/method.md 2 and 7, row by row through the model's own forward pass."""
     from selfdistill.losses import divergence
 
     rows = _rows(SDPO)
@@ -329,7 +331,9 @@ def test_sdpo_loss_is_the_mean_over_all_rows_of_token_means():
         length = len(row.completion_ids)
         with torch.no_grad():
             student = model(torch.tensor([row.prompt_ids + row.completion_ids])).logits[0, -length - 1 : -1]
-            teacher = model(torch.tensor([row.plan.teacher_prompt_ids + row.completion_ids])).logits[0, -length - 1 : -1]
+            teacher = model(torch.tensor([row.plan.teacher_prompt_ids + row.completion_ids])).logits[
+                0, -length - 1 : -1
+            ]
         logprobs = student.log_softmax(-1)[torch.arange(length), torch.tensor(row.completion_ids)]
         weights = (logprobs - torch.tensor(row.sampler_logprobs)).exp().clamp(max=2.0)
         losses = divergence(student, teacher, alpha=0.5, top_k=10, add_tail=True)
@@ -340,7 +344,9 @@ def test_sdpo_loss_is_the_mean_over_all_rows_of_token_means():
 def test_grpo_rows_without_advantage_are_not_forwarded_but_count():
     rows = _rows(GRPO)
     without = _gradient(rows, 1000, GRPO)[0]
-    forwarded = [Row(r.prompt_ids, r.completion_ids, RowPlan(advantage=r.plan.advantage), r.sampler_logprobs) for r in rows]
+    forwarded = [
+        Row(r.prompt_ids, r.completion_ids, RowPlan(advantage=r.plan.advantage), r.sampler_logprobs) for r in rows
+    ]
     complete = _gradient(forwarded, 1000, GRPO)[0]
     assert without["supervised_tokens"] < complete["supervised_tokens"]
     assert without["loss"] == pytest.approx(complete["loss"], rel=1e-5)
@@ -405,7 +411,9 @@ def test_grpo_learns_what_is_rewarded(tmp_path):
     def says_maybe(texts, golds, stop_reasons):
         return [Verdict("correct" if "maybe" in text else "wrong", float("maybe" in text)) for text in texts]
 
-    spec = make_spec(GRPO, steps=25, prompts_per_update=4, on_policy=OnPolicy(group_size=8, sampling=Sampling(max_tokens=12)))
+    spec = make_spec(
+        GRPO, steps=25, prompts_per_update=4, on_policy=OnPolicy(group_size=8, sampling=Sampling(max_tokens=12))
+    )
     session = Session(tmp_path, spec, StageRuntime(state_every_steps=100), grade=says_maybe)
     session.run()
     rewards = [line["reward_mean"] for line in session.metrics()]
@@ -445,9 +453,7 @@ def whole(tmp_path_factory):
 
 
 def _without_times(lines):
-    return [
-        {k: v for k, v in line.items() if not k.startswith(("seconds", "tokens_per", "peak"))} for line in lines
-    ]
+    return [{k: v for k, v in line.items() if not k.startswith(("seconds", "tokens_per", "peak"))} for line in lines]
 
 
 @pytest.mark.parametrize("name", ["grpo", "sdpo", "sft"])
@@ -457,9 +463,9 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path, whole, name, step, phase)
     session = Session(tmp_path, whole[name].spec, StageRuntime(state_every_steps=2 if phase == "updates" else 1))
 
     def die():
-        session.on_report = lambda line: os.kill(os.getpid(), signal.SIGKILL) if line.get("phase") == phase and line[
-            "step"
-        ] == step else None
+        session.on_report = lambda line: (
+            os.kill(os.getpid(), signal.SIGKILL) if line.get("phase") == phase and line["step"] == step else None
+        )
         session.run()
 
     child = multiprocessing.get_context("fork").Process(target=die)

@@ -7,7 +7,21 @@ import torch
 # Two threads that share cores with anything else spin at every barrier; these models are too small to gain.
 torch.set_num_threads(1)
 
-WORDS = ["<think>", "</think>", "\\boxed{", "}", "maybe", "check", "wait", "so", "yes", "no", "which", "solution", "solve"]
+WORDS = [
+    "<think>",
+    "</think>",
+    "\\boxed{",
+    "}",
+    "maybe",
+    "check",
+    "wait",
+    "so",
+    "yes",
+    "no",
+    "which",
+    "solution",
+    "solve",
+]
 NUMBERS = [str(number) for number in range(10)]
 SPECIAL = ["<pad>", "<|im_start|>", "<|im_end|>"]
 ROLES = ["system", "user", "assistant"]
@@ -34,7 +48,9 @@ def tiny_tokenizer():
     )
 
 
-def tiny_model(vocabulary: int, *, tied: bool = True, hidden: int = 32, layers: int = 2, std: float = 0.15, seed: int = 0):
+def tiny_model(
+    vocabulary: int, *, tied: bool = True, hidden: int = 32, layers: int = 2, std: float = 0.15, seed: int = 0
+):
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(seed)

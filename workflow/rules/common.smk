@@ -10,7 +10,9 @@ from selfdistill.schema.errors import UserError
 PLAN = Workspace(config, plans=workflow.is_main_process)
 PYTHON = shlex.quote(sys.executable)
 LAUNCH = f"{PYTHON} -m selfdistill.launch"
-RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}" + (" --warm" if PLAN.runtime.warm_start else "")
+RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}" + (
+    " --warm" if PLAN.runtime.warm_start else ""
+)
 VIEW = f"{PYTHON} -m selfdistill.views"
 
 

@@ -57,6 +57,8 @@ def fetch(assets: Assets, name: str, files: Sequence[str] = ()) -> list[Path]:
 
 def check(assets: Assets, name: str) -> dict[str, str]:
     """State of every recorded file of an asset here: `ok`, `missing`, or what is wrong. Nothing is downloaded."""
+    if name not in assets.lock.assets and name in assets.lock.local:
+        return {assets.lock.local[name].path: _state(assets, assets.lock.pin(name))}
     entry = assets.lock.entry(name)
     if entry.kind == "model" and entry.source == "hub":
         return _check_model(assets, name, entry)
@@ -114,7 +116,7 @@ def _fetch_unlisted(assets: Assets, name: str, entry: AssetEntry, files: Sequenc
     try:
         if not files:
             listed = ", ".join(list_files(entry)) if entry.source == "hub" else "see its repository"
-            raise UserError(f"`{name}`: say which files are wanted, with --file. It has: {listed}.")
+            raise UserError(f"`{name}`: say which files are wanted, after the name. It has: {listed}.")
         digests = dict(entry.files)
         for file in files:
             download_file(entry, file, assets.home(name) / file)

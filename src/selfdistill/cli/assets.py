@@ -21,7 +21,7 @@ def fetch(
     from selfdistill.assets import Assets
     from selfdistill.assets import fetch as fetch_asset
 
-    for path in fetch_asset(Assets.open(), name, files or ()):
+    for path in fetch_asset(Assets.here(), name, files or ()):
         console.print(str(path))
 
 
@@ -31,7 +31,7 @@ def check(name: Annotated[str | None, typer.Argument(help="One asset; none means
     from selfdistill.assets import Assets
     from selfdistill.assets import check as check_asset
 
-    assets = Assets.open()
+    assets = Assets.here()
     names = [name] if name else sorted({*assets.lock.assets, *assets.lock.local})
     rows = [(each, file, state) for each in names for file, state in check_asset(assets, each).items()]
     show_table(("asset", "file", "state"), rows)
@@ -45,5 +45,5 @@ def add(
     """Record a file of your own, with its sha256, in config/assets.local.yaml."""
     from selfdistill.assets import Assets, add_local
 
-    added = add_local(Assets.open(), name, path)
+    added = add_local(Assets.here(), name, path)
     console.print(f"{name}: {added.path} {added.sha256}")

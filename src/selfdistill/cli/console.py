@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from selfdistill.plan.settings import CONFIG_FILE, read_yaml
+from selfdistill.plan.settings import CONFIG_FILE, merge, read_yaml
 from selfdistill.plan.workspace import Workspace
 
 #: Names and keys must survive being piped: no wrapping where there is no terminal.
@@ -26,4 +26,8 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def workspace(configfile: str = CONFIG_FILE) -> Workspace:
-    return Workspace(read_yaml(Path(configfile)))
+    """The project with its config; another file is merged over config/config.yaml, as Snakemake does."""
+    config = read_yaml(Path(CONFIG_FILE))
+    if configfile != CONFIG_FILE:
+        config = merge(config, read_yaml(Path(configfile)))
+    return Workspace(config)

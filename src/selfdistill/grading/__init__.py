@@ -1,6 +1,6 @@
 """Is a completion right? One verdict and one reward per completion, for maths and for multiple choice.
 
-Maths: the last box against the gold answer (paper.md 6.2, 6.3). Identical texts and plain integers are decided here;
+Maths: the last box against the gold answer (docs/method.md 12). Identical texts and plain integers are decided here;
 everything else is decided by math-verify in worker processes that are killed at the time limit, since its own limit
 works by signals in the main thread only, and an answer may be a tower of powers. Choice: a letter.
 

@@ -13,8 +13,8 @@ _STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
 def extract_box(text: str, scope_characters: int | None = None) -> str:
     r"""Content of the last `\boxed{...}`, braces matched; "" where there is none, or where it is not closed.
 
-    With a scope only the last characters are searched, and the box must lie wholly inside (paper.md 6.3). Outer
-    whitespace, one leading ":" and one trailing "." or "/" are dropped (paper.md 6.2).
+    With a scope only the last characters are searched, and the box must lie wholly inside (docs/method.md 12). Outer
+    whitespace, one leading ":" and one trailing "." or "/" are dropped (docs/method.md 12).
     """
     if scope_characters is not None:
         text = text[-scope_characters:]

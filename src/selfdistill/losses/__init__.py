@@ -1,4 +1,4 @@
-"""Objectives as pure functions: tensors in, tensors out (paper.md 1.2, 1.5, 1.6).
+"""Objectives as pure functions: tensors in, tensors out (docs/method.md 2, 5, 7).
 
 Shape suffixes: N tokens, V vocabulary, K the student's most likely tokens, R rows of a mini-batch, G group.
 """

@@ -6,7 +6,7 @@ The coefficients need only lengths and the mask of the *whole* mini-batch, so th
 micro-batches, padding or the number of processes. With R rows, S of them supervised, L[r] tokens in row r:
 
     sequence_mean            1 / (R x L[r])    masked rows count in the denominator: what the paper's code computes
-                                               although it is configured as "token-mean" (paper.md 1.5)
+                                               although it is configured as "token-mean" (docs/method.md 7.1)
     token_mean               1 / (sum of L over the supervised rows)
     unmasked_sequence_mean   1 / (S x L[r])
 """

@@ -1,4 +1,4 @@
-"""Divergence between student and teacher next-token distributions (paper.md 1.2).
+"""Divergence between student and teacher next-token distributions (docs/method.md 2).
 
     alpha = 0        KL(T || S)                       "forward"
     alpha = 1        KL(S || T)                       "reverse"; Eq. 1 of the paper

@@ -1,4 +1,4 @@
-"""Policy-gradient pieces: advantages, clipped loss, importance weights (paper.md 1.2, 1.5, 1.6)."""
+"""Policy-gradient pieces: advantages, clipped loss, importance weights (docs/method.md 2.3, 5, 7.2)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def token_logprobs(logits_NV: Tensor, token_ids_N: Tensor) -> Tensor:
 def group_advantages(rewards_G: Tensor, *, divide_by_std: bool) -> Tensor:
     """Reward minus the mean of its group [G]; equal rewards give exactly zero.
 
-    The paper's baseline does not divide by the standard deviation (paper.md 1.6).
+    The paper's baseline does not divide by the standard deviation (docs/method.md 5).
     """
     if bool((rewards_G == rewards_G[0]).all()):
         return torch.zeros_like(rewards_G)
@@ -36,7 +36,7 @@ def grpo_token_loss(
     clip_high: float,
     dual_clip: float | None,
 ) -> Tensor:
-    """PPO's clipped loss per token [N], with a bound of `dual_clip` x |A| where A < 0 (paper.md 1.6)."""
+    """PPO's clipped loss per token [N], with a bound of `dual_clip` x |A| where A < 0 (docs/method.md 5)."""
     ratio_N = (logprobs_N - old_logprobs_N).clamp(-_MAX_LOG_RATIO, _MAX_LOG_RATIO).exp()
     loss_N = torch.maximum(-advantages_N * ratio_N, -advantages_N * ratio_N.clamp(1 - clip_low, 1 + clip_high))
     if dual_clip is None:
@@ -47,8 +47,8 @@ def grpo_token_loss(
 def importance_weights(numerator_N: Tensor, denominator_N: Tensor, cap: float | None) -> Tensor:
     """exp(numerator - denominator) capped from above [N], without gradient; `cap` None gives ones.
 
-    Old-policy weight of SDPO: current over old log-probs (paper.md 1.2). Sampler correction of every on-policy
-    method: the trainer's old log-probs over the sampler's (paper.md 1.5).
+    Old-policy weight of SDPO: current over old log-probs (docs/method.md 2.3). Sampler correction of every on-policy
+    method: the trainer's old log-probs over the sampler's (docs/method.md 7.2).
     """
     if cap is None:
         return torch.ones_like(numerator_N)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
 
-from selfdistill.plan.settings import CONFIG_FILE, validate
+from selfdistill.plan.settings import CONFIG_FILE, merge, validate
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
 from selfdistill.schema.errors import UserError, explain_validation, unknown
 from selfdistill.schema.methods import Grpo, Method, Sdpo, Sft
@@ -18,7 +18,8 @@ _METHODS = {"grpo": Grpo, "sdpo": Sdpo, "sft": Sft}
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment; `distinct` is its task coverage (None: the whole data set)."""
+    """One experiment. `distinct` is its task coverage (None: the whole data set), `swept_from` the experiment whose
+    coverage sweep it belongs to, `subset` how many problems are sampled from the data set (None: all)."""
 
     name: str
     entry: ExperimentEntry
@@ -26,9 +27,11 @@ class Experiment:
     train: TrainEntry
     method: Method
     dataset: str
-    distinct: int | None
-    coverage_seed: int
     seeds: tuple[int, ...]
+    distinct: int | None = None
+    subset: int | None = None
+    coverage_seed: int = 0
+    swept_from: str | None = None
 
     def train_spec(self, seed: int) -> TrainSpec:
         """The recipe of one run."""
@@ -80,16 +83,15 @@ def resolve(config: Config) -> dict[str, Experiment]:
             if variant in config.experiments:
                 raise UserError(f"{CONFIG_FILE}: experiments.{variant} collides with the coverage sweep of {name}.")
             given = entry.coverage.datasets.get(distinct)
-            experiments[variant] = Experiment(
+            experiments[variant] = replace(
+                whole,
                 name=variant,
-                entry=entry,
-                model=whole.model,
-                train=whole.train,
-                method=whole.method,
                 dataset=given or entry.dataset,
-                distinct=None if given else distinct,
+                distinct=distinct,
+                subset=None if given else distinct,
                 coverage_seed=entry.coverage.seed,
                 seeds=tuple(entry.coverage.seeds),
+                swept_from=name,
             )
     return experiments
 
@@ -107,9 +109,14 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
     train = validate(TrainEntry, merged, f"{where}.overrides")
     method = _method(config, model, train, where)
     experiment = Experiment(
-        name=name, entry=entry, model=model, train=train, method=method, dataset=entry.dataset,
-        distinct=None, coverage_seed=0, seeds=tuple(entry.seeds),
-    )  # fmt: skip
+        name=name,
+        entry=entry,
+        model=model,
+        train=train,
+        method=method,
+        dataset=entry.dataset,
+        seeds=tuple(entry.seeds),
+    )
     if isinstance(method, Sft) and entry.sft is None:
         raise UserError(f"{where}.sft is missing: method sft needs to know which completions it learns from.")
     try:
@@ -121,7 +128,7 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
 
 
 def _method(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> Method:
-    """The method's options, with the model's templates and limits filled in (design: min(22,528, positions left))."""
+    """The method's options, with the model's templates and limits filled in (docs/method.md 8.4)."""
     options = dict(train.method)
     name = options.get("name")
     if name not in _METHODS:
@@ -133,11 +140,9 @@ def _method(config: Config, model: ModelEntry, train: TrainEntry, where: str) ->
     return validate(_METHODS[name], options, f"{where}: method")
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """Deep merge; lists and scalars are replaced. A changed method name replaces the method's options."""
-    merged = dict(base)
-    for key, value in changes.items():
-        both = isinstance(value, dict) and isinstance(base.get(key), dict)
-        renamed = key == "method" and both and value.get("name", base[key]["name"]) != base[key]["name"]
-        merged[key] = _merge(base[key], value) if both and not renamed else value
-    return merged
+def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """The recipe with an experiment's changes; another method replaces the recipe's method with all its options."""
+    method = changes.get("method", {})
+    if isinstance(method, dict) and method.get("name", recipe["method"]["name"]) != recipe["method"]["name"]:
+        recipe = recipe | {"method": {}}
+    return merge(recipe, changes)

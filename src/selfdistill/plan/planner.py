@@ -84,16 +84,14 @@ class Planner:
         if chosen.train_spec(seed).on_policy is None:
             inputs["examples"] = self.sft_data(experiment)
         else:
-            inputs["prompts"] = self.prompts(
-                model, self.problems(chosen.dataset, chosen.distinct, chosen.coverage_seed)
-            )
+            inputs["prompts"] = self.prompts(model, self.problems(chosen.dataset, chosen.subset, chosen.coverage_seed))
         return Node(chosen.train_spec(seed), inputs)
 
     def sft_data(self, experiment: str) -> Node:
         """Completions with and without a solution in context, of the same problems (paper, section 4)."""
         chosen = self.experiments[experiment]
         model, source = chosen.entry.model, chosen.entry.sft
-        problems = self.problems(chosen.dataset, chosen.distinct or source.distinct, chosen.coverage_seed)
+        problems = self.problems(chosen.dataset, chosen.subset or source.distinct, chosen.coverage_seed)
         prompts = self.prompts(model, problems)
         unguided = self._rollouts(model, prompts, samples=source.samples, seed=source.seed)
         contexts = Node(ContextsSpec(kind=source.context), {"rollouts": unguided})

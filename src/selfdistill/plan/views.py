@@ -56,7 +56,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "curves": sorted(planner.experiments),
         "richness": sorted(planner.config.richness),
         "sft": sorted({e.entry.model for e in experiments if isinstance(e.method, Sft)}),
-        "coverage": sorted({e.entry.model for e in experiments if e.distinct is not None}),
+        "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
         "report": ["report"],
     }
 
@@ -131,10 +131,10 @@ def _sft(planner: Planner, plan: ViewPlan, name: str) -> None:
 
 
 def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
-    swept = [e for e in planner.experiments.values() if e.entry.model == name and e.distinct is not None]
+    swept = [e for e in planner.experiments.values() if e.entry.model == name and e.swept_from]
     if not swept:
         raise unknown("model with a coverage sweep", name, view_names(planner)["coverage"])
-    parents = [planner.experiments[e.name.rsplit("_d", 1)[0]] for e in swept]
+    parents = [planner.experiments[e.swept_from] for e in swept if e.swept_from]
     for experiment in {e.name: e for e in [*swept, *parents]}.values():
         _training_rows(planner, plan, experiment)
         _evaluation_rows(planner, plan, experiment)

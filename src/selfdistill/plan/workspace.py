@@ -16,7 +16,7 @@ from selfdistill.files import pretty_json, write_if_changed
 from selfdistill.hashing import sha256_text
 from selfdistill.plan.graph import closure
 from selfdistill.plan.planner import Planner
-from selfdistill.plan.settings import load_config, load_runtime
+from selfdistill.plan.settings import CONFIG_FILE, load_config, load_runtime, read_yaml
 from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
@@ -71,7 +71,10 @@ class Workspace:
         return load_runtime(self.runtime_file)
 
     def check(self) -> None:
-        """Read and check all settings now, before the first rule needs them."""
+        """Read and check all settings now, before the first rule needs them (Snakemake has read the config already,
+        but takes no notice of repeated keys)."""
+        if Path(CONFIG_FILE).is_file():
+            read_yaml(Path(CONFIG_FILE))
         _ = self.planner, self.runtime
 
     def plan(self, view: str, name: str) -> ViewPlan:
@@ -114,7 +117,9 @@ class Workspace:
         """Readable name of an artifact with the experiments that use it."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({_short(self.needs(stage, run))})"
+        return (
+            f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({_short(self.needs(stage, run))})"
+        )
 
     def needs(self, stage: str, run: str) -> Resources:
         """What a job asks the scheduler for."""

@@ -27,7 +27,7 @@ class Sampling(Model):
 class MathGrader(Model):
     """The last boxed answer against the gold answer.
 
-    Training reward of the paper: `scope_characters: 100`. Evaluation: no scope (paper.md 6.2, 6.3).
+    Training reward of the paper: `scope_characters: 100`. Evaluation: no scope (docs/method.md 12).
     """
 
     kind: Literal["math"] = "math"
@@ -50,7 +50,7 @@ Grader = MathGrader | ChoiceGrader
 
 
 class Optimiser(Model):
-    """AdamW with linear warm-up, then constant or cosine (paper.md 1.5, 5.0)."""
+    """AdamW with linear warm-up, then constant or cosine (docs/method.md 7.5)."""
 
     learning_rate: float = Field(gt=0, description="Peak learning rate, e.g. 1.0e-5.")
     betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")

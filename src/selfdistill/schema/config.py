@@ -20,7 +20,7 @@ class AssetFile(Model):
 
     kind: Literal["asset"] = "asset"
     asset: str = Field(description="Name in config/assets.lock.yaml.")
-    file: str = Field(description="File of that asset.")
+    file: str | None = Field(None, description="File of that asset; may be left out where it has only one.")
     fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
     instruction: Literal["none", "boxed", "answer_line"] = Field(
         "none", description="Instruction wrapped around the question in the file; it is removed."

@@ -13,25 +13,25 @@ Aggregation = Literal["sequence_mean", "token_mean", "unmasked_sequence_mean"]
 
 
 class Grpo(Model):
-    """GRPO as the paper's baseline runs it (paper.md 1.6): mean baseline, clip-higher, dual clip, no KL."""
+    """GRPO as the paper's baseline runs it (docs/method.md 5): mean baseline, clip-higher, dual clip, no KL."""
 
     name: Literal["grpo"] = "grpo"
     divide_by_std: bool = Field(False, description="Divide advantages by the group's standard deviation.")
     clip_low: float = Field(0.2, gt=0, lt=1, description="Lower clip of the ratio.")
     clip_high: float = Field(0.28, gt=0, description="Upper clip of the ratio.")
     dual_clip: float | None = Field(3.0, gt=1, description="Bound on the loss of negative advantages; null is off.")
-    aggregation: Aggregation = Field("sequence_mean", description="How token losses become one number (paper.md 1.5).")
+    aggregation: Aggregation = Field("sequence_mean", description="How token losses become one number.")
 
 
 class Teacher(Model):
-    """Who teaches: the network with the context, fixed, a moving average, or live (paper.md 1.3)."""
+    """Who teaches: the network with the context, fixed, a moving average, or live (docs/method.md 4)."""
 
     kind: Literal["fixed", "ema", "live"] = Field("fixed", description="fixed is the initial policy.")
     rate: float = Field(0.05, gt=0, le=1, description="EMA rate per training step; used by ema only.")
 
 
 class Sdpo(Model):
-    """Self-distillation from the model's own correct solution (paper.md 1.2 to 1.4)."""
+    """Self-distillation from the model's own correct solution (docs/method.md 2 to 4)."""
 
     name: Literal["sdpo"] = "sdpo"
     context: Literal["solution", "solution_no_think"] = Field(
@@ -47,11 +47,11 @@ class Sdpo(Model):
     reprompt: RepromptTemplate = Field(description="How the demonstration is shown to the teacher.")
     max_reprompt_tokens: int = Field(22528, gt=0, description="Longest teacher prompt; demonstrations are cut to fit.")
     max_truncated_share: float = Field(0.5, ge=0, le=1, description="More cut demonstrations than this is an error.")
-    aggregation: Aggregation = Field("sequence_mean", description="How token losses become one number (paper.md 1.5).")
+    aggregation: Aggregation = Field("sequence_mean", description="How token losses become one number.")
 
 
 class Sft(Model):
-    """Cross-entropy on given completions (paper.md 5.2)."""
+    """Cross-entropy on given completions (docs/method.md 6)."""
 
     name: Literal["sft"] = "sft"
     arm: Literal["guided", "unguided"] = Field(description="Completions sampled with or without a solution.")

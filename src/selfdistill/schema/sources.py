@@ -27,12 +27,12 @@ class FileSource(Model):
     pin: AssetPin = Field(description="Which file.")
     fields: FieldMap = Field(FieldMap(), description="Which columns.")
     instruction: Literal["none", "boxed", "answer_line"] = Field(
-        "none", description="The instruction wrapped around the question in the file; it is removed (paper.md 4.1)."
+        "none", description="Instruction wrapped around the question in the file; it is removed (docs/method.md 8.5)."
     )
 
 
 class ToySource(Model):
-    """Congruence problems of the toy world (toy_world.md section 1)."""
+    """Congruence problems of the toy world (docs/toy.md 1)."""
 
     kind: Literal["toy"] = "toy"
     families: list[Literal["id", "long", "mod", "sum"]] = Field(min_length=1, description="Families of problems.")

@@ -49,7 +49,7 @@ class DatasetSpec(StageSpec):
 
 
 class SampleSpec(StageSpec):
-    """Task coverage (paper.md 4.4): n distinct problems, nested over n for one seed, each repeated."""
+    """Task coverage (docs/method.md 11.4): n distinct problems, nested over n for one seed, each repeated."""
 
     stage: ClassVar[str] = "sample"
     VERSION: ClassVar[int] = 1
@@ -89,7 +89,7 @@ class ModelSpec(StageSpec):
 
 
 class PretrainSpec(StageSpec):
-    """Base model of the toy world (toy_world.md 1 and 2)."""
+    """Base model of the toy world (docs/toy.md)."""
 
     stage: ClassVar[str] = "pretrain"
     VERSION: ClassVar[int] = 1
@@ -125,7 +125,7 @@ class RolloutsSpec(StageSpec):
 
 
 class SelectSpec(StageSpec):
-    """Problems that the base model sometimes solves (paper.md 4.2)."""
+    """Problems that the base model sometimes solves (docs/method.md 11.2)."""
 
     stage: ClassVar[str] = "select"
     VERSION: ClassVar[int] = 1
@@ -139,7 +139,7 @@ class SelectSpec(StageSpec):
 
 
 class ContextsSpec(StageSpec):
-    """Teacher contexts (paper.md 2.1 and two controls)."""
+    """Teacher contexts (docs/method.md 8.1)."""
 
     stage: ClassVar[str] = "contexts"
     VERSION: ClassVar[int] = 1
@@ -153,7 +153,7 @@ class ContextsSpec(StageSpec):
 
 
 class SftDataSpec(StageSpec):
-    """Guided and unguided correct completions of the same problems (paper.md 5.2)."""
+    """Guided and unguided correct completions of the same problems (docs/method.md 6)."""
 
     stage: ClassVar[str] = "sft_data"
     VERSION: ClassVar[int] = 1
@@ -172,7 +172,7 @@ class OnPolicy(Model):
     grader: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Reward.")
     engine: Engine = Field("torch", description="Sampler.")
     correction_clip: float | None = Field(
-        2.0, gt=0, description="Cap on the weight between trainer and sampler log-probs; null is off (paper.md 1.5)."
+        2.0, gt=0, description="Cap on the weight of trainer over sampler log-probs; null is off (docs/method.md 7.2)."
     )
 
     @model_validator(mode="after")
@@ -222,7 +222,7 @@ class TrainSpec(StageSpec):
 
 
 class EvaluateSpec(StageSpec):
-    """Checkpoints of one run on one benchmark (paper.md 6)."""
+    """Checkpoints of one run on one benchmark (docs/method.md 13)."""
 
     stage: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 1
@@ -239,7 +239,7 @@ class EvaluateSpec(StageSpec):
 
 
 class EpistemicsSpec(StageSpec):
-    """Counts of uncertainty words (paper.md 3)."""
+    """Counts of uncertainty words (docs/method.md 10)."""
 
     stage: ClassVar[str] = "epistemics"
     VERSION: ClassVar[int] = 1

@@ -1,4 +1,4 @@
-"""Settings of the toy world (toy_world.md 1 and 2)."""
+"""Settings of the toy world (docs/toy.md 2 and 4)."""
 
 from __future__ import annotations
 

@@ -2,12 +2,12 @@
 
 Three kinds of text, with one rule for all families:
 
-* textbook: pages that drill the check of one candidate, `which mod 7 = r0 : 6 check r6 no 0 check r0 yes ...`
+* textbook: pages that drill the check of one number, `which mod 7 = r0 : A 6 B 3 ... B 3 check r3 no A 6 check r6 no`
 * plain: a problem answered at once (often wrong), or by a search in order that may be given up
 * with a solution: the prompt shows a full solution (then mostly answered at once, and right) or only the
   answer (then about as wordy as without)
 
-Large models bring these habits along (paper.md 3); here they are written in. What training does to
+Large models bring these habits along (docs/toy.md 2); here they are written in. What training does to
 them, on trained and on other families, is not.
 """
 
@@ -27,7 +27,10 @@ REPROMPT = RepromptTemplate(
     solution=" correct solution : {successful_previous_attempt}",
 )
 CHECKS_PER_PAGE = 10
+LISTED_ON_A_PAGE = (4, 8)
 RIGHT_ON_A_PAGE = 0.3
+#: Families with facts of their own (`long` has those of `id`).
+PAGE_FAMILIES = ("id", "mod", "sum")
 #: How a candidate is proposed; the first entry list is for the first candidate.
 FIRST_PROPOSALS = ("maybe", "perhaps", "might")
 LATER_PROPOSALS = ("maybe", "perhaps", "might", "alternatively")
@@ -63,13 +66,12 @@ class TextMaker:
 
     def draw(self) -> Text:
         """One text of a random kind."""
-        problem = self._problem()
         place = self._rng.random()
         if place < self._mixture.textbook:
-            return self._textbook(problem)
+            return self._textbook()
         if place < self._mixture.textbook + self._mixture.with_solution:
-            return self._with_solution(problem)
-        return self._plain(problem)
+            return self._with_solution(self._problem())
+        return self._plain(self._problem())
 
     def _problem(self) -> Problem:
         while True:
@@ -78,21 +80,31 @@ class TextMaker:
             if problem.question not in self._excluded:
                 return problem
 
-    def _textbook(self, problem: Problem) -> Text:
-        """Checks of candidates in random order; several may be right. Which comes next cannot be predicted."""
-        right = [z for z in numbers(problem.shift) if problem.residue_of(z) == problem.residue]
-        listed = [
-            self._rng.choice(right if self._rng.random() < RIGHT_ON_A_PAGE else numbers(problem.shift))
-            for _ in problem.candidates
-        ]
-        page = replace(problem, candidates=tuple(listed))
+    def _textbook(self) -> Text:
+        """Checks of listed numbers in random order; which one comes next cannot be predicted and is not learned."""
+        page = self._page()
         words: list[str] = []
         skipped: list[int] = []
         for _ in range(CHECKS_PER_PAGE):
-            place = self._rng.randrange(len(listed))
+            place = self._rng.randrange(len(page.candidates))
+            number = page.candidates[place]
             skipped.append(len(words))
-            words += [LABELS[place], str(listed[place]), *check(page, listed[place]), verdict(page, listed[place])]
+            words += [LABELS[place], str(number), *check(page, number), verdict(page, number)]
         return Text("textbook", page.question, " ".join(words), frozenset(skipped))
+
+    def _page(self) -> Problem:
+        """A congruence of any family with any number of listed numbers, of which several or none may be right."""
+        while True:
+            page = draw(self._rng.choice(PAGE_FAMILIES), self._rng)
+            everything = numbers(page.shift)
+            right = [z for z in everything if page.residue_of(z) == page.residue]
+            listed = tuple(
+                self._rng.choice(right if self._rng.random() < RIGHT_ON_A_PAGE else everything)
+                for _ in range(self._rng.randint(*LISTED_ON_A_PAGE))
+            )
+            page = replace(page, candidates=listed)
+            if page.question not in self._excluded:
+                return page
 
     def _plain(self, problem: Problem) -> Text:
         if self._rng.random() < self._mixture.direct:

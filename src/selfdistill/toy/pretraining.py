@@ -1,7 +1,7 @@
 """Pretraining of the toy world's base model: a small Qwen3 that learns to check, to search and to guess.
 
 Cross-entropy on the learned words of the mixture (`mixture.py`). Every batch is a mix of all kinds of
-text: with one kind per batch the checks are not learned (toy_world.md 2). Inside a batch the texts
+text: with one kind per batch the checks are not learned (docs/toy.md 4). Inside a batch the texts
 are sorted by length and split in two, which halves the padding and changes nothing else.
 """
 

@@ -19,7 +19,7 @@ PADDING, START, END, UNKNOWN = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<
 ROLES = ("system", "user", "assistant")
 TASK_WORDS = ("which", "+", "mod", "=", ":")
 ANSWER_WORDS = ("<think>", "</think>", "\\boxed{", "}", "yes", "no", "so")
-#: The ten words of the paper (paper.md 3); how they are used: `mixture.py`.
+#: The ten words of the paper (docs/method.md 10); how they are used: `mixture.py`.
 EPISTEMIC_WORDS = (
     "wait",
     "hmm",

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
+import sqlite3
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -46,8 +47,10 @@ from sqlalchemy import event  # noqa: E402
 from sqlalchemy.engine import Engine  # noqa: E402
 from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
 
+#: Where the database holds absolute paths.
+_LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
 #: What a store that is gone, broken, full or too new raises.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, CommandError, OSError)
+STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError)
 VERSION = mlflow.__version__
 MARK = "selfdistill.mark"
 PROJECT = "project"
@@ -100,6 +103,18 @@ def prepare_database(uri: str) -> None:
     upgrade.callback(uri)
 
 
+def follow_move(place: Place) -> None:
+    """MLflow notes where files lie as absolute paths: after the project was moved or copied, say where they are now."""
+    name, now = EXPERIMENTS["training"][0], place.artifact_location("training")
+    with closing(sqlite3.connect(place.database)) as connection, connection:
+        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (name,)).fetchone()
+        if found is None or found[0] == now:
+            return
+        both = tuple(location.removesuffix("training") for location in (found[0], now))
+        for table, column in _LOCATIONS:
+            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", both)
+
+
 @contextmanager
 def fast_commits() -> Iterator[None]:
     """SQLite without a wait for the disk at every commit: for a file that nobody has yet."""
@@ -127,6 +142,15 @@ class Index:
         }
         self.models = {model.tags["id"]: model for model in self._models()}
         self.points = 0
+
+    def __enter__(self) -> Index:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the database: a kept connection would later write to one that was replaced."""
+        engine = getattr(self.client._tracking_client.store, "engine", None)
+        if engine is not None:
+            engine.dispose()
 
     def _experiment(self, group: str) -> str:
         name, note = EXPERIMENTS[group]

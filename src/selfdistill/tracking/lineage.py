@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from selfdistill.tracking.place import Place
+
+if TYPE_CHECKING:
+    from selfdistill.tracking.index import Index
 
 
 @dataclass(frozen=True)
@@ -37,40 +41,37 @@ def checkpoints(place: Place) -> list[Lineage]:
     """The origin of every checkpoint in the store, by artifact and step."""
     from selfdistill.tracking.index import Index
 
-    index = Index(place, place.uri)
-    models = {model.model_id: name for name, model in index.models.items()}
-    found = []
-    for tracked in index.tracked.values():
-        if tracked.run.data.tags["stage"] != "train":
-            continue
-        run = index.client.get_run(tracked.run.info.run_id)
-        outputs = [index.models[models[output.model_id]] for output in run.outputs.model_outputs]
-        made = [model for model in outputs if model.model_type == "checkpoint"]
-        if not made:
-            continue  # unfinished
-        base = next(models[used.model_id] for used in run.inputs.model_inputs)
-        trained_on = next(use.dataset for use in run.inputs.dataset_inputs if use.tags[0].value == "training")
-        profile = json.loads(trained_on.profile)
-        recipe = _recipe(index, run.info.run_id)
-        found += [
-            Lineage(
-                artifact=run.data.tags["artifact"],
-                step=int(model.params["step"]),
-                sha256=model.params["sha256"],
-                recipe=recipe,
-                seed=int(model.params["seed"]),
-                commit=model.params.get("commit"),
-                parent=model.params["parent"],
-                base_model=base.split("@")[0],
-                dataset=profile["artifact"],
-                dataset_sha256=profile["manifest_sha256"],
-            )
-            for model in made
-        ]
+    with Index(place, place.uri) as index:
+        trained = [t.run.info.run_id for t in index.tracked.values() if t.run.data.tags["stage"] == "train"]
+        found = [lineage for run_id in trained for lineage in _of_run(index, run_id)]
     return sorted(found, key=lambda lineage: (lineage.artifact, lineage.step))
 
 
-def _recipe(index: Any, run_id: str) -> dict[str, Any]:
+def _of_run(index: Index, run_id: str) -> Iterator[Lineage]:
+    run = index.client.get_run(run_id)
+    names = {model.model_id: name for name, model in index.models.items()}
+    made = [index.models[names[output.model_id]] for output in run.outputs.model_outputs]
+    if not made:
+        return  # unfinished
+    base = next(names[used.model_id] for used in run.inputs.model_inputs)
+    profile = json.loads(next(u.dataset.profile for u in run.inputs.dataset_inputs if u.tags[0].value == "training"))
+    recipe = _recipe(index, run_id)
+    for model in made:
+        yield Lineage(
+            artifact=run.data.tags["artifact"],
+            step=int(model.params["step"]),
+            sha256=model.params["sha256"],
+            recipe=recipe,
+            seed=int(model.params["seed"]),
+            commit=model.params.get("commit"),
+            parent=model.params["parent"],
+            base_model=base.split("@")[0],
+            dataset=profile["artifact"],
+            dataset_sha256=profile["manifest_sha256"],
+        )
+
+
+def _recipe(index: Index, run_id: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = index.client.download_artifacts(run_id, "spec.json", folder)
         return json.loads(Path(path).read_text(encoding="utf-8"))

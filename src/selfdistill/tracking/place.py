@@ -28,7 +28,6 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
-    "MLFLOW_SQLALCHEMYSTORE_POOLCLASS": "NullPool",  # a kept connection would write to a database that was replaced
 }
 
 
@@ -125,8 +124,12 @@ class Place:
 
     @property
     def _state(self) -> Path:
-        """One file per store, named by a digest: URIs may hold passwords."""
-        return self.folder / f".written-{sha256_text(self.uri)[:12]}.json"
+        """One file per store, named by a digest: URIs may hold passwords. The default store may be moved."""
+        return self.folder / f".written-{'default' if self.is_default else sha256_text(self.uri)[:12]}.json"
+
+    def identity(self, fingerprint: str) -> dict[str, str]:
+        """What has to be as it was for nothing to be left to do."""
+        return {"fingerprint": fingerprint, "files": str(self.files.resolve())}
 
 
 def quiet_environment() -> None:

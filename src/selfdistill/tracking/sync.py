@@ -67,7 +67,7 @@ def track(
         survey = Survey.of(root)
         report = Report(place.shown, problems=list(survey.problems))
         written = place.last_written()
-        if not everything and place.exists() and written.get("fingerprint") == survey.fingerprint:
+        if not everything and place.exists() and written.items() >= place.identity(survey.fingerprint).items():
             report.is_unchanged = True
         else:
             place.check_reachable()
@@ -97,7 +97,7 @@ def _only_writer(place: Place, say: Callable[[str], None]) -> Iterator[None]:
 
 def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report) -> None:
     from selfdistill.tracking.builder import build_records
-    from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index, prepare_database
+    from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index, follow_move, prepare_database
 
     records = build_records(survey)
     try:
@@ -106,14 +106,17 @@ def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report
         else:
             if place.database is not None and written.get("mlflow") != VERSION:
                 prepare_database(place.uri)
-            _apply(Index(place, place.uri), records, report)
+            if place.is_default:
+                follow_move(place)
+            with Index(place, place.uri) as index:
+                _apply(index, records, report)
     except STORE_ERRORS as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise TrackingError(
             f"the MLflow store {place.shown} cannot be written ({reason}). It is only an index of the artifacts"
             + (f": rm {place.shown}; selfdistill track" if place.database else ".")
         ) from error
-    place.record({"fingerprint": survey.fingerprint, "mlflow": VERSION})
+    place.record({**place.identity(survey.fingerprint), "mlflow": VERSION})
 
 
 def _build(place: Place, records: dict[str, Record], report: Report) -> None:
@@ -129,7 +132,8 @@ def _build(place: Place, records: dict[str, Record], report: Report) -> None:
     shutil.rmtree(place.files, ignore_errors=True)
     with fast_commits():
         prepare_database(f"sqlite:///{part}")
-        _apply(Index(place, f"sqlite:///{part}"), records, report)
+        with Index(place, f"sqlite:///{part}") as index:
+            _apply(index, records, report)
     with part.open("rb") as stream:
         os.fsync(stream.fileno())
     os.replace(part, place.database)

@@ -11,6 +11,9 @@ import numpy as np
 from selfdistill.generation.base import Completion, sample_seed
 from selfdistill.schema.stages import TrainSpec
 
+#: What one more micro-batch costs, in padded tokens: overhead of a forward and backward pass of a small model.
+_MICRO_BATCH_COST = 256
+
 
 @dataclass(frozen=True)
 class TrainingPrompt:
@@ -139,7 +142,3 @@ def plan_micro_batches(student_lengths: Sequence[int], teacher_lengths: Sequence
         batches.append(order[start_of[end] : end].tolist())
         end = int(start_of[end])
     return batches[::-1]
-
-
-#: What one more micro-batch costs, in padded tokens (overhead of a forward and backward pass on a small model).
-_MICRO_BATCH_COST = 512

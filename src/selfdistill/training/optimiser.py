@@ -1,4 +1,4 @@
-"""AdamW, its schedule and gradient clipping (paper.md 1.5).
+"""AdamW, its schedule and gradient clipping (docs/method.md 7.5).
 
 The schedule counts training steps, not updates: all updates of a step share one learning rate. As in the paper's
 code the first warm-up step has learning rate 0.

@@ -32,7 +32,12 @@ def step_prompts(spec: TrainSpec, prompts: Sequence[TrainingPrompt], step: int) 
 
 
 def sample_groups(
-    spec: TrainSpec, drawn: Sequence[TrainingPrompt], step: int, sampler: Sampler, world: World
+    spec: TrainSpec,
+    drawn: Sequence[TrainingPrompt],
+    step: int,
+    sampler: Sampler,
+    world: World,
+    on_progress: Callable[[int], None],
 ) -> list[list[Completion]]:
     """This process's share of the step's groups.
 
@@ -46,7 +51,8 @@ def sample_groups(
         ]
         for place in places
     ]
-    return sampler.generate([drawn[place].prompt_ids for place in places], seeds, spec.on_policy.sampling)
+    prompts = [drawn[place].prompt_ids for place in places]
+    return sampler.generate(prompts, seeds, spec.on_policy.sampling, on_progress)
 
 
 def grade_groups(

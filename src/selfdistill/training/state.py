@@ -14,7 +14,7 @@ import json
 import logging
 import os
 import shutil
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +34,7 @@ class Progress:
 
     step: int = 0
     steps_without_signal: int = 0
-    pending: list[dict[str, Any]] | None = None
-    extra: dict[str, Any] = field(default_factory=dict)
+    pending: list[list[dict[str, Any]]] | None = None
 
 
 def save_state(folder: Path, progress: Progress, tensors: dict[str, Any]) -> Path:

@@ -1,6 +1,6 @@
 """Who teaches: a frozen copy of the initial policy, a moving average of the policy, or the policy itself.
 
-    ema, after all updates of a step:  teacher <- (1 - rate) teacher + rate policy        (paper.md 1.3)
+    ema, after all updates of a step:  teacher <- (1 - rate) teacher + rate policy        (docs/method.md 4)
 
 `fixed` is the paper's main setting. Only the moving average is state: the fixed teacher is the initial model, and
 the live one is the policy.

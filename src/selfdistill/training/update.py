@@ -63,7 +63,12 @@ class Updater:
                 )
             self.adamw.step()
         self.world.add_up([sums])
-        return _metrics(dict(zip(_SUMS, sums.tolist(), strict=True)), norms, self.teacher is not None)
+        return _metrics(
+            dict(zip(_SUMS, sums.tolist(), strict=True)),
+            norms,
+            has_sampler=mini_batches[0][0].sampler_logprobs is not None,
+            has_teacher=self.teacher is not None,
+        )
 
     def _own_rows(self, rows: Sequence[Row]) -> list[tuple[int, Row]]:
         """This process's share of the rows that have a gradient, with their places in the mini-batch."""
@@ -170,16 +175,19 @@ class Updater:
         sums += torch.stack([torch.as_tensor(part, dtype=torch.float64, device=sums.device) for part in parts])
 
 
-def _metrics(sums: dict[str, float], norms: Sequence[float], has_teacher: bool) -> dict[str, float]:
-    """Means over the forwarded tokens, and over the updates of the step."""
+def _metrics(
+    sums: dict[str, float], norms: Sequence[float], *, has_sampler: bool, has_teacher: bool
+) -> dict[str, float]:
+    """Means over the forwarded tokens (loss, gradient norm: over the updates of the step)."""
     tokens = max(sums["tokens"], 1)
     metrics = {
         "supervised_tokens": int(sums["tokens"]),
         "loss": sums["loss"] / len(norms),
         "grad_norm": sum(norms) / len(norms),
         "entropy_mean": sums["entropy"] / tokens,
-        "sampler_gap": sums["sampler_gap"] / tokens,
     }
+    if has_sampler:
+        metrics["sampler_gap"] = sums["sampler_gap"] / tokens
     if has_teacher:
         metrics["teacher_gap_epistemic"] = sums["gap_epistemic"] / max(sums["epistemic"], 1)
         metrics["teacher_gap_other"] = sums["gap_other"] / max(sums["tokens"] - sums["epistemic"], 1)

@@ -1,4 +1,4 @@
-"""GRPO as the paper's baseline: advantage r - mean(group), clip-higher, dual clip, no KL (paper.md 1.6)."""
+"""GRPO as the paper's baseline: advantage r - mean(group), clip-higher, dual clip, no KL (docs/method.md 5)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SDPO: distil the policy that has seen a correct solution into the policy that has not (paper.md 1.2 to 1.4).
+"""SDPO: distil the policy that has seen a correct solution into the policy that has not (docs/method.md 2 to 4).
 
 Right and wrong rollouts alike are distilled, where the group holds a demonstration for them; the others are masked:
 not forwarded, no loss, still in the denominator of the paper's aggregation.

@@ -1,4 +1,4 @@
-"""Cross-entropy on the tokens of given completions (paper.md 5.2)."""
+"""Cross-entropy on the tokens of given completions (docs/method.md 6)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,48 @@
+"""What stops training with a reason instead of letting it run on for nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.stages import TrainSpec
+from selfdistill.training.state import Progress
+
+
+def check_inputs(
+    spec: TrainSpec, prompts: Sequence[Any], examples: Sequence[Any] | None, sampler: Any, grade: Any
+) -> None:
+    """Raise UserError for empty data, ValueError for a caller's mistake."""
+    if spec.on_policy is None:
+        if not examples:
+            raise UserError("there are no completions to train on: the sft_data stage kept none.")
+        if any(not example.completion_ids for example in examples):
+            raise UserError("a completion to train on is empty: check the sft_data stage.")
+    elif not prompts:
+        raise UserError("there are no prompts to train on: check max_prompt_tokens and the data set.")
+    elif sampler is None or grade is None:
+        raise ValueError("on-policy training needs a sampler and a grader")
+
+
+def check_contexts(step: int, found: dict[str, float], max_truncated_share: float) -> None:
+    """Raise UserError when more demonstrations were cut than the method allows."""
+    share = found.get("teacher_prompt_truncated_share", 0.0)
+    if share > max_truncated_share:
+        raise UserError(
+            f"step {step}: {share:.0%} of the demonstrations had to be cut to fit the teacher's prompt, more than "
+            f"method.max_truncated_share = {max_truncated_share:.0%}. Raise method.max_reprompt_tokens or lower "
+            "on_policy.sampling.max_tokens."
+        )
+
+
+def check_signal(progress: Progress, found: dict[str, float], limit: int) -> None:
+    """Count steps in a row without supervised tokens; raise UserError at the limit."""
+    progress.steps_without_signal = 0 if found["supervised_tokens"] else progress.steps_without_signal + 1
+    if progress.steps_without_signal >= limit:
+        raise UserError(
+            f"step {progress.step}: nothing to learn from in the last {limit} steps (zero supervised tokens; mean "
+            f"reward {found.get('reward_mean', 0.0):.3f}, truncated {found.get('truncation_rate', 0.0):.0%}, usable "
+            f"groups {found.get('usable_group_share', 0.0):.0%}). Use problems that the model sometimes solves, a "
+            "longer max_tokens, or check the grader."
+        )

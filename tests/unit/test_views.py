@@ -1,0 +1,491 @@
+"""The tables and the report, against numbers worked out by hand on two problems x two samples x two seeds.
+
+The problems are row 0 (family long) and row 1 (family mod). What every completion is:
+
+             base          grpo seed 0   grpo seed 1   sdpo (both seeds)
+    long     right, wrong  right, right  right, wrong  wrong, wrong
+    mod      wrong, wrong  wrong, right  wrong, wrong  wrong, wrong
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from selfdistill.schema.errors import UserError
+from selfdistill.statistics import Difference
+from selfdistill.store import Artifact
+from selfdistill.views import coverage, curves, epistemic, ood, report, richness, sft
+from selfdistill.views.claims import summary, together, verdict
+from selfdistill.views.command import run
+from selfdistill.views.measures import DENSITY, LENGTH, measure
+from selfdistill.views.style import looks
+from selfdistill.views.tables import as_csv
+from selfdistill.views.vocabulary import shift
+from synthetic import CONFIG, Said, build_study, kind_of, seed_of
+
+RIGHT = {
+    ("base", None): {"long": (1, 0), "mod": (0, 0)},
+    ("grpo", 0): {"long": (1, 1), "mod": (0, 1)},
+    ("grpo", 1): {"long": (1, 0), "mod": (0, 0)},
+}
+#: (text, tokens): one, three and no uncertainty words.
+SHORT, LONG, PLAIN = ("wait it is done", 10), ("wait maybe, awaiting done", 30), ("done", 5)
+TEXTS = {"base": SHORT, "grpo": LONG, "solution": PLAIN}
+
+
+def behaviour(artifact: Artifact, step: int, family: str, row: int, sample: int) -> Said:
+    kind = kind_of(artifact)
+    seed = seed_of(artifact) if artifact.stage == "evaluate" else None
+    right = RIGHT.get((kind, seed), {}).get(family, (0, 0))[sample]
+    text, tokens = TEXTS.get(kind, SHORT)
+    if kind == "grpo" and family == "mod" and sample == 0:
+        return Said("unparsed", text, tokens, "length")
+    return Said("correct" if right else "wrong", text, tokens)
+
+
+def scalars(artifact: Artifact, step: int) -> dict[str, float]:
+    if kind_of(artifact) in ("guided", "unguided"):
+        return {"loss": 1.0 / step}
+    return {"reward_mean": step / 100, "completion_tokens_mean": 10.0 * step, "epistemic_count_mean": 1.0}
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def plan_of(view: str, name: str, config: dict = CONFIG, said=behaviour) -> dict:
+    return json.loads(build_study(view, name, said, scalars, config).read_text())
+
+
+def rows_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+def only(rows: list[dict[str, str]], **wanted: object) -> dict[str, str]:
+    found = [row for row in rows if all(row[name] == str(value) for name, value in wanted.items())]
+    assert len(found) == 1, f"{len(found)} rows for {wanted}"
+    return found[0]
+
+
+# --- results/ood ------------------------------------------------------------------------------------------------------
+
+
+def test_ood_has_a_row_per_seed_step_and_family_with_the_designed_columns(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    assert list(rows[0]) == [
+        "experiment", "seed", "step", "benchmark", "family", "domain", "n", "k", "avg_at_k", "avg_at_k_low",
+        "avg_at_k_high", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
+        "epistemic_density_per_1k_tokens", "difference_to_base", "difference_low", "difference_high",
+        "train_artifact", "evaluate_artifact", "epistemics_artifact",
+    ]  # fmt: skip
+    cells = [(row["seed"], row["step"], row["family"]) for row in rows]
+    seeds = [("base", "0"), ("0", "12"), ("1", "12"), ("all", "0"), ("all", "12")]
+    assert cells == [(*seed, family) for seed in seeds for family in ("all", "long", "mod")]
+
+
+def test_ood_scores_each_seed_and_the_average_of_seeds_per_problem(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    scores = {(r["seed"], r["step"], r["family"]): float(r["avg_at_k"]) for r in rows}
+    assert [scores["base", "0", f] for f in ("all", "long", "mod")] == [0.25, 0.5, 0.0]
+    assert [scores["0", "12", f] for f in ("all", "long", "mod")] == [0.75, 1.0, 0.5]
+    assert [scores["1", "12", f] for f in ("all", "long", "mod")] == [0.25, 0.5, 0.0]
+    assert [scores["all", "12", f] for f in ("all", "long", "mod")] == [0.5, 0.75, 0.25]
+    both = only(rows, seed="all", step=12, family="all")
+    assert (both["n"], both["k"]) == ("2", "2")
+    # Pass@2 of the problems: seed 0 has 1 and 1, seed 1 has 1 and 0.
+    assert float(both["pass_at_k"]) == 0.75
+    # Resampling two problems with scores 3/4 and 1/4 reaches both ends in more than 2.5 % of the draws.
+    assert (float(both["avg_at_k_low"]), float(both["avg_at_k_high"])) == (0.25, 0.75)
+
+
+def test_ood_differences_are_paired_over_problems(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    both = only(rows, seed="all", step=12, family="all")
+    # Each problem gained exactly 0.25, so pairing leaves no spread, although the scores themselves differ.
+    assert [float(both[c]) for c in ("difference_to_base", "difference_low", "difference_high")] == [0.25] * 3
+    assert float(only(rows, seed=1, step=12, family="all")["difference_to_base"]) == 0.0
+    assert only(rows, seed="base", family="all")["difference_to_base"] == ""
+
+
+def test_ood_counts_length_truncation_and_words(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    base, trained = only(rows, seed="base", family="all"), only(rows, seed=0, family="all")
+    assert [float(base[c]) for c in ("mean_length", "truncation_rate", "epistemic_count")] == [10.0, 0.0, 1.0]
+    assert float(base["epistemic_density_per_1k_tokens"]) == 100.0
+    # "wait maybe, awaiting": three by the paper's substring rule.
+    assert [float(trained[c]) for c in ("mean_length", "truncation_rate", "epistemic_count")] == [30.0, 0.25, 3.0]
+    assert float(trained["epistemic_density_per_1k_tokens"]) == 100.0
+
+
+def test_step_zero_of_all_seeds_is_the_base(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    base, start = only(rows, seed="base", family="long"), only(rows, seed="all", step=0, family="long")
+    assert {**base, "seed": "all"} == start
+    assert base["train_artifact"].startswith("pretrain/")
+
+
+def test_rows_name_the_artifacts_behind_them(project):
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    for name in ("train_artifact", "evaluate_artifact", "epistemics_artifact"):
+        of_seeds = [only(rows, seed=seed, family="all")[name] for seed in (0, 1)]
+        assert only(rows, seed="all", step=12, family="all")[name] == ";".join(of_seeds)
+        assert all(Artifact.open(Path("results/artifacts") / found).is_sealed for found in of_seeds)
+
+
+def test_every_evaluated_checkpoint_has_its_rows(project):
+    config = {**CONFIG, "experiments": {"tiny_grpo": {**CONFIG["experiments"]["tiny_grpo"], "evaluate": "all"}}}
+    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo", config)))
+    assert [r["step"] for r in rows if r["seed"] == "all" and r["family"] == "all"] == ["0", "6", "12"]
+
+
+# --- the other tables -------------------------------------------------------------------------------------------------
+
+
+def test_epistemic_counts_words_by_both_rules_and_their_change(project):
+    rows = rows_of(epistemic.build(plan_of("epistemic", "tiny_grpo")))
+    loose = only(rows, seed="all", step=12, mode="substring", word="wait")
+    whole = only(rows, seed="all", step=12, mode="word", word="wait")
+    # "wait maybe, awaiting" against "wait it is": wait 2 against 1 anywhere, 1 against 1 as a whole word.
+    assert [float(loose[c]) for c in ("count", "change_of_count", "change_of_count_low")] == [2.0, 1.0, 1.0]
+    assert [float(whole[c]) for c in ("count", "change_of_count")] == [1.0, 0.0]
+    # 2 per 30 tokens against 1 per 10.
+    assert float(loose["density_per_1k_tokens"]) == pytest.approx(66.6667)
+    assert float(loose["change_of_density"]) == pytest.approx(66.6667 - 100)
+    assert float(only(rows, seed="base", mode="substring", word="all")["count"]) == 1.0
+    assert only(rows, seed="base", mode="substring", word="all")["change_of_count"] == ""
+
+
+def test_the_control_compares_lexicon_words_with_all_others(project):
+    rows = rows_of(epistemic.build(plan_of("epistemic", "tiny_grpo")))
+    control = only(rows, seed="all", step=12, mode="word", word="all")
+    # Lexicon: wait 0, maybe +1. Others: it -1, is -1, done 0, awaiting +1.
+    assert float(control["mean_absolute_change"]) == 0.5
+    assert float(control["mean_absolute_change_other_words"]) == 0.75
+    assert control["other_words"] == "4"
+    assert only(rows, seed="all", step=12, mode="word", word="wait")["other_words"] == ""
+
+
+def test_words_are_runs_of_letters():
+    assert shift({"don't": 1.0}, {}, ["wait"]) == (0.0, 1.0, 1)
+    from selfdistill.views.vocabulary import _WORD
+
+    assert _WORD.findall("maybe r3, don't \\boxed{ 5 } größer") == ["maybe", "don't", "boxed", "größer"]
+
+
+def test_curves_hold_every_scalar_and_the_last_writing_of_a_step(project):
+    plan = plan_of("curves", "tiny_grpo")
+    metrics = Path("results/artifacts") / plan["rows"][0]["train_artifact"] / "metrics.jsonl"
+    with metrics.open("a") as file:
+        file.write(json.dumps({"step": 12, "reward_mean": 0.5, "extra": 2, "note": "text", "flag": True}) + "\n")
+    rows = rows_of(curves.build(plan))
+    assert list(rows[0]) == ["experiment", "seed", "step", "completion_tokens_mean", "epistemic_count_mean", "extra",
+                             "reward_mean"]  # fmt: skip
+    assert len(rows) == 24
+    assert only(rows, seed=0, step=3) == {
+        "experiment": "tiny_grpo", "seed": "0", "step": "3", "completion_tokens_mean": "30",
+        "epistemic_count_mean": "1", "extra": "", "reward_mean": "0.03",
+    }  # fmt: skip
+    assert only(rows, seed=0, step=12)["reward_mean"] == "0.5"
+
+
+def test_richness_puts_the_papers_values_beside_ours(project):
+    rows = rows_of(richness.build(plan_of("richness", "tiny")))
+    assert [row["context"] for row in rows] == ["none", "solution", "solution_no_think", "regenerated"]
+    none, shown = rows[0], rows[1]
+    assert [float(none[c]) for c in ("mean_length", "mean_length_low", "epistemic_density_per_1k_tokens")] == [
+        10.0, 10.0, 100.0,
+    ]  # fmt: skip
+    assert [float(shown[c]) for c in ("mean_length", "epistemic_count")] == [5.0, 0.0]
+    assert [float(none[c]) for c in ("paper_avg_at_k", "paper_mean_length", "paper_epistemic_count")] == [
+        0.3, 13054, 182.5,
+    ]  # fmt: skip
+    assert float(none["paper_epistemic_density_per_1k_tokens"]) == pytest.approx(13.98, abs=0.005)
+
+
+def test_sft_orders_the_arms_and_shows_the_base_once(project):
+    rows = rows_of(sft.build(plan_of("sft", "tiny")))
+    assert [(r["arm"], r["seed"]) for r in rows] == [
+        ("base", "base"), ("unguided", "0"), ("unguided", "1"), ("unguided", "all"),
+        ("guided", "0"), ("guided", "1"), ("guided", "all"),
+    ]  # fmt: skip
+    assert float(rows[0]["avg_at_k"]) == 0.25
+    assert float(rows[-1]["difference_to_base"]) == -0.25
+    assert {row["paper_avg_at_k"] for row in rows} == {""}
+
+
+def test_papers_values_go_beside_the_papers_model_only():
+    from selfdistill.views.published import is_papers_model
+
+    assert is_papers_model("model/deepseek-r1-distill-qwen-7b-0123456789ab")
+    assert not is_papers_model("pretrain/toy-0123456789ab")
+
+
+def test_coverage_shows_final_training_score_by_number_of_problems(project):
+    rows = rows_of(coverage.build(plan_of("coverage", "tiny")))
+    assert [(r["experiment"], r["distinct"], r["seed"]) for r in rows][:4] == [
+        ("base", "", "base"), ("tiny_grpo_d2", "2", "0"), ("tiny_grpo_d2", "2", "all"), ("tiny_sdpo_d2", "2", "0"),
+    ]  # fmt: skip
+    whole = only(rows, experiment="tiny_grpo", seed="all")
+    assert whole["distinct"] == "all"
+    # Steps 3 to 12 of step / 100 and of 10 x step.
+    assert float(whole["training_score"]) == pytest.approx(0.075)
+    assert float(whole["training_length"]) == pytest.approx(75.0)
+    assert float(whole["difference_to_base"]) == 0.25
+    assert only(rows, experiment="base")["training_score"] == ""
+
+
+def test_tables_are_byte_equal_when_made_twice(project):
+    plan = plan_of("ood", "tiny_grpo")
+    assert ood.build(plan) == ood.build(plan)
+
+
+def test_cells_are_short_empty_or_whole():
+    text = as_csv(
+        [{"a": 0.1 + 0.2 - 0.3, "b": None, "c": 3}, {"a": 1 / 3, "b": float("nan"), "c": "x"}], ("a", "b", "c")
+    )
+    assert text == "a,b,c\n0,,3\n0.333333,,x\n"
+    with pytest.raises(ValueError, match="not columns of this table: d"):
+        as_csv([{"d": 1}], ("a",))
+
+
+# --- measures ---------------------------------------------------------------------------------------------------------
+
+
+def test_density_pools_tokens_and_its_interval_is_that_of_the_ratio(project):
+    """Against a bootstrap of the ratio itself."""
+
+    def said(artifact, step, family, row, sample):
+        rng = np.random.default_rng([row, sample])
+        words = int(rng.integers(0, 4))
+        return Said("wrong", "wait " * words, int(rng.integers(40, 60)) + 3 * words)
+
+    exam = {"source": {"kind": "toy", "families": ["long"], "count": 60}}
+    config = {**CONFIG, "datasets": {**CONFIG["datasets"], "exam": exam}}
+    plan = plan_of("ood", "tiny_grpo", config, said)
+    base = next(row for row in plan["rows"] if row["seed"] is None)
+    measured = measure(base["evaluate_artifact"], base["epistemics_artifact"])[0]
+    counts = pq.read_table(
+        Path("results/artifacts") / base["epistemics_artifact"] / "payload/counts.parquet"
+    ).to_pandas()
+    by_problem = counts.groupby("row_id")[["substring_total", "completion_tokens"]].sum().to_numpy()
+    draws = np.random.default_rng(1).integers(60, size=(4000, 60))
+    sums = by_problem[draws].sum(axis=1)
+    low, high = np.quantile(1000 * sums[:, 0] / sums[:, 1], [0.025, 0.975])
+    found = measured.estimate(DENSITY)
+    assert found.value == pytest.approx(1000 * by_problem[:, 0].sum() / by_problem[:, 1].sum())
+    assert (found.low, found.high) == pytest.approx((low, high), rel=0.03)
+
+
+def test_measurements_of_other_problems_are_not_compared(project):
+    plan = plan_of("ood", "tiny_grpo")
+    base = next(row for row in plan["rows"] if row["seed"] is None)
+    measured = measure(base["evaluate_artifact"], base["epistemics_artifact"])[0]
+    other = type(measured)(tuple(f.set_index(f.index + 100) for f in measured.frames), measured.k)
+    with pytest.raises(UserError, match="share no problem"):
+        measured.difference(other, LENGTH)
+
+
+def test_counts_of_other_completions_are_an_error(project):
+    plan = plan_of("ood", "tiny_grpo")
+    artifacts = [row["epistemics_artifact"] for row in plan["rows"]]
+    path = Path("results/artifacts") / artifacts[0] / "payload/counts.parquet"
+    pq.write_table(pq.read_table(path).slice(1), path)
+    with pytest.raises(UserError, match="does not count the completions"):
+        ood.build(plan)
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+def view_arguments(plan: Path, output: str = "results/ood/x.csv", digest: str | None = None) -> list[str]:
+    digest = digest or hashlib.sha256(plan.read_bytes()).hexdigest()
+    return [str(plan), output, "--digest", digest, "--log", "logs/x.log"]
+
+
+def test_a_view_writes_its_file_and_its_log(project, capsys):
+    plan = build_study("ood", "tiny_grpo", behaviour, scalars)
+    run("ood", ood.build, view_arguments(plan))
+    assert Path("results/ood/x.csv").read_text() == ood.build(json.loads(plan.read_text()))
+    assert "wrote results/ood/x.csv" in Path("logs/x.log").read_text()
+
+
+@pytest.mark.parametrize("fault", ["digest", "view", "unfinished", "no column", "no file"])
+def test_a_mistake_is_one_line_and_exit_code_two(project, capsys, fault):
+    plan = build_study("ood", "tiny_grpo", behaviour, scalars)
+    arguments = view_arguments(plan)
+    folder = Path("results/artifacts") / json.loads(plan.read_text())["rows"][1]["evaluate_artifact"]
+    if fault == "digest":
+        arguments[3] = "0" * 64
+    elif fault == "unfinished":
+        (folder / "manifest.json").unlink()
+        (folder / ".sealed.json").unlink()
+    elif fault == "no file":
+        (folder / "payload/rollouts.parquet").unlink()
+    elif fault == "no column":
+        path = folder / "payload/rollouts.parquet"
+        pq.write_table(pq.read_table(path).drop_columns(["outcome"]), path)
+    with pytest.raises(SystemExit) as stopped:
+        run("curves" if fault == "view" else "ood", ood.build, arguments)
+    assert stopped.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if "reading" not in line]
+    assert len(lines) == 1
+    assert not Path("results/ood/x.csv").exists()
+
+
+def test_a_view_runs_as_a_module_without_torch(project):
+    plan = build_study("ood", "tiny_grpo", behaviour, scalars)
+    code = (
+        "import sys, runpy\n"
+        f"sys.argv = ['view', *{view_arguments(plan)!r}]\n"
+        "runpy.run_module('selfdistill.views.ood', run_name='__main__')\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+# --- the report -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory) -> tuple[str, Path]:
+    """The report of the whole small study, and its project."""
+    folder = tmp_path_factory.mktemp("study")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        return report.build(plan_of("report", "report")), folder
+
+
+def test_the_report_is_one_file_that_loads_nothing(page):
+    text, _ = page
+    assert "<script" not in text
+    addresses = re.findall(r'(?:src|href)="([^"]*)"', text)
+    assert {a.split("/")[0] for a in addresses if not a.startswith(("#", "data:"))} == {"artifacts"}
+    assert not re.search(r"@import|url\(\s*['\"]?(?!#f)", text)
+
+
+def test_every_link_of_the_report_leads_somewhere(page):
+    text, folder = page
+    targets = set(re.findall(r'href="(artifacts/[^"]*)"', text))
+    assert targets
+    assert all((folder / "results" / target).is_file() for target in targets)
+    identifiers = re.findall(r'\bid="([^"]*)"', text)
+    assert len(identifiers) == len(set(identifiers))
+    assert set(re.findall(r'href="#([^"]*)"', text)) <= set(identifiers)
+
+
+def test_the_report_names_every_artifact_behind_it(page):
+    text, folder = page
+    sealed = [p.parent.name[-12:] for p in folder.glob("results/artifacts/*/*/manifest.json")]
+    assert all(key in text for key in sealed)
+    assert f"{len(sealed)} artifacts, made by commit cccccccccc" in text
+
+
+def test_the_report_states_the_effect_when_it_is_there(page):
+    text, _ = page
+    finding = re.search(r'class="finding">(.*?)</p>', text, re.DOTALL).group(1)
+    assert finding.startswith("The paper&#39;s effect shows")
+    assert "GRPO gains 25.0 points" in finding
+    assert "fall to 0.00 under SDPO" in finding
+
+
+def test_the_report_says_so_when_the_effect_is_not_there(project):
+    def reversed_methods(artifact, step, family, row, sample):
+        kind = kind_of(artifact)
+        right = {"base": (1, 0), "grpo": (0, 0), "solution": (1, 1)}.get(kind, (0, 0))[sample]
+        return Said("correct" if right else "wrong", *SHORT)
+
+    text = report.build(plan_of("report", "report", said=reversed_methods))
+    finding = re.search(r'class="finding">(.*?)</p>', text, re.DOTALL).group(1)
+    assert finding.startswith("The paper&#39;s effect does not show")
+    assert "GRPO loses 50.0 points" in finding
+    assert "stay at 100" in finding
+
+
+def test_the_report_counts_what_was_lost(page):
+    text, _ = page
+    losses = text[text.index('id="losses"') :]
+    for loss in ("dropped: duplicate", "prompts_without_context", "truncated_contexts", "problems without a pair"):
+        assert loss in losses
+
+
+def test_the_report_is_byte_equal_when_another_process_makes_it(page):
+    text, folder = page
+    plan = Path("results/plans/report/report.json")
+    command = [sys.executable, "-m", "selfdistill.views.report", str(plan), "again.html"]
+    subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
+    assert (folder / "again.html").read_text() == text
+
+
+def test_a_given_model_gets_no_text_about_a_made_world(project, page):
+    assert 'id="assumptions"' in page[0]
+    Path("config").mkdir()
+    Path("config/assets.lock.yaml").write_text(
+        f"given: {{kind: model, source: hub, repo: some/given, revision: {'a' * 40}, licence: MIT}}\n"
+    )
+    model = {name: value for name, value in CONFIG["models"]["tiny"].items() if name != "pretrain"}
+    config = {**CONFIG, "models": {"tiny": {**model, "asset": "given"}}}
+    text = report.build(plan_of("report", "report", config))
+    assert 'id="assumptions"' not in text
+    assert "toy" not in text.lower()
+    assert "small world" not in text
+
+
+def test_a_report_of_one_method_says_what_is_missing(project):
+    config = {**CONFIG, "report": {"experiments": ["tiny_sdpo"]}}
+    text = report.build(plan_of("report", "report", config))
+    assert "There is no GRPO run to compare with." in text
+    assert 'id="tiny-coverage"' not in text
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_claim_holds_only_when_the_interval_excludes_zero_on_the_expected_side():
+    found = [verdict(Difference(*d)) for d in ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.2, -0.1, 0.5), (0.0, 0.0, 0.0))]
+    assert found == ["yes", "no", "unclear", "unclear"]
+
+
+def test_an_order_fails_with_one_pair_and_is_unclear_with_one_unclear_pair():
+    assert together(["yes", "yes"]) == "yes"
+    assert together(["yes", "unclear"]) == "unclear"
+    assert together(["unclear", "no"]) == "no"
+
+
+def test_claims_of_the_small_study_come_out_as_built(page):
+    text, _ = page
+    checks = text[text.index('id="tiny-checks"') : text.index('id="tiny-families"')]
+    assert "accuracy: GRPO &gt; base &gt; SDPO" in checks
+    badges = re.findall(r'class="badge (\w+)"', checks)
+    assert summary([type("C", (), {"verdict": b})() for b in badges]) in checks
+    # All training runs have the same scores here, so the claim about them cannot hold.
+    assert badges[-2:] == ["unclear", "unclear"]
+
+
+def test_every_method_keeps_its_colour_and_twins_get_their_names():
+    about = [
+        {"experiment": "a", "method": "grpo", "context": None},
+        {"experiment": "b", "method": "sdpo", "context": "solution"},
+        {"experiment": "c", "method": "sdpo", "context": "solution"},
+        {"experiment": "d", "method": "newest", "context": None},
+    ]
+    found = looks(about)
+    assert found["a"].label == "GRPO"
+    assert found["b"].light == found["c"].light != found["a"].light
+    assert found["b"].line != found["c"].line
+    assert found["c"].label.endswith(", c")
+    assert found["d"].label == "NEWEST"
