@@ -1,0 +1,144 @@
+"""What every stage shares: seal, lock, provenance, exit codes, one line for a user's mistake."""
+
+import errno
+import json
+import sys
+import threading
+import types
+
+import pytest
+
+from selfdistill import launch
+from selfdistill.hashing import key_of
+from selfdistill.schema.errors import Interrupted, UserError
+from selfdistill.store import Artifact, freeze, full_spec
+
+
+@pytest.fixture
+def artifact(tmp_path, monkeypatch):
+    """A planned artifact of stage sample in a project directory of its own."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "config").mkdir()
+    (tmp_path / "config/runtime.yaml").write_text("defaults: {settings: {threads: 1}}\n")
+    spec = full_spec("sample", {"distinct": 8, "repeats": 1, "seed": 0}, {})
+    folder = tmp_path / "results/artifacts/sample" / f"x-{key_of(spec)}"
+    freeze(folder, spec)
+    return Artifact.open(folder)
+
+
+@pytest.fixture
+def stage(monkeypatch):
+    """Puts a function in the place of the stage's module."""
+
+    def install(function, **attributes):
+        module = types.ModuleType("selfdistill.stages.sample")
+        module.main = function
+        module.__dict__.update(attributes)
+        monkeypatch.setitem(sys.modules, "selfdistill.stages.sample", module)
+
+    return install
+
+
+def run(artifact):
+    return launch.run(["sample", str(artifact.manifest_path), "--log", "logs/x.log"])
+
+
+def write_payload(job):
+    (job.artifact.payload / "x").write_text("x")
+    return {"n": 1}
+
+
+def raising(error):
+    def main(job):
+        (job.artifact.payload / "half").write_text("half")
+        raise error
+
+    return main
+
+
+def test_a_stage_seals_its_payload_and_records_where_it_ran(artifact, stage):
+    stage(write_payload)
+    assert run(artifact) == 0
+    assert Artifact.open(artifact.folder).summary == {"n": 1}
+    (attempt,) = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
+    assert attempt["sealed"] and attempt["finished"] and attempt["runtime"]["threads"] == 1
+    assert attempt["libraries"]["torch"]
+
+
+def test_a_sealed_artifact_is_not_computed_again(artifact, stage):
+    stage(write_payload)
+    run(artifact)
+    artifact.manifest_path.unlink()
+    stage(raising(AssertionError("computed again")))
+    assert run(artifact) == 0
+    assert artifact.is_sealed
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("field x is wrong"), 2, "error: field x is wrong"),
+        (Interrupted("state saved"), 75, "interrupted: state saved"),
+        (KeyboardInterrupt(), 130, "run the same command again"),
+        (OSError(errno.ENOSPC, "No space left on device", "payload/x"), 2, "the disk is full (payload/x)"),
+    ],
+)
+def test_expected_ends_give_one_line_and_their_own_code(artifact, stage, capsys, error, code, message):
+    stage(raising(error))
+    assert run(artifact) == code
+    output = capsys.readouterr().err
+    assert message in output and "Traceback" not in output
+    assert not artifact.is_sealed and not artifact.seal_path.exists()
+
+
+def test_a_bug_shows_its_traceback(artifact, stage, capsys):
+    stage(raising(ZeroDivisionError("oops")))
+    assert run(artifact) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_leftovers_of_a_failed_attempt_are_gone_unless_the_stage_resumes(artifact, stage):
+    stage(raising(UserError("no")))
+    run(artifact)
+    stage(lambda job: {"left": (job.artifact.payload / "half").exists()} | write_payload(job), RESUMES=True)
+    run(artifact)
+    assert Artifact.open(artifact.folder).summary["left"]
+    artifact.unseal()
+    stage(raising(UserError("no")))
+    run(artifact)
+    stage(lambda job: {"left": (job.artifact.payload / "half").exists()} | write_payload(job))
+    run(artifact)
+    assert not Artifact.open(artifact.folder).summary["left"]
+
+
+def test_two_launches_compute_an_artifact_once(artifact, stage, capsys):
+    started, calls = threading.Event(), []
+
+    def slow(job):
+        calls.append(1)
+        started.set()
+        second.join(0.5)
+        return write_payload(job)
+
+    stage(slow)
+    codes = []
+    second = threading.Thread(target=lambda: (started.wait(), codes.append(second_run())))
+
+    def second_run():
+        from selfdistill.job import Tee
+
+        with Tee(artifact.folder.parent / "second.log", "second") as tee:
+            lock = launch._locked(artifact, tee)
+            with lock:
+                return artifact.is_sealed
+
+    second.start()
+    assert run(artifact) == 0
+    second.join()
+    assert codes == [True] and calls == [1]
+    assert "waiting: another process is computing" in capsys.readouterr().err
+
+
+def test_the_wrong_stage_is_refused(artifact, capsys):
+    assert launch.run(["dataset", str(artifact.manifest_path), "--log", "logs/x.log"]) == 2
+    assert "is an artifact of stage sample" in capsys.readouterr().err
