@@ -33,7 +33,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the stage here, or with `--warm` in a fork of a process that has the libraries loaded."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--warm" in arguments and warm.is_possible():
-        code = warm.run_forked([a for a in arguments if a != "--warm"])
+        code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.launch")
         if code is not None:
             return code
     return run(arguments)

@@ -8,7 +8,6 @@ import os
 import platform
 import socket
 import subprocess
-import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -42,7 +41,7 @@ class Provenance:
             "started": _now(),
             "finished": None,
             "sealed": False,
-            "command": sys.argv,
+            "command": ["selfdistill.launch", artifact.stage, str(artifact.manifest_path)],
             **_code(),
             "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
             "python": platform.python_version(),

@@ -44,9 +44,9 @@ def is_possible() -> bool:
     return "SLURM_JOB_ID" not in os.environ and hasattr(os, "fork")
 
 
-def run_forked(arguments: list[str]) -> int | None:
-    """Run `selfdistill.launch` in a fork of the server; its exit code, or None where there is no server."""
-    connection = _connect()
+def run_forked(arguments: list[str], module: str) -> int | None:
+    """Call `module.run(arguments)` in a fork of the server; its exit code, or None where there is no server."""
+    connection = _connect(module)
     if connection is None:
         return None
     with connection:
@@ -84,7 +84,7 @@ def _address() -> Path:
     return folder / f"{known}.sock"
 
 
-def _connect() -> socket.socket | None:
+def _connect(module: str) -> socket.socket | None:
     """A connection to the server, which is started where there is none."""
     try:
         address = _address()
@@ -97,7 +97,7 @@ def _connect() -> socket.socket | None:
             return connection
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         server = subprocess.Popen(
-            [sys.executable, "-m", "selfdistill.warm", str(address)],
+            [sys.executable, "-m", "selfdistill.warm", str(address), module],
             env=environment, start_new_session=True, close_fds=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip
@@ -161,7 +161,6 @@ def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        sys.argv = ["selfdistill.launch", *request["arguments"]]
         threading.Thread(target=_follow, args=(connection,), daemon=True).start()
         code = run(request["arguments"])
     finally:
@@ -189,11 +188,6 @@ def _read(connection: socket.socket, length: int) -> bytes:
     return b"".join(parts)
 
 
-def _launch(arguments: list[str]) -> int:
-    from selfdistill.launch import run
-
-    return run(arguments)
-
-
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]), _launch)
+    # The module whose `run` a job calls is loaded in the fork, never here.
+    serve(Path(sys.argv[1]), lambda arguments: importlib.import_module(sys.argv[2]).run(arguments))

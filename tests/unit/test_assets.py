@@ -309,6 +309,33 @@ def test_a_wheel_that_was_brought_by_hand_will_do(tmp_path, wheel):
     assert assets.file(assets.lock.pin("tiny")).read_bytes() == CONTENT
 
 
+@pytest.fixture
+def hub_cache(tmp_path, monkeypatch) -> Path:
+    """A cache of the hub with one data set and one model at the pinned commit, as the hub's library lays it out."""
+    cache = tmp_path / "cache"
+    put(cache / f"datasets--someone--something/snapshots/{COMMIT}" / FILE)
+    model(cache / f"models--someone--something/snapshots/{COMMIT}")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
+    return cache
+
+
+def test_the_cache_of_the_hub_will_do_without_a_network(tmp_path, hub_cache):
+    assets = project(tmp_path, {"math": entry(), "m": entry(kind="model", files={"model.safetensors": "0" * 64})})
+    assert fetch(assets, "math")[0].read_bytes() == CONTENT
+    assert (hub_cache / f"datasets--someone--something/snapshots/{COMMIT}" / FILE).is_file()
+    with pytest.raises(UserError, match="changed or cut short"):
+        assets.model_folder(assets.lock.pin("m"))
+    assert "differs" in check(assets, "m")["model.safetensors"]
+    assets = project(tmp_path, {"m": entry(kind="model", files={})})
+    assert assets.model_folder(assets.lock.pin("m")).name == COMMIT
+
+
+def test_another_commit_in_the_cache_is_not_taken(tmp_path, hub_cache):
+    assets = project(tmp_path, {"math": entry(revision="ab" * 20)})
+    with pytest.raises(UserError, match="cannot be downloaded"):
+        fetch(assets, "math")
+
+
 # --- models ---------------------------------------------------------------------------------------------------------
 
 

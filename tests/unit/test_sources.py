@@ -51,6 +51,14 @@ def test_every_kind_of_file_gives_the_same_problems(tmp_path, ending):
     assert load(path) == (AS_PROBLEMS, {})
 
 
+@pytest.mark.parametrize("ending", ["json", "jsonl", "csv"])
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path, ending):
+    text = "question,answer\nq,1\n" if ending == "csv" else '{"question": "q", "answer": 1}'
+    path = tmp_path / f"p.{ending}"
+    path.write_text(f"[{text}]" if ending == "json" else text, encoding="utf-8-sig")
+    assert load(path)[0][0]["answer"] == "1"
+
+
 def test_dotted_paths_go_through_dicts_lists_and_json_strings():
     row = {"a": [{"b": '{"c": [1, {"d": "deep"}]}'}], "x.y": "whole key", "z": {"v.w": "rest of the path"}}
     assert look_up(row, "a.0.b.c.1.d") == "deep"

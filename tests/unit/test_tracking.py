@@ -399,6 +399,7 @@ def test_two_processes_at_once_write_one_store(project: None, database: Path) ->
 
 
 def test_nothing_changed_is_found_out_without_importing_mlflow(tracked: None) -> None:
+    quietly()
     code = "import sys; from selfdistill.tracking import track; track(); print('mlflow' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines() == ["MLflow: results/mlflow/mlflow.db is up to date.", "False"]

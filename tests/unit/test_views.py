@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from markupsafe import escape
 
 from selfdistill.schema.errors import UserError
 from selfdistill.statistics import Difference
@@ -29,7 +30,9 @@ from selfdistill.store import Artifact
 from selfdistill.views import coverage, curves, epistemic, ood, report, richness, sft
 from selfdistill.views.claims import summary, together, verdict
 from selfdistill.views.command import run
+from selfdistill.views.headline import headline
 from selfdistill.views.measures import DENSITY, LENGTH, measure
+from selfdistill.views.study import read_study
 from selfdistill.views.style import looks
 from selfdistill.views.tables import as_csv
 from selfdistill.views.vocabulary import shift
@@ -395,25 +398,37 @@ def test_the_report_names_every_artifact_behind_it(page):
     assert f"{len(sealed)} artifacts, made by commit cccccccccc" in text
 
 
-def test_the_report_states_the_effect_when_it_is_there(page):
+@pytest.mark.parametrize(
+    ("grpo", "solution", "opening", "detail"),
+    [
+        (
+            (1, 1),
+            (0, 0),
+            "The paper&#39;s effect shows: ",
+            "GRPO gains 50.0 points and SDPO (c\u00a0=\u00a0s) loses 50.0",
+        ),
+        ((1, 1), (1, 1), "The paper&#39;s effect shows only in part: ", "GRPO gains 50.0 points and"),
+        ((0, 0), (1, 1), "The paper&#39;s effect does not show: ", "GRPO loses 50.0 points and"),
+        ((1, 0), (0, 1), "These data do not settle", "GRPO does not clearly move (+0.00 points [0.00, 0.00])"),
+    ],
+)
+def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detail):
+    def said(artifact, step, family, row, sample):
+        right = {"grpo": grpo, "solution": solution}.get(kind_of(artifact), (1, 0))[sample]
+        return Said("correct" if right else "wrong", *TEXTS.get(kind_of(artifact), SHORT))
+
+    config = {**CONFIG, "report": {"experiments": ["tiny_grpo", "tiny_sdpo"]}}
+    finding = headline(read_study(plan_of("report", "report", config, said)).models[0])
+    assert escape(finding).startswith(opening)
+    assert detail in finding
+    assert "stay at 100 under GRPO and fall to 0.00 under SDPO" in finding
+
+
+def test_the_report_opens_with_its_finding(page):
     text, _ = page
-    finding = re.search(r'class="finding">(.*?)</p>', text, re.DOTALL).group(1)
-    assert finding.startswith("The paper&#39;s effect shows")
-    assert "GRPO gains 25.0 points" in finding
-    assert "fall to 0.00 under SDPO" in finding
-
-
-def test_the_report_says_so_when_the_effect_is_not_there(project):
-    def reversed_methods(artifact, step, family, row, sample):
-        kind = kind_of(artifact)
-        right = {"base": (1, 0), "grpo": (0, 0), "solution": (1, 1)}.get(kind, (0, 0))[sample]
-        return Said("correct" if right else "wrong", *SHORT)
-
-    text = report.build(plan_of("report", "report", said=reversed_methods))
-    finding = re.search(r'class="finding">(.*?)</p>', text, re.DOTALL).group(1)
-    assert finding.startswith("The paper&#39;s effect does not show")
-    assert "GRPO loses 50.0 points" in finding
-    assert "stay at 100" in finding
+    # SDPO falls on one problem and cannot fall on the other: with two problems that is no clear loss.
+    assert 'class="finding">The paper&#39;s effect shows only in part: on exam' in text
+    assert text.index('finding">') < text.index("<svg") < text.index("<section")
 
 
 def test_the_report_counts_what_was_lost(page):
@@ -450,6 +465,22 @@ def test_a_report_of_one_method_says_what_is_missing(project):
     text = report.build(plan_of("report", "report", config))
     assert "There is no GRPO run to compare with." in text
     assert 'id="tiny-coverage"' not in text
+
+
+def test_several_benchmarks_checkpoints_and_twins_share_one_report(project):
+    grpo, sdpo = CONFIG["experiments"]["tiny_grpo"], CONFIG["experiments"]["tiny_sdpo"]
+    more = {"benchmarks": ["exam", "second"], "evaluate": "all", "coverage": None}
+    twin = {**sdpo, **more, "overrides": {"optimiser": {"learning_rate": 1e-4}}}
+    config = {
+        **CONFIG,
+        "benchmarks": {**CONFIG["benchmarks"], "second": {"dataset": "drill", "domain": "ood", "samples": 2}},
+        "experiments": {"one": {**grpo, **more}, "two": {**sdpo, **more}, "three": twin},
+        "report": {"experiments": ["one", "two", "three"]},
+    }
+    text = report.build(plan_of("report", "report", config))
+    assert "shows only in part, in full on 0 of 2 benchmarks" in text
+    assert 'id="tiny-checkpoints"' in text
+    assert "SDPO (c\u00a0=\u00a0s), two" in text and "SDPO (c\u00a0=\u00a0s), three" in text
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------

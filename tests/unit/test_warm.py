@@ -43,8 +43,8 @@ CLIENT = """
     import sys
     from pathlib import Path
     from selfdistill import warm
-    warm._connect = lambda: warm._try(Path(sys.argv[1]))
-    sys.exit(warm.run_forked(sys.argv[2:]))
+    warm._connect = lambda module: warm._try(Path(sys.argv[1]))
+    sys.exit(warm.run_forked(sys.argv[2:], "job"))
 """
 
 

@@ -16,12 +16,12 @@ rule epistemics:
     message:
         "Count uncertainty words: {params.label}"
     shell:
-        LAUNCH + " epistemics {output} --log {log} " + RUNTIME
+        launch("epistemics")
 
 
 rule ood_table:
     input:
-        behind("ood"),
+        **behind("ood"),
     output:
         "results/ood/{name}.csv",
     log:
@@ -32,12 +32,12 @@ rule ood_table:
     message:
         "Table results/ood/{wildcards.name}.csv"
     shell:
-        VIEW + ".ood {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("ood")
 
 
 rule epistemic_table:
     input:
-        behind("epistemic"),
+        **behind("epistemic"),
     output:
         "results/epistemic/{name}.csv",
     log:
@@ -48,12 +48,12 @@ rule epistemic_table:
     message:
         "Table results/epistemic/{wildcards.name}.csv"
     shell:
-        VIEW + ".epistemic {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("epistemic")
 
 
 rule curves_table:
     input:
-        behind("curves"),
+        **behind("curves"),
     output:
         "results/curves/{name}.csv",
     log:
@@ -64,12 +64,12 @@ rule curves_table:
     message:
         "Table results/curves/{wildcards.name}.csv"
     shell:
-        VIEW + ".curves {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("curves")
 
 
 rule richness_table:
     input:
-        behind("richness"),
+        **behind("richness"),
     output:
         "results/richness/{name}.csv",
     log:
@@ -80,12 +80,12 @@ rule richness_table:
     message:
         "Table results/richness/{wildcards.name}.csv"
     shell:
-        VIEW + ".richness {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("richness")
 
 
 rule sft_table:
     input:
-        behind("sft"),
+        **behind("sft"),
     output:
         "results/sft/{name}.csv",
     log:
@@ -96,12 +96,12 @@ rule sft_table:
     message:
         "Table results/sft/{wildcards.name}.csv"
     shell:
-        VIEW + ".sft {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("sft")
 
 
 rule coverage_table:
     input:
-        behind("coverage"),
+        **behind("coverage"),
     output:
         "results/coverage/{name}.csv",
     log:
@@ -112,4 +112,4 @@ rule coverage_table:
     message:
         "Table results/coverage/{wildcards.name}.csv"
     shell:
-        VIEW + ".coverage {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("coverage")

@@ -1,4 +1,4 @@
-# What every rule uses: the plan, the launcher, and short names for inputs, outputs and resources.
+# What all rules use: the plan, the launcher, and short names for inputs, outputs and resources.
 
 import shlex
 import sys
@@ -54,9 +54,23 @@ def upstream(stage):
 
 def behind(view):
     """The plan of a view and the manifests it names."""
-    return one_line(
+    files = one_line(
         lambda wildcards: PLAN.view_inputs(view, wildcards.get("name", view))
     )
+    return {
+        "plan": lambda wildcards: files(wildcards)[0],
+        "manifests": lambda wildcards: files(wildcards)[1:],
+    }
+
+
+def launch(stage):
+    """The command of a stage."""
+    return f"{LAUNCH} {stage} {{output}} --log {{log}} {RUNTIME}"
+
+
+def make_view(view):
+    """The command of a table or page."""
+    return f"{VIEW}.{view} {{input.plan}} {{output}} --digest {{params.digest}} --log {{log}}"
 
 
 def digest(view):

@@ -16,7 +16,7 @@ rule dataset:
     message:
         "Load problems: {params.label}"
     shell:
-        LAUNCH + " dataset {output} --log {log} " + RUNTIME
+        launch("dataset")
 
 
 rule sample:
@@ -34,7 +34,7 @@ rule sample:
     message:
         "Sample task coverage: {params.label}"
     shell:
-        LAUNCH + " sample {output} --log {log} " + RUNTIME
+        launch("sample")
 
 
 rule prompts:
@@ -52,7 +52,7 @@ rule prompts:
     message:
         "Render prompts: {params.label}"
     shell:
-        LAUNCH + " prompts {output} --log {log} " + RUNTIME
+        launch("prompts")
 
 
 rule model:
@@ -70,7 +70,7 @@ rule model:
     message:
         "Link model files: {params.label}"
     shell:
-        LAUNCH + " model {output} --log {log} " + RUNTIME
+        launch("model")
 
 
 rule pretrain:
@@ -88,4 +88,4 @@ rule pretrain:
     message:
         "Pretrain a base model: {params.label}"
     shell:
-        LAUNCH + " pretrain {output} --log {log} " + RUNTIME
+        launch("pretrain")

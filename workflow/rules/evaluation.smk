@@ -16,4 +16,4 @@ rule evaluate:
     message:
         "Evaluate {params.label}"
     shell:
-        LAUNCH + " evaluate {output} --log {log} " + RUNTIME
+        launch("evaluate")

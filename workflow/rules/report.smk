@@ -3,7 +3,7 @@
 
 rule report:
     input:
-        behind("report"),
+        **behind("report"),
     output:
         "results/report.html",
     log:
@@ -14,4 +14,4 @@ rule report:
     message:
         "Report results/report.html"
     shell:
-        VIEW + ".report {input[0]} {output} --digest {params.digest} --log {log}"
+        make_view("report")

@@ -16,7 +16,7 @@ rule rollouts:
     message:
         "Sample rollouts: {params.label}"
     shell:
-        LAUNCH + " rollouts {output} --log {log} " + RUNTIME
+        launch("rollouts")
 
 
 rule select:
@@ -34,7 +34,7 @@ rule select:
     message:
         "Select problems by solve rate: {params.label}"
     shell:
-        LAUNCH + " select {output} --log {log} " + RUNTIME
+        launch("select")
 
 
 rule contexts:
@@ -52,7 +52,7 @@ rule contexts:
     message:
         "Build teacher contexts: {params.label}"
     shell:
-        LAUNCH + " contexts {output} --log {log} " + RUNTIME
+        launch("contexts")
 
 
 rule sft_data:
@@ -70,4 +70,4 @@ rule sft_data:
     message:
         "Pair SFT completions: {params.label}"
     shell:
-        LAUNCH + " sft_data {output} --log {log} " + RUNTIME
+        launch("sft_data")

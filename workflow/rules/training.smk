@@ -16,4 +16,4 @@ rule train:
     message:
         "Train {params.label}"
     shell:
-        LAUNCH + " train {output} --log {log} " + RUNTIME
+        launch("train")

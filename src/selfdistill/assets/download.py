@@ -84,9 +84,13 @@ def list_files(entry: AssetEntry) -> list[str]:
 
 
 def _from_hub(entry: AssetEntry, file: str, folder: Path) -> Path:
-    from huggingface_hub import hf_hub_download
+    """From the hub's cache where it has the file at this commit, else from the hub."""
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
     from huggingface_hub.errors import HTTPError
 
+    cached = try_to_load_from_cache(entry.repo, file, repo_type=entry.kind, revision=entry.revision)
+    if isinstance(cached, str):
+        return Path(shutil.copyfile(cached, folder / "copy"))
     try:
         found = hf_hub_download(entry.repo, file, repo_type=entry.kind, revision=entry.revision, local_dir=folder)
     except (OSError, ValueError, HTTPError) as error:

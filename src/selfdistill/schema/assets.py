@@ -150,11 +150,8 @@ class AssetLock(Model):
     def name_of(self, pin: AssetPin) -> str | None:
         """Name under which a pin is known here, or None; the way back from a spec to places on this machine."""
         for name, entry in self.assets.items():
-            if (
-                pin.repo == entry.repo
-                and pin.revision == entry.revision
-                and (pin.file is None or entry.files.get(pin.file) == pin.sha256)
-            ):
+            is_it = entry.kind == "model" if pin.file is None else entry.files.get(pin.file) == pin.sha256
+            if is_it and (pin.repo, pin.revision) == (entry.repo, entry.revision):
                 return name
         return next((name for name, here in self.local.items() if pin.sha256 and here.sha256 == pin.sha256), None)
 

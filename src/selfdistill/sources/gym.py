@@ -14,9 +14,14 @@ def load_gym(source: ReasoningGymSource) -> tuple[list[dict[str, str | None]], C
     Rows may repeat where a task has few distinct problems. UserError for an unknown task or option (with the
     nearest), and for options that the task refuses.
     """
-    from reasoning_gym import create_dataset
-    from reasoning_gym.factory import DATASETS
-
+    try:
+        from reasoning_gym import create_dataset
+        from reasoning_gym.factory import DATASETS
+    except ImportError as error:
+        raise UserError(
+            f"the reasoning-gym library is not installed ({error}): one of its parts is compiled at installation. "
+            "sudo apt-get install gcc python3-dev; make env"
+        ) from None
     if source.task not in DATASETS:
         raise unknown("reasoning-gym task", source.task, DATASETS)
     _, config = DATASETS[source.task]

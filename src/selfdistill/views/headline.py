@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 from selfdistill.views.claims import Verdict, together, verdict
 from selfdistill.views.evaluations import Evaluation
 from selfdistill.views.measures import DENSITY, SCORE
@@ -10,40 +12,43 @@ from selfdistill.views.style import GRPO, METHODS, SDPO
 from selfdistill.views.wording import listed, number, signed, whole_percent
 
 _NAMES = {kind: METHODS[kind].label for kind in (GRPO, SDPO)}
-_OPENINGS: dict[Verdict, str] = {
-    "yes": "The paper's effect shows",
-    "unclear": "The paper's effect shows only in part",
-    "no": "The paper's effect does not show",
-}
 
 
 def headline(study: ModelStudy) -> str:
     """One sentence about GRPO and SDPO (c = s) against the base, out of distribution.
 
-    GRPO should gain and SDPO should lose, with the interval on that side of zero, on every benchmark.
+    The effect: GRPO gains and SDPO loses, each with its interval on that side of zero, on every benchmark.
     """
     benchmarks = [b for b in study.benchmarks(OUT_OF_DISTRIBUTION) if {GRPO, SDPO} & set(study.by_method(b))]
     if not benchmarks:
         return "There is no GRPO or SDPO run on an out-of-distribution benchmark here, so there is no finding to state."
-    verdicts = {b: _effect(study, b) for b in benchmarks}
-    holding = [b for b, found in verdicts.items() if found == "yes"]
-    overall = together(list(verdicts.values()))
-    if overall == "no" and holding:
-        overall = "unclear"
-    share = f" on {len(holding)} of {len(benchmarks)} benchmarks" if len(benchmarks) > 1 else ""
+    moves = [_expected_moves(study, benchmark) for benchmark in benchmarks]
+    whole = sum(together(verdicts) == "yes" for verdicts in moves)
+    share = f" on {whole} of {len(benchmarks)} benchmarks" if len(benchmarks) > 1 else ""
     missing = [name for kind, name in _NAMES.items() if kind not in study.by_method(benchmarks[0])]
     caveat = f" There is no {listed(missing)} run to compare with." if missing else ""
-    return f"{_OPENINGS[overall]}{share}: {_detail(study, benchmarks[0])}{caveat}"
+    return f"{_opening(list(chain(*moves)), share)}: {_detail(study, benchmarks[0])}{caveat}"
 
 
-def _effect(study: ModelStudy, benchmark: str) -> Verdict:
+def _opening(moves: list[Verdict], share: str) -> str:
+    if together(moves) == "yes":
+        return f"The paper's effect shows{share}"
+    if "yes" in moves:
+        return "The paper's effect shows only in part" + (f", in full{share}" if share else "")
+    if "no" in moves:
+        return "The paper's effect does not show"
+    return "These data do not settle whether the paper's effect shows"
+
+
+def _expected_moves(study: ModelStudy, benchmark: str) -> list[Verdict]:
+    """Whether GRPO gained and SDPO lost, of those that there are."""
     found = study.by_method(benchmark)
     verdicts: list[Verdict] = []
     if GRPO in found:
         verdicts.append(verdict(found[GRPO].last().difference(found[GRPO].base_measurement(), SCORE)))
     if SDPO in found:
         verdicts.append(verdict(found[SDPO].base_measurement().difference(found[SDPO].last(), SCORE)))
-    return together(verdicts)
+    return verdicts
 
 
 def _detail(study: ModelStudy, benchmark: str) -> str:

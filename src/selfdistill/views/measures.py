@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +22,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfdistill.schema.errors import UserError
-from selfdistill.statistics import Difference, bootstrap_interval, paired_difference, pass_at_k
+from selfdistill.statistics import Difference, avg_at_k, bootstrap_interval, paired_difference, pass_at_k
 from selfdistill.store import ROOT, Artifact
 from selfdistill.tables import read_frame
 
@@ -131,24 +131,30 @@ def _first_line(error: Exception) -> str:
 
 def open_artifact(name: str) -> Artifact:
     """A finished artifact by its name in a plan; UserError when it is not finished."""
-    artifact = Artifact.open(ROOT / name)
+    return _open((ROOT / name).absolute(), ROOT / name)
+
+
+@cache
+def _open(place: Path, folder: Path) -> Artifact:
+    """`place` keeps apart what different working directories call by one name."""
+    artifact = Artifact.open(folder)
     _ = artifact.manifest
     return artifact
 
 
 def _measurement(table: pd.DataFrame, words: list[str], source: Path) -> Measurement:
+    table = table.sort_values(["row_id", "sample"])
     per_problem = table.groupby("row_id", sort=True)
     samples = per_problem.size()
     k = int(samples.iloc[0])
     if (samples != k).any():
         raise UserError(f"{source}: some problems have {samples.min()} completions and others {samples.max()}.")
-    correct = (table["outcome"] == "correct").astype(float)
-    ordered = correct.groupby(table["row_id"], sort=True)
+    correct_PK = (table["outcome"] == "correct").to_numpy(dtype=float).reshape(-1, k)
     frame = pd.DataFrame({"family": per_problem["family"].first()})
-    frame[SCORE] = ordered.mean()
-    frame[PASS] = pass_at_k(np.stack([v.to_numpy() for _, v in ordered]), k)
+    frame[SCORE] = avg_at_k(correct_PK)
+    frame[PASS] = pass_at_k(correct_PK, k)
     frame[LENGTH] = per_problem["completion_tokens"].mean()
-    frame[TRUNCATED] = (table["stop_reason"] == "length").astype(float).groupby(table["row_id"], sort=True).mean()
+    frame[TRUNCATED] = (table["stop_reason"] == "length").to_numpy(dtype=float).reshape(-1, k).mean(axis=1)
     return Measurement((frame.join(per_problem[words].mean()),), k)
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from functools import cache
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,11 @@ FINAL_STEPS = 10
 
 def curves(train: str) -> pd.DataFrame:
     """Scalars of a run, index step; a step written twice (after a resume) counts as it was written last."""
-    path = open_artifact(train).metrics
+    return _curves(open_artifact(train).metrics.absolute())
+
+
+@cache
+def _curves(path: Path) -> pd.DataFrame:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]

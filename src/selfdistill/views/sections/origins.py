@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from selfdistill.store import Artifact
 from selfdistill.views.lineage import SilentCount, origin, silent_counts
 from selfdistill.views.sections.blocks import Cell, Section, Table, num, text
-from selfdistill.views.wording import listed, number, percent
+from selfdistill.views.wording import number, percent
 
 
 def silent_section(artifacts: Sequence[Artifact]) -> Section:
@@ -19,7 +19,7 @@ def silent_section(artifacts: Sequence[Artifact]) -> Section:
         for c in counts if c.overall
     ]  # fmt: skip
     zeros = [f"{c.stage} {c.name}" for c in counts if not c.overall]
-    notes = [f"Zero in every artifact: {listed(zeros)}."] if zeros else []
+    notes = [f"Zero in every artifact: {'; '.join(zeros)}."] if zeros else []
     header = ("stage", "what", "artifacts", "sum, or mean of shares", "largest in one artifact", "which")
     lead = f"{len(rows)} of the {len(counts)} kinds of loss that the artifacts report are not zero."
     return Section("losses", "Dropped, cut off, not understood", lead, [Table(header, rows)] if rows else [], notes)
@@ -34,7 +34,7 @@ def provenance_section(artifacts: Sequence[Artifact]) -> Section:
     origins = [origin(artifact) for artifact in artifacts]
     rows = [
         [text(o.stage), text(o.slug), Cell("", keys=[(o.key, o.href)]), text(o.commit),
-         text(o.date), text(", ".join(i.split("/")[0] + " " + i.split("/")[1][:6] for i in o.inputs) or "–")]
+         num(o.date), text(", ".join(i.split("/")[0] + " " + i.split("/")[1][:6] for i in o.inputs) or "–")]
         for o in origins
     ]  # fmt: skip
     commits = sorted({o.commit for o in origins})

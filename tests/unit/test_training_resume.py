@@ -1,0 +1,111 @@
+"""Killed, stopped and damaged runs end in the same bytes as one that nothing interrupted."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+
+from selfdistill.schema.errors import Interrupted, UserError
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training.state import Progress, load_state, save_state
+from training_session import (
+    GRPO,
+    SDPO,
+    SFT,
+    Session,
+    make_spec,
+    without_times,
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """The weights and metrics of runs that nothing interrupted."""
+    results = {}
+    for name, method in (("grpo", GRPO), ("sdpo", SDPO), ("sft", SFT)):
+        session = Session(tmp_path_factory.mktemp(name), make_spec(method))
+        session.run()
+        results[name] = session
+    return results
+
+
+@pytest.mark.parametrize("name", ["grpo", "sdpo", "sft"])
+@pytest.mark.parametrize(("step", "phase"), [(1, "updates"), (3, "updates"), (2, "checkpoint"), (3, "state")])
+def test_a_killed_run_ends_in_the_same_bytes(tmp_path, whole, name, step, phase):
+    """The child kills itself (SIGKILL) in the middle of a phase; the same call then goes on to the end."""
+    session = Session(tmp_path, whole[name].spec, StageRuntime(state_every_steps=2 if phase == "updates" else 1))
+
+    def die():
+        session.on_report = lambda line: (
+            os.kill(os.getpid(), signal.SIGKILL) if line.get("phase") == phase and line["step"] == step else None
+        )
+        session.run()
+
+    child = multiprocessing.get_context("fork").Process(target=die)
+    child.start()
+    child.join()
+    assert child.exitcode == -signal.SIGKILL
+    session.run()
+    assert session.weights() == whole[name].weights()
+    assert without_times(session.metrics()) == without_times(whole[name].metrics())
+
+
+@pytest.mark.parametrize("name", ["grpo", "sdpo", "sft"])
+@pytest.mark.parametrize("stop_at", ["grading", "updates"])
+def test_a_stopped_run_ends_in_the_same_bytes(tmp_path, whole, name, stop_at):
+    """Stopped after sampling its rollouts are kept and used; stopped after the updates nothing is left to do."""
+    if name == "sft" and stop_at == "grading":
+        pytest.skip("sft samples nothing")
+    session = Session(tmp_path, whole[name].spec, StageRuntime(state_every_steps=100))
+    session.stop_requested = lambda: session.reports[-1].get("phase", "end") in (stop_at, "end", "checkpoint")
+    stops = 0
+    while stops < 20:
+        try:
+            summary = session.run()
+            break
+        except Interrupted:
+            stops += 1
+    assert stops >= 3
+    assert summary.resumed_from == 3
+    assert session.weights() == whole[name].weights()
+    assert without_times(session.metrics()) == without_times(whole[name].metrics())
+    if stop_at == "grading":
+        sampled = [line["step"] for line in session.reports if line.get("phase") == "grading"]
+        assert sampled == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
+def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, whole, damage, caplog):
+    session = Session(tmp_path, whole["sdpo"].spec)
+    session.stop_requested = lambda: session.reports[-1]["step"] == 3 and "loss" in session.reports[-1]
+    with pytest.raises(Interrupted):
+        session.run()
+    assert sorted(path.name for path in (tmp_path / "state").iterdir()) == ["step-2", "step-3"]
+    file = tmp_path / "state" / "step-3" / "tensors.pt"
+    content = bytearray(file.read_bytes())
+    if damage == "truncate":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "flip":
+        content[len(content) // 2] ^= 1
+        file.write_bytes(content)
+    else:
+        file.unlink()
+    session.stop_requested = lambda: False
+    assert session.run().resumed_from == 2
+    assert "falling back" in caplog.text
+    assert session.weights() == whole["sdpo"].weights()
+
+
+def test_states_that_are_all_damaged_are_an_error(tmp_path):
+    save_state(tmp_path, Progress(step=1), {"x": torch.ones(2)})
+    (tmp_path / "step-1" / "progress.json").write_text("{}")
+    with pytest.raises(UserError, match="no intact resume state"):
+        load_state(tmp_path, torch.device("cpu"))
+
+
+def test_no_state_means_a_fresh_start(tmp_path):
+    assert load_state(tmp_path, torch.device("cpu")) is None

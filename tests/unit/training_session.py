@@ -1,0 +1,114 @@
+"""A small but whole training run: every input of train(), and what it leaves on disk."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.methods import Grpo, Sdpo, Sft, Teacher
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.schema.stages import OnPolicy, TrainSpec
+from selfdistill.training.data import (
+    SftExample,
+    TrainingFolder,
+    TrainingPrompt,
+)
+from selfdistill.training.loop import train
+from tiny import tiny_model, tiny_tokenizer
+
+TOKENIZER = tiny_tokenizer()
+EOS = TOKENIZER.eos_token_id
+REPROMPT = RepromptTemplate(frame="{prompt}{solution} solve", solution=" solution {successful_previous_attempt}")
+GRPO = Grpo()
+SDPO = Sdpo(top_k=10, reprompt=REPROMPT, teacher=Teacher(kind="ema", rate=0.2))
+SFT = Sft(arm="guided")
+
+
+@dataclass
+class Verdict:
+    outcome: str
+    reward: float
+    extracted: str = ""
+
+
+def grade(texts, golds, stop_reasons):
+    """A completion is right if its length in words has the parity of the gold answer: half are, more can be."""
+    assert set(stop_reasons) <= {"eos", "length"}
+    right = [len(text.split()) % 2 == int(gold) % 2 for text, gold in zip(texts, golds, strict=True)]
+    return [Verdict("correct" if ok else "wrong", float(ok)) for ok in right]
+
+
+def make_prompts(count: int = 6) -> list[TrainingPrompt]:
+    prompts = []
+    for row in range(count):
+        messages = [{"role": "user", "content": f"which {row} " + "so " * (row % 3)}]
+        ids = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
+        prompts.append(TrainingPrompt(row, f"p{row}", "family", str(row % 2), messages, ids))
+    return prompts
+
+
+def make_examples(count: int = 10) -> list[SftExample]:
+    return [
+        SftExample(p.row_id, p.problem_id, p.prompt_ids, [*([7 + p.row_id % 5] * (1 + p.row_id % 4)), EOS])
+        for p in make_prompts(count)
+    ]
+
+
+def make_spec(method, **changes) -> TrainSpec:
+    settings = {
+        "method": method,
+        "seed": 0,
+        "steps": 4,
+        "prompts_per_step": 4,
+        "prompts_per_update": 2,
+        "optimiser": Optimiser(learning_rate=3e-3, warmup_steps=1),
+        "on_policy": None if isinstance(method, Sft) else OnPolicy(group_size=4, sampling=Sampling(max_tokens=12)),
+        "checkpoint_every": 2,
+    }
+    return TrainSpec(**{**settings, **changes})
+
+
+@dataclass
+class Session:
+    """One call of train() with everything it touches."""
+
+    folder: Path
+    spec: TrainSpec
+    runtime: StageRuntime = StageRuntime(state_every_steps=1)
+    grade: object = staticmethod(grade)
+    stop_requested: object = staticmethod(lambda: False)
+    on_report: object = staticmethod(lambda line: None)
+    reports: list[dict] = field(default_factory=list)
+    rollouts: dict[int, list[dict]] = field(default_factory=dict)
+
+    def run(self, **changes):
+        model = tiny_model(len(TOKENIZER))
+        arguments = {
+            "prompts": make_prompts(),
+            "examples": make_examples() if isinstance(self.spec.method, Sft) else None,
+            "sampler": TorchSampler(model, [EOS]),
+            "grade": self.grade,
+            "folder": TrainingFolder(self.folder / "checkpoints", self.folder / "state", self.folder / "metrics.jsonl"),
+            "runtime": self.runtime,
+            "record_rollouts": self.rollouts.__setitem__,
+            "stop_requested": self.stop_requested,
+            "report": self._report,
+        }
+        return train(model, TOKENIZER, self.spec, **{**arguments, **changes})
+
+    def _report(self, line):
+        self.reports.append(line)
+        self.on_report(line)
+
+    def weights(self) -> bytes:
+        return (self.folder / "checkpoints" / f"step-{self.spec.steps}" / "model.safetensors").read_bytes()
+
+    def metrics(self) -> list[dict]:
+        return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def without_times(lines):
+    return [{k: v for k, v in line.items() if not k.startswith(("seconds", "tokens_per", "peak"))} for line in lines]
