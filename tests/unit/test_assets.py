@@ -386,9 +386,11 @@ def test_files_and_folders_of_ones_own_are_identified_by_content(tmp_path):
     assert assets.lock.pin("mine") == AssetPin(file="mine.csv", sha256=DIGEST)
     assert assets.file(assets.lock.pin("mine")) == tmp_path / "mine.csv"
     assert assets.model_folder(assets.lock.pin("model")) == tmp_path / "m"
+    assert (check(assets, "mine"), check(assets, "model")) == ({"mine.csv": "ok"}, {"m": "ok"})
     put(tmp_path / "m/config.json", b"{1}")
     with pytest.raises(UserError, match="changed or cut short"):
         assets.model_folder(assets.lock.pin("model"))
+    assert "changed or cut short" in check(assets, "model")["m"]
     with pytest.raises(UserError, match="choose another name"):
         add_local(assets, "math", tmp_path / "mine.csv")
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_tokenizer import byte_tokenizer, word_tokenizer
 
 from selfdistill.contexts import (
     NO_SOURCE,
@@ -25,6 +24,7 @@ from selfdistill.contexts import (
 from selfdistill.prompts import chat, encode_chat
 from selfdistill.schema.common import RepromptTemplate
 from selfdistill.schema.errors import UserError
+from small_tokenizer import byte_tokenizer, word_tokenizer
 
 PAPER = RepromptTemplate(
     frame="{prompt}{solution}{feedback}\n\nCorrectly solve the original question.",

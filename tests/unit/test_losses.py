@@ -169,6 +169,14 @@ def test_importance_weights_are_capped_and_carry_no_gradient():
     assert importance_weights(numerator, torch.zeros(4), None).tolist() == [1.0] * 4
 
 
+def test_importance_weights_equal_trl():
+    trl = pytest.importorskip("trl.experimental.sdpo.loss_utils")
+    generator = torch.Generator().manual_seed(4)
+    losses, new, old = (3 * torch.randn(50, generator=generator) for _ in range(3))
+    expected = trl.apply_importance_sampling_clipping(losses, new, old, 2.0)
+    torch.testing.assert_close(losses * importance_weights(new, old, 2.0), expected)
+
+
 def test_token_logprobs_pick_the_log_softmax():
     logits = torch.randn(5, 9, generator=torch.Generator().manual_seed(0))
     ids = torch.tensor([0, 8, 3, 3, 1])

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_tokenizer import byte_tokenizer
 
 from selfdistill.prompts import (
     add_instruction,
@@ -25,6 +24,7 @@ from selfdistill.prompts import (
     strip_thinking,
 )
 from selfdistill.schema.errors import UserError
+from small_tokenizer import byte_tokenizer
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 

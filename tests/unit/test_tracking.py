@@ -91,11 +91,15 @@ def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
     elif artifact.stage == "pretrain":
         write_atomically(folder / "model/config.json", "{}")
     elif artifact.stage == "evaluate":
-        summary = {f"step-{step}": {"mean_reward": round(reward + step / 100, 2)} for step in params["steps"]}
+        summary = {f"step-{step}": scores(round(100 * reward) + step) for step in params["steps"]}
     write_atomically(folder / "table", artifact.key)
     write_provenance(artifact, sealed=seal)
     if seal:
         artifact.seal(summary)
+
+
+def scores(correct: int) -> dict[str, Any]:
+    return {"completions": 100, "mean_tokens": 7.5, "outcomes": {"correct": correct, "wrong": 100 - correct}}
 
 
 def write_metrics(artifact: Artifact, steps: range, offset: float = 0.0) -> None:
@@ -169,7 +173,7 @@ def content() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with tables and no runs: twelve seconds of migrations, once."""
-    from selfdistill.tracking.index import prepare_database
+    from selfdistill.tracking.database import prepare_database
 
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
     prepare_database(f"sqlite:///{path}")
@@ -193,14 +197,14 @@ def master(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
 
 
 def use(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> None:
-    from selfdistill.tracking import index
+    from selfdistill.tracking import database as module
 
     def copy(uri: str) -> None:
         shutil.copy(database, uri.removeprefix("sqlite:///"))
 
     patch.chdir(folder)
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    patch.setattr(index, "prepare_database", copy)
+    patch.setattr(module, "prepare_database", copy)
 
 
 @pytest.fixture
@@ -250,9 +254,8 @@ def test_runs_have_the_names_people_use(tracked: None) -> None:
     assert trained["tags"]["seed"] == "0"
     assert trained["tags"]["experiment"] == "tiny_sdpo"
     assert trained["params"]["optimiser.learning_rate"] == "0.001"
-    assert all(
-        set(run["tags"]) - OUR_TAGS == {"project", "selfdistill.mark", "mlflow.runName"} for run in names.values()
-    )
+    shown = {name for run in names.values() for name in run["tags"] if not name.startswith("mlflow.")}
+    assert shown <= OUR_TAGS
 
 
 def test_training_shows_metrics_by_step_and_what_evaluations_say(tracked: None) -> None:
@@ -260,10 +263,31 @@ def test_training_shows_metrics_by_step_and_what_evaluations_say(tracked: None) 
     run = next(r for r in found.values() if isinstance(r, dict) and r["info"][0] == "tiny_grpo seed 1")
     started = run["info"][2]
     assert run["metrics"]["reward_mean"] == [(s, started + 2000 * s, _REWARDS[s]) for s in (1, 2, 3, 4)]
-    assert [(step, value) for step, _, value in run["metrics"]["id-2/mean_reward"]] == [(2, 0.52), (4, 0.54)]
+    assert [(step, value) for step, _, value in run["metrics"]["id-2/avg_at_k"]] == [(0, 0.5), (2, 0.52), (4, 0.54)]
     artifact = run["tags"]["artifact"]
     shown = {metric[:4] for metric in found[f"{artifact}@4"][4]}
-    assert ("mean_reward", 4, 0.54, "id-2") in shown
+    assert {("avg_at_k", 4, 0.54, "id-2"), ("mean_length", 4, 7.5, "id-2")} <= shown
+    assert not any("outcomes" in name for name, *_ in shown)
+
+
+def test_scores_of_the_base_that_come_late_are_added(tracked: None) -> None:
+    evaluation = next(a for a in of_stage("evaluate") if a.recipe["params"]["steps"] == [0])
+    words = next(a for a in of_stage("epistemics") if a.input_ids["rollouts"] == f"evaluate/{evaluation.key}")
+    for artifact in (words, evaluation):
+        artifact.unseal()
+    shutil.rmtree("results/mlflow")
+    quietly()
+    trained = f"train/{of_stage('train')[0].key}"
+    assert [step for step, _, _ in content()[trained]["metrics"]["id-2/avg_at_k"]] == [2, 4]
+    fill(evaluation)
+    fill(words)
+    report = quietly()
+    assert report.replaced == 0
+    now = content()
+    assert [step for step, _, _ in now[trained]["metrics"]["id-2/avg_at_k"]] == [0, 2, 4]
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == now
 
 
 def test_new_lines_of_an_unfinished_run_are_appended(empty: None) -> None:
@@ -331,14 +355,14 @@ def test_discarded_and_remade_artifacts_leave_no_old_numbers(tracked: None) -> N
     now = content()
     trained = now[evaluation.input_ids["model"]]
     assert f"evaluate/{evaluation.key}" not in now
-    assert "id-2/mean_reward" not in trained["metrics"]
+    assert "id-2/avg_at_k" not in trained["metrics"]
     assert not now[f"{evaluation.input_ids['model']}@4"][4]
 
     for artifact in (evaluation, words):
         fill(artifact, reward=0.9)
     quietly()
     now = content()
-    assert [m[2] for m in now[f"{evaluation.input_ids['model']}@4"][4] if m[0] == "mean_reward"] == [0.94]
+    assert [m[2] for m in now[f"{evaluation.input_ids['model']}@4"][4] if m[0] == "avg_at_k"] == [0.94]
     assert set(now) == set(old)
     shutil.rmtree("results/mlflow")
     quietly()
@@ -384,8 +408,8 @@ def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None
 def test_two_processes_at_once_write_one_store(project: None, database: Path) -> None:
     code = (
         "import shutil, sys\n"
-        "from selfdistill.tracking import index, track\n"
-        "index.prepare_database = lambda uri: shutil.copy(sys.argv[1], uri.removeprefix('sqlite:///'))\n"
+        "from selfdistill.tracking import database, track\n"
+        "database.prepare_database = lambda uri: shutil.copy(sys.argv[1], uri.removeprefix('sqlite:///'))\n"
         "track()\n"
     )
     command = [sys.executable, "-c", code, str(database)]
@@ -429,6 +453,15 @@ def test_lineage_of_every_checkpoint_is_recovered_from_mlflow_alone(tracked: Non
         assert checkpoint.parent == parent
         assert checkpoint.dataset == datasets["id-4"]
         assert len(checkpoint.dataset_sha256) == 64
+
+
+def test_the_page_of_methods_has_a_column_for_every_score(tracked: None) -> None:
+    client = client_of_copy()
+    experiment = client.get_experiment_by_name("selfdistill training")
+    note = experiment.tags["mlflow.note.content"]
+    key = re.search(rf"#/experiments/{experiment.experiment_id}/runs\?viewStateShareKey=(\w+)", note)[1]
+    columns = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["selectedColumns"]
+    assert {"tags.`method`", "params.`seed`", "metrics.`id-2/avg_at_k`"} <= set(columns)
 
 
 def test_a_server_that_is_down_is_one_line_and_only_a_warning_in_hooks(

@@ -125,6 +125,16 @@ def test_gradients_through_chunks_equal_those_of_whole_logits(tied, chunk):
         torch.testing.assert_close(other.grad, parameter.grad, atol=1e-5, rtol=1e-4, msg=name)
 
 
+def test_capped_logits_are_those_of_the_model():
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    config = Gemma2Config(
+        vocab_size=40, hidden_size=32, num_hidden_layers=1, num_attention_heads=4, num_key_value_heads=2, head_dim=8,
+        intermediate_size=48, initializer_range=0.5, final_logit_softcapping=2.0,
+    )  # fmt: skip
+    Network(Gemma2ForCausalLM(config).eval(), temperature=0.7).check_head()
+
+
 def test_a_model_that_rescales_its_logits_is_refused():
     network = Network(tiny_model(len(TOKENIZER)))
     network.check_head()

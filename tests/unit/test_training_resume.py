@@ -78,6 +78,17 @@ def test_a_stopped_run_ends_in_the_same_bytes(tmp_path, whole, name, stop_at):
         assert sampled == [1, 2, 3, 4]
 
 
+def test_a_run_stopped_while_it_samples_leaves_at_once(tmp_path, whole):
+    session = Session(tmp_path, whole["grpo"].spec, StageRuntime(state_every_steps=100))
+    session.stop_requested = lambda: session.reports[-1] == {"step": 3, "phase": "sampling"}
+    with pytest.raises(Interrupted):
+        session.run()
+    assert {"step": 3, "phase": "grading"} not in session.reports
+    session.stop_requested = lambda: False
+    assert session.run().resumed_from == 2
+    assert session.weights() == whole["grpo"].weights()
+
+
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove"])
 def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, whole, damage, caplog):
     session = Session(tmp_path, whole["sdpo"].spec)

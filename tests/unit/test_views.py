@@ -503,8 +503,11 @@ def test_claims_of_the_small_study_come_out_as_built(page):
     assert "accuracy: GRPO &gt; base &gt; SDPO" in checks
     badges = re.findall(r'class="badge (\w+)"', checks)
     assert summary([type("C", (), {"verdict": b})() for b in badges]) in checks
-    # All training runs have the same scores here, so the claim about them cannot hold.
-    assert badges[-2:] == ["unclear", "unclear"]
+    # All training runs have the same scores here, so no claim about them can hold.
+    assert badges[-3:] == ["unclear"] * 3
+    # SFT unguided gets nothing right, the base 1 of 2 and 0 of 2: between 50 and 0 points below.
+    near = checks[: checks.index("within 5 points of base")]
+    assert re.findall(r'class="badge (\w+)"', near)[-1] == "unclear"
 
 
 def test_every_method_keeps_its_colour_and_twins_get_their_names():

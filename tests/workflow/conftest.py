@@ -18,9 +18,8 @@ from typing import Any
 import pytest
 import yaml
 from filelock import FileLock
+
 from workflow_helpers import TARGET
-
-
 
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:
@@ -112,7 +111,9 @@ class Project:
         return sorted((self.root / "results/artifacts" / stage).glob("*-????????????"))
 
     def manifests(self) -> dict[str, bytes]:
-        return {str(p.relative_to(self.root)): p.read_bytes() for p in self.root.glob("results/artifacts/*/*/manifest.json")}
+        return {
+            str(p.relative_to(self.root)): p.read_bytes() for p in self.root.glob("results/artifacts/*/*/manifest.json")
+        }
 
 
 @pytest.fixture(scope="session")

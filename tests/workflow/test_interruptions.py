@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import yaml
+
 from workflow_helpers import TARGET, set_learning_rate
 
 STEPS = 40

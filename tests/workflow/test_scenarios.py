@@ -8,6 +8,7 @@ import shutil
 import time
 
 import pandas as pd
+
 from workflow_helpers import TARGET, set_learning_rate
 
 EVALUATED = {"train": 1, "evaluate": 1, "epistemics": 1}
@@ -18,7 +19,9 @@ def test_first_run_makes_the_table(finished):
     assert set(table["step"]) == {0, 4}
     assert {"all", "id"} <= set(table["family"])
     assert set(table["train_artifact"].str.split("/").str[0]) == {"train", "pretrain"}
-    assert all((finished.root / "results/artifacts" / name / "manifest.json").is_file() for name in table["evaluate_artifact"])
+    assert all(
+        (finished.root / "results/artifacts" / name / "manifest.json").is_file() for name in table["evaluate_artifact"]
+    )
 
 
 def test_a_second_run_has_nothing_to_do(project, stages_computed):
@@ -79,6 +82,7 @@ def test_a_lost_manifest_is_restored_from_the_seal(project, stages_computed):
     before = project.manifests()
     for path in project.root.glob("results/artifacts/train/*/manifest.json"):
         path.unlink()
+    (project.root / TARGET).unlink()
     project.run(TARGET)
     assert stages_computed() == {}
     assert project.manifests() == before
@@ -130,7 +134,9 @@ def test_where_verify_discard_and_gc(project, stages_computed):
     project.run(TARGET)
     assert stages_computed() == EVALUATED
     assert "0 problems" in project.cli("verify")
-    project.edit(lambda config: (config["experiments"].pop("toy_grpo"), config["report"]["experiments"].remove("toy_grpo")))
+    project.edit(
+        lambda config: (config["experiments"].pop("toy_grpo"), config["report"]["experiments"].remove("toy_grpo"))
+    )
     removed = project.cli("gc")
     assert train in removed and "pretrain/" not in removed.split("needed by")[0]
     project.cli("gc", "--yes")

@@ -59,6 +59,8 @@ def check(assets: Assets, name: str) -> dict[str, str]:
     """State of every recorded file of an asset here: `ok`, `missing`, or what is wrong. Nothing is downloaded."""
     if name not in assets.lock.assets and name in assets.lock.local:
         return {assets.lock.local[name].path: _state(assets, assets.lock.pin(name))}
+    if name in assets.lock.local and name not in assets.lock.assets:
+        return {assets.lock.local[name].file: _state_of_own(assets, name)}
     entry = assets.lock.entry(name)
     if entry.kind == "model" and entry.source == "hub":
         return _check_model(assets, name, entry)
@@ -148,3 +150,14 @@ def _state(assets: Assets, pin: AssetPin) -> str:
         return "missing" if assets.find_file(pin) is None else "ok"
     except UserError as error:
         return str(error)
+
+
+def _state_of_own(assets: Assets, name: str) -> str:
+    """State of a file or folder that only the local file knows."""
+    try:
+        pin = assets.lock.pin(name)
+        is_folder = (assets.root / Path(assets.lock.local[name].path).expanduser()).is_dir()
+        assets.model_folder(pin) if is_folder else assets.file(pin)
+    except UserError as error:
+        return str(error)
+    return "ok"

@@ -12,7 +12,7 @@ from selfdistill.cli.console import console, show_table, workspace
 from selfdistill.plan.graph import closure
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
-from selfdistill.plan.workspace import plan_path, read_plan
+from selfdistill.plan.workspace import PLANS, plan_path, read_plan
 from selfdistill.schema.errors import UserError
 from selfdistill.stage_lock import check as check_lock
 from selfdistill.stage_lock import update as update_lock
@@ -88,8 +88,24 @@ def discard(
         if yes:
             artifact.unseal()
         console.print(f"{'discarded' if yes else 'would discard'} {artifact.name}", soft_wrap=True)
+    for table in tables_of(chosen):
+        if yes:
+            table.unlink()
+        console.print(f"{'removed' if yes else 'would remove'} {table}, which shows them", soft_wrap=True)
     if not yes:
         console.print("Nothing was changed; add --yes.")
+
+
+def tables_of(artifacts: list[Artifact]) -> list[Path]:
+    """Tables and reports made from any of these. While one is there, Snakemake has no reason to make what is below."""
+    names = {artifact.name for artifact in artifacts}
+    found = []
+    for path in sorted(PLANS.glob("*/*.json")):
+        table = Path("results") / path.relative_to(PLANS).with_suffix(".csv")
+        table = table if path.parent.name != "report" else Path("results/report.html")
+        if table.is_file() and names & set(read_plan(path)["artifacts"]):
+            found.append(table)
+    return found
 
 
 def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:

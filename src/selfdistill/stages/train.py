@@ -70,7 +70,7 @@ def make_training_sampler(job: Job, spec: TrainSpec, model: Any, tokenizer: Any)
         from selfdistill.generation.vllm_sampler import VllmSampler
         from selfdistill.stages.models import model_folder
 
-        return VllmSampler.load(model_folder(job.artifact.input("model")), job.runtime)
+        return VllmSampler.load(model_folder(job.artifact.input("model")), job.runtime, is_colocated=True)
     from selfdistill.generation.torch_sampler import TorchSampler
 
     eos = sorted(eos_token_ids(model, tokenizer))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from typing import Any
 
 from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.labels import Label, read_labels
-from selfdistill.tracking.metrics import MetricsLog, Scalar, numbers
+from selfdistill.tracking.metrics import MetricsLog
+from selfdistill.tracking.numbers import Numbers, checkpoints_of, models_used
 from selfdistill.tracking.records import (
     MOST_TAG,
     DatasetUse,
@@ -16,16 +17,11 @@ from selfdistill.tracking.records import (
     Record,
     fit,
     flatten,
-    legal,
     model_name,
     views_record,
 )  # fmt: skip
 from selfdistill.tracking.survey import Entry, Survey
 
-#: MLflow experiment of each stage: runs that are compared with each other stand together.
-GROUPS = {"pretrain": "training", "model": "training", "train": "training",
-          "evaluate": "evaluation", "epistemics": "evaluation"}  # fmt: skip
-_DATA = "data"
 _BASES = ("model", "pretrain")
 _TABLES = ("dataset", "sample", "select")
 #: Inputs to follow upstream, in this order, to find the problems and the base model behind an artifact.
@@ -63,6 +59,7 @@ class _Builder:
     def __init__(self, survey: Survey) -> None:
         self.entries = survey.entries
         self.labels = read_labels(survey.results / "plans")
+        self.numbers = Numbers(survey.entries)
 
     def record(self, entry: Entry) -> Record:
         artifact, stage = entry.artifact, entry.artifact.stage
@@ -72,7 +69,7 @@ class _Builder:
         steps = entry.params.get("steps")
         return Record(
             id=entry.id,
-            group=GROUPS.get(stage, _DATA),
+            group=GROUPS.get(stage, "data"),
             name=label.name(stage) or f"{stage}/{artifact.slug}",
             status=entry.status,
             started_ms=entry.started_ms,
@@ -81,9 +78,10 @@ class _Builder:
             tags=self._tags(entry, label, datasets),
             manifest_sha256=entry.manifest_sha256,
             datasets=datasets,
-            uses=tuple(self._uses(entry)),
+            uses=models_used(entry, self.entries),
             makes=tuple(self._models(entry, label, datasets)),
-            scalars=tuple(self._scalars(entry)),
+            scalars=self.numbers.of(entry),
+            baseline=self.numbers.baseline(entry),
             files={name: (str(artifact.folder / name), sha) for name, sha in entry.sidecars.items()},
             metrics=MetricsLog.read(
                 artifact.metrics, started_ms=entry.started_ms, steps=steps if isinstance(steps, int) else None
@@ -117,18 +115,6 @@ class _Builder:
                     artifact.slug, used.id, used.manifest_sha256, artifact.folder.as_posix(), role, used.summary
                 )
 
-    def _uses(self, entry: Entry) -> Iterator[str]:
-        """Models that the artifact ran: of a training run, the checkpoints that were evaluated."""
-        if entry.artifact.stage not in ("train", "evaluate", "rollouts"):
-            return
-        upstream = self.entries.get(entry.artifact.input_ids["model"])
-        if upstream is None or not upstream.manifest_sha256:
-            return
-        made = _checkpoints(upstream)
-        steps = entry.params.get("steps") if entry.artifact.stage == "evaluate" else [entry.params.get("step") or 0]
-        wanted = steps if upstream.artifact.stage == "train" else [0]
-        yield from (f"{upstream.id}@{step}" for step in wanted if step in made)
-
     def _models(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> Iterator[ModelRecord]:
         if not entry.manifest_sha256 or entry.artifact.stage not in ("train", *_BASES):
             return
@@ -137,7 +123,7 @@ class _Builder:
         base = entry if is_base else self._upstream(entry, _TOWARDS_MODEL, _BASES)
         shared = self._lineage(entry, base, _main(datasets))
         parent = None if is_base or base is None else f"{base.id}@0"
-        for step, (folder, files) in sorted(_checkpoints(entry).items()):
+        for step, (folder, files) in sorted(checkpoints_of(entry).items()):
             about = {
                 "step": str(step),
                 "sha256": sha256_text(canonical_json(files)),
@@ -209,38 +195,10 @@ class _Builder:
         }
         return {name: fit(str(value), MOST_TAG) for name, value in known.items() if value is not None}
 
-    def _scalars(self, entry: Entry) -> Iterator[Scalar]:
-        """Numbers of the summary; those of an evaluated checkpoint (`step-N`) also measure that model."""
-        now, measured = entry.finished_ms or 0, self._measured(entry)
-        for part, values in entry.summary.items():
-            match = re.fullmatch(r"step-(\d+)", part)
-            step = int(match[1]) if match else 0
-            if match is None and len(measured) == 1:
-                step = next(iter(measured))
-            for name, value in numbers(values if match else {part: values}):
-                yield Scalar(legal(name), value, step, now, measured.get(step))
-
-    def _measured(self, entry: Entry) -> dict[int, str]:
-        """Models by step that the numbers of an evaluation (or of the words counted in it) speak of."""
-        evaluation = self._upstream(entry, ("rollouts",), ("evaluate",))
-        if evaluation is None or not any(self._datasets(entry)):
-            return {}
-        return {int(model.rpartition("@")[2]): model for model in self._uses(evaluation)}
-
 
 def _main(datasets: tuple[DatasetUse, ...]) -> DatasetUse | None:
     """The problems an artifact is about; those it only had to avoid are not."""
     return next((use for use in datasets if use.context != "excluded"), None)
-
-
-def _checkpoints(entry: Entry) -> dict[int, tuple[str, dict[str, str]]]:
-    """Folders of weights by step, each with the digests of its files; a base model is step 0."""
-    found: dict[int, tuple[str, dict[str, str]]] = {}
-    for path, about in entry.artifact.manifest["files"].items():
-        match = re.match(r"(payload/(?:checkpoints/step-(\d+)|model))/(.+)", path)
-        if match:
-            found.setdefault(int(match[2] or 0), (match[1], {}))[1][match[3]] = about["sha256"]
-    return found
 
 
 def _recipe_sha256(entry: Entry) -> str:

@@ -1,34 +1,22 @@
-"""Records -> MLflow: the only module that imports it.
+"""Records -> MLflow.
 
-The tag `selfdistill.mark` of a run says what was written; while that goes on it has no digest. A run found in this
+The tag `MARK` of a run says what was written; while that goes on it has no digest. A run found in this
 state was interrupted and is written anew, so no half-written run is ever taken for a whole one.
 """
 
 from __future__ import annotations
 
 import json
-import logging
-import sqlite3
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from selfdistill.tracking.metrics import Scalar
-from selfdistill.tracking.place import Place, quiet_environment
-from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record
-
-quiet_environment()
-
-import mlflow  # noqa: E402  (after the environment it reads)
-from alembic.util import CommandError  # noqa: E402
-from mlflow import MlflowClient  # noqa: E402
-from mlflow.db import upgrade  # noqa: E402
-from mlflow.entities import (  # noqa: E402
+from mlflow import MlflowClient
+from mlflow.entities import (
     Dataset,
     DatasetInput,
     InputTag,
@@ -40,35 +28,20 @@ from mlflow.entities import (  # noqa: E402
     RunTag,
     ViewType,
 )
-from mlflow.exceptions import MlflowException  # noqa: E402
-from mlflow.models.utils import get_external_mlflow_model_spec  # noqa: E402
-from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: E402
-from sqlalchemy import event  # noqa: E402
-from sqlalchemy.engine import Engine  # noqa: E402
-from sqlalchemy.exc import SQLAlchemyError  # noqa: E402
+from mlflow.models.utils import get_external_mlflow_model_spec
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-#: Where the database holds absolute paths.
-_LOCATIONS = (("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"))
-#: What a store that is gone, broken, full or too new raises.
-STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError)
-VERSION = mlflow.__version__
-MARK = "selfdistill.mark"
-PROJECT = "project"
+from selfdistill.tracking.database import silence
+from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, methods_view, note
+from selfdistill.tracking.metrics import Scalar
+from selfdistill.tracking.place import Place
+from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record
+
+#: Tags of ours that the UI does not show (it hides those of MLflow).
+MARK, PROJECT = "mlflow.selfdistill.mark", "mlflow.selfdistill.project"
 Texts = Mapping[str, str]
 _NO_TEXTS: Texts = MappingProxyType({})
 _BATCH, _METRIC_BATCH, _PAGE = 100, 800, 1000
-
-#: MLflow experiments, one per group of runs, with what a reader finds there.
-EXPERIMENTS = {
-    "training": (
-        "selfdistill training",
-        "Base models and training runs, metrics by step; results of evaluations as `DATASET/METRIC`. Compare methods: "
-        "select runs, *Compare*. Filter: `tags.experiment = 'toy_sdpo'`. Checkpoints with their results: *Models*.",
-    ),
-    "evaluation": ("selfdistill evaluation", "Evaluated checkpoints, and the uncertainty words counted in them."),
-    "data": ("selfdistill data", "Data sets, samples, prompts, rollouts, teacher contexts, SFT data."),
-    "results": ("selfdistill results", "Tables and the report, as files of one run."),
-}
 
 
 @dataclass(frozen=True)
@@ -91,49 +64,11 @@ class Tracked:
         return set(self.mark.get("measures", ()))
 
 
-def _silence() -> None:
-    """Errors reach the user as one line of ours; MLflow logs their tracebacks besides."""
-    for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-
-
-def prepare_database(uri: str) -> None:
-    """Create the tables of a database, or bring an older one up to date (`mlflow db upgrade`)."""
-    _silence()
-    upgrade.callback(uri)
-
-
-def follow_move(place: Place) -> None:
-    """MLflow notes where files lie as absolute paths: after the project was moved or copied, say where they are now."""
-    name, now = EXPERIMENTS["training"][0], place.artifact_location("training")
-    with closing(sqlite3.connect(place.database)) as connection, connection:
-        found = connection.execute("SELECT artifact_location FROM experiments WHERE name = ?", (name,)).fetchone()
-        if found is None or found[0] == now:
-            return
-        both = tuple(location.removesuffix("training") for location in (found[0], now))
-        for table, column in _LOCATIONS:
-            connection.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", both)
-
-
-@contextmanager
-def fast_commits() -> Iterator[None]:
-    """SQLite without a wait for the disk at every commit: for a file that nobody has yet."""
-
-    def on_connect(connection: Any, _record: Any) -> None:
-        connection.execute("PRAGMA synchronous = OFF")
-
-    event.listen(Engine, "connect", on_connect)
-    try:
-        yield
-    finally:
-        event.remove(Engine, "connect", on_connect)
-
-
 class Index:
     """One project's runs and models in one MLflow store."""
 
     def __init__(self, place: Place, uri: str) -> None:
-        _silence()
+        silence()
         self.place = place
         self.client = MlflowClient(uri, registry_uri=uri)
         self.experiments = {group: self._experiment(group) for group in EXPERIMENTS}
@@ -153,17 +88,25 @@ class Index:
             engine.dispose()
 
     def _experiment(self, group: str) -> str:
-        name, note = EXPERIMENTS[group]
+        name = EXPERIMENTS[group]
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            tags = {"mlflow.note.content": note, "mlflow.experimentKind": "custom_model_development"}
-            return self.client.create_experiment(name, self.place.artifact_location(group), tags)
+            tags = {"mlflow.experimentKind": "custom_model_development"}
+            made = self.client.create_experiment(name, self.place.artifact_location(group), tags)
+            self.client.set_experiment_tag(made, "mlflow.note.content", note(group, made))
+            return made
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
+    def show_methods(self, records: Iterable[Record]) -> None:
+        """Keep the view of the training runs (columns: methods, seeds, scores) in step with what was evaluated."""
+        training, view = self.experiments["training"], methods_view(records)
+        if self.client.get_experiment(training).tags.get(VIEW_TAG) != view:
+            self.client.set_experiment_tag(training, VIEW_TAG, view)
+
     def _runs(self) -> Iterator[Run]:
-        token, mine = None, f"tags.{PROJECT} = '{self.place.project}'"
+        token, mine = None, f"tags.`{PROJECT}` = '{self.place.project}'"
         while True:
             page = self.client.search_runs(
                 list(self.experiments.values()), mine, ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
@@ -174,7 +117,7 @@ class Index:
                 return
 
     def _models(self) -> Iterator[Any]:
-        token, mine = None, f"tags.{PROJECT} = '{self.place.project}'"
+        token, mine = None, f"tags.`{PROJECT}` = '{self.place.project}'"
         while True:
             page = self.client.search_logged_models([self.experiments["training"]], mine, page_token=token)
             yield from page
@@ -205,39 +148,43 @@ class Index:
         used = [LoggedModelInput(self.models[name].model_id) for name in record.uses if name in self.models]
         if inputs or used:
             self.client.log_inputs(run.info.run_id, datasets=inputs, models=used)
-        self._add_results(record, run, after=0, had_result=False)
+        self._add_results(record, run, {"read": [0], "result": "", "compared": ""})
         self._finish(record, run, files="", params=record.params)
 
     def extend(self, record: Record) -> None:
         """Bring a run up to date: new metrics, the result of what was unfinished, name, status, tags, files."""
         tracked = self.tracked[record.id]
         run, mark = tracked.run, tracked.mark
-        if mark["read"] != _read(record) or mark["result"] != record.result:
-            self.client.set_tag(run.info.run_id, MARK, json.dumps(_edges(record)))
-            self._add_results(record, run, after=mark["read"][0], had_result=bool(mark["result"]))
-        else:
-            for model in record.makes:
+        for model in record.makes:
+            if model.id in self.models:
                 self._update_model_tags(model)
+        if any(mark[name] != value for name, value in _progress(record).items()):
+            self.client.set_tag(run.info.run_id, MARK, json.dumps(_edges(record)))
+            self._add_results(record, run, mark)
         if run.info.run_name != record.name:
             self.client.update_run(run.info.run_id, name=record.name)
         for name in sorted((OUR_TAGS & set(run.data.tags)) - set(record.tags)):
             self.client.delete_tag(run.info.run_id, name)
         self._finish(record, run, files=mark["files"], tags=self._own_tags(record))
 
-    def _add_results(self, record: Record, run: Run, *, after: int, had_result: bool) -> None:
-        points = list(record.metrics.points(after)) if record.metrics else []
-        if not had_result:
-            points += record.scalars
+    def _add_results(self, record: Record, run: Run, mark: dict[str, Any]) -> None:
+        """What a run has got since its mark: lines of metrics, the result of a sealed artifact, scores of its base."""
+        points = list(record.metrics.points(mark["read"][0])) if record.metrics else []
+        shown: dict[str, list[Scalar]] = defaultdict(list)
+        if not mark["result"]:
             for model in record.makes:
                 self._create_model(model, run, record)
+            points += record.scalars
+            for scalar in record.scalars:
+                if scalar.model:
+                    shown[scalar.model.split("@")[0]].append(scalar)
+        if record.baseline and not mark["compared"]:
+            for name in record.baseline.runs:
+                shown[name] += record.baseline.scalars
         self._log(run.info.run_id, points, record.datasets[0] if record.datasets else None)
-        shown: dict[str, list[Scalar]] = defaultdict(list)
-        for scalar in [] if had_result else record.scalars:
-            if scalar.model in self.models:
-                name = f"{record.shown_under}/{scalar.name}"
-                shown[self.models[scalar.model].source_run_id].append(scalar._replace(name=name, model=None))
-        for run_id, scalars in shown.items():
-            self._log(run_id, scalars, None)
+        for name, scalars in shown.items():
+            named = [s._replace(name=f"{record.shown_under}/{s.name}", model=None) for s in scalars]
+            self._log(self.tracked[name].run.info.run_id, named, None)
 
     def _log(self, run_id: str, points: Sequence[Scalar], dataset: DatasetUse | None) -> None:
         self.points += len(points)
@@ -283,8 +230,7 @@ class Index:
         mark = {
             "digest": record.digest,
             "fixed": record.fixed,
-            "result": record.result,
-            "read": _read(record),
+            **_progress(record),
             "files": record.files_sha256,
             **_edges(record),
         }
@@ -328,9 +274,10 @@ def _edges(record: Record) -> dict[str, list[str]]:
     return {"links": sorted(record.links), "measures": sorted(record.measures)}
 
 
-def _read(record: Record) -> list[Any]:
-    """How far metrics.jsonl is read: bytes, and their digest."""
-    return [record.metrics.size, record.metrics.sha256] if record.metrics else [0, ""]
+def _progress(record: Record) -> dict[str, Any]:
+    """What of a run only grows: bytes of metrics.jsonl read (and their digest), its result, scores of its base."""
+    log = record.metrics
+    return {"read": [log.size, log.sha256] if log else [0, ""], "result": record.result, "compared": record.compared}
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

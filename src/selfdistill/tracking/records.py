@@ -62,6 +62,16 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
+class Baseline:
+    """Scores of the base model (artifact `id`, step 0) in the evaluation of a run, shown on the runs it is base of."""
+
+    id: str
+    manifest_sha256: str
+    scalars: tuple[Scalar, ...]
+    runs: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Record:
     """What the run of one artifact should hold."""
 
@@ -78,13 +88,15 @@ class Record:
     uses: tuple[str, ...] = ()
     makes: tuple[ModelRecord, ...] = ()
     scalars: tuple[Scalar, ...] = ()
+    baseline: Baseline | None = None
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
     metrics: MetricsLog | None = None
 
     @property
     def links(self) -> set[str]:
-        """Artifacts whose models this run has as inputs."""
-        return {model.split("@")[0] for model in self.uses}
+        """Artifacts that this run speaks of: makers of its models, the evaluation it is compared with."""
+        compared = {self.baseline.id} if self.baseline else set()
+        return compared | {model.split("@")[0] for model in self.uses}
 
     @property
     def measures(self) -> set[str]:
@@ -110,6 +122,11 @@ class Record:
         return _digest([self.manifest_sha256, models, self.scalars])
 
     @cached_property
+    def compared(self) -> str:
+        """Digest of the base model's scores; empty while they are not known: they may come later."""
+        return _digest(asdict(self.baseline)) if self.baseline else ""
+
+    @cached_property
     def files_sha256(self) -> str:
         return _digest({name: sha for name, (_, sha) in self.files.items()})
 
@@ -119,7 +136,7 @@ class Record:
         models = [model.tags for model in self.makes]
         read = self.metrics.sha256 if self.metrics else ""
         state = [self.name, self.status, self.finished_ms, self.tags, models, self.files_sha256, read]
-        return _digest([self.fixed, self.result, state])
+        return _digest([self.fixed, self.result, self.compared, state])
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:

@@ -97,7 +97,8 @@ def _only_writer(place: Place, say: Callable[[str], None]) -> Iterator[None]:
 
 def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report) -> None:
     from selfdistill.tracking.builder import build_records
-    from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index, follow_move, prepare_database
+    from selfdistill.tracking.database import STORE_ERRORS, VERSION, follow_move, prepare_database
+    from selfdistill.tracking.index import Index
 
     records = build_records(survey)
     try:
@@ -124,7 +125,8 @@ def _build(place: Place, records: dict[str, Record], report: Report) -> None:
 
     A crash leaves nothing half-made, and nothing has to wait for the disk in between.
     """
-    from selfdistill.tracking.index import Index, fast_commits, prepare_database
+    from selfdistill.tracking.database import fast_commits, prepare_database
+    from selfdistill.tracking.index import Index
 
     part = place.database.with_name(f".{place.database.name}.part")
     part.unlink(missing_ok=True)
@@ -152,6 +154,7 @@ def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
         elif tracked.mark["digest"] != record.digest:
             index.extend(record)
             report.updated += 1
+    index.show_methods(records.values())
     report.removed, report.points, report.runs = len(gone), index.points, len(records)
 
 
@@ -178,6 +181,8 @@ def _outdated(records: dict[str, Record], tracked: dict[str, Tracked]) -> tuple[
 def _continues(record: Record, tracked: Tracked) -> bool:
     """True if the run in MLflow is the beginning, or all, of what the record says."""
     mark = tracked.mark
-    if not tracked.is_whole or mark["fixed"] != record.fixed or mark["result"] not in ("", record.result):
+    if not tracked.is_whole or mark["fixed"] != record.fixed:
+        return False
+    if mark["result"] not in ("", record.result) or mark["compared"] not in ("", record.compared):
         return False
     return record.metrics is None or record.metrics.continues(*mark["read"])

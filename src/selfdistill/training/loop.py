@@ -143,7 +143,7 @@ class _Loop:
             return groups
         with self._phase(step, "sampling"):
             completions = on_policy.sample_groups(
-                self.spec, drawn, step, self.sampler, world, lambda _count: self._sign_of_life(step, "sampling")
+                self.spec, drawn, step, self.sampler, world, lambda _count: self._while_sampling(step)
             )
         with self._phase(step, "grading"):
             own = on_policy.grade_groups(completions, world.own(drawn), self.tokenizer, self.grade)
@@ -212,6 +212,15 @@ class _Loop:
         if is_first:
             metrics.drop_metrics_after(self.folder.metrics, self.progress.step)
         return None if loaded is None else loaded.step
+
+    def _while_sampling(self, step: int) -> None:
+        """A step's sampling can take longer than the grace before a kill: leave at once, the weights are unchanged.
+
+        Only where no other process would wait in vain; with several the wish is heard after sampling.
+        """
+        self._sign_of_life(step, "sampling")
+        if self.parts.world.size == 1 and self.stop_requested():
+            self._interrupt()
 
     def _sign_of_life(self, step: int, phase: str) -> None:
         if self.parts.world.is_first:

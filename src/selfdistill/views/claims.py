@@ -12,15 +12,17 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from selfdistill.statistics import Difference, paired_difference
+from selfdistill.statistics import Difference
 from selfdistill.views.evaluations import Evaluation
-from selfdistill.views.measures import BOOTSTRAP_SEED, DENSITY, LENGTH, RESAMPLES, SCORE, Measurement
+from selfdistill.views.measures import DENSITY, LENGTH, SCORE, Measurement
 from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy
 from selfdistill.views.style import CONTEXT_SYMBOLS, GRPO, GUIDED, METHODS, NO_THINK, SDPO, UNGUIDED
-from selfdistill.views.training import REWARD, TOKENS, final_values
 from selfdistill.views.wording import NAMES, listed, shown, signed
 
 Verdict = Literal["yes", "no", "unclear"]
+
+#: Accuracy difference that counts as none: table 2 of the paper has at most 3.75 points between base and unguided SFT.
+NEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -50,9 +52,9 @@ def together(verdicts: Sequence[Verdict]) -> Verdict:
 
 
 def checks(study: ModelStudy) -> list[Check]:
-    """Every claim that the study has the experiments for."""
+    """The claims about methods and teacher contexts that the study has the experiments for."""
     found = [check for name in study.benchmarks(OUT_OF_DISTRIBUTION) for check in _benchmark_checks(study, name)]
-    return [*found, *_richness_checks(study), *_coverage_checks(study)]
+    return [*found, *_richness_checks(study)]
 
 
 def _benchmark_checks(study: ModelStudy, benchmark: str) -> Iterator[Check]:
@@ -61,35 +63,47 @@ def _benchmark_checks(study: ModelStudy, benchmark: str) -> Iterator[Check]:
         return
     base = next(iter(found.values()))
     for metric in (SCORE, LENGTH, DENSITY):
-        yield from _order(benchmark, metric, _chain(found, base, (GRPO, None, SDPO)))
-    yield from _order(benchmark, SCORE, _chain(found, base, (GRPO, NO_THINK, SDPO)))
-    yield from _order(benchmark, SCORE, _chain(found, base, (UNGUIDED, GUIDED)))
+        yield from order(benchmark, metric, _chain(found, base, (GRPO, None, SDPO)))
+    if NO_THINK in found:
+        for metric in (SCORE, LENGTH, DENSITY):
+            yield from order(benchmark, metric, _chain(found, base, (GRPO, NO_THINK, SDPO)))
+    yield from order(benchmark, SCORE, _chain(found, base, (UNGUIDED, GUIDED)))
+    yield from order(benchmark, SCORE, _chain(found, base, (None, GUIDED)))
+    yield from _near(benchmark, _chain(found, base, (UNGUIDED, None)))
 
 
 @dataclass(frozen=True)
-class _Link:
+class Link:
+    """One quantity of an order, with its name and the artifacts behind it."""
+
     label: str
     measurement: Measurement
     artifacts: tuple[str, ...]
 
 
-def _chain(found: dict, base: Evaluation, kinds: Sequence[tuple[str, str | None] | None]) -> list[_Link]:
+def _chain(found: dict, base: Evaluation, kinds: Sequence[tuple[str, str | None] | None]) -> list[Link]:
     """The measured ones of the methods, in the expected order; None is the base model."""
     chain = []
     for kind in kinds:
         if kind is None:
-            chain.append(_Link("base", base.base_measurement(), (base.base["evaluate_artifact"],)))
+            chain.append(base_link(base))
         elif kind in found:
-            chain.append(_link(METHODS[kind].label, found[kind]))
+            chain.append(link(METHODS[kind].label, found[kind]))
     return chain
 
 
-def _link(label: str, evaluation: Evaluation) -> _Link:
+def link(label: str, evaluation: Evaluation) -> Link:
+    """An experiment's last checkpoint, seeds averaged."""
     names = evaluation.artifacts(evaluation.steps[-1])["evaluate_artifact"]
-    return _Link(label, evaluation.last(), tuple(names.split(";")))
+    return Link(label, evaluation.last(), tuple(names.split(";")))
 
 
-def _order(where: str, metric: str, chain: Sequence[_Link]) -> Iterator[Check]:
+def base_link(evaluation: Evaluation) -> Link:
+    """The base model that an experiment starts from."""
+    return Link("base", evaluation.base_measurement(), (evaluation.base["evaluate_artifact"],))
+
+
+def order(where: str, metric: str, chain: Sequence[Link]) -> Iterator[Check]:
     """The claim that a metric falls along the chain; nothing to claim about fewer than two."""
     if len(chain) < 2:
         return
@@ -97,13 +111,30 @@ def _order(where: str, metric: str, chain: Sequence[_Link]) -> Iterator[Check]:
     parts = [
         f"{a.label} − {b.label}: {signed(metric, d)}" for (a, b), d in zip(pairwise(chain), differences, strict=True)
     ]
-    values = ", ".join(f"{link.label} {shown(metric, link.measurement.mean(metric))}" for link in chain)
-    yield Check(
+    expected = f"{NAMES[metric]}: " + " > ".join(link.label for link in chain)
+    yield _check(where, expected, metric, chain, "; ".join(parts), together([verdict(d) for d in differences]))
+
+
+def _near(where: str, chain: Sequence[Link]) -> Iterator[Check]:
+    """The claim that two accuracies are as near as the paper's; the whole interval must lie inside, or outside."""
+    if len(chain) < 2:
+        return
+    a, b = chain
+    difference = a.measurement.difference(b.measurement, SCORE)
+    inside = difference.low > -NEAR and difference.high < NEAR
+    outside = difference.low > NEAR or difference.high < -NEAR
+    expected = f"accuracy: {a.label} within {100 * NEAR:.0f} points of {b.label}"
+    detail = f"{a.label} − {b.label}: {signed(SCORE, difference)}"
+    yield _check(where, expected, SCORE, chain, detail, "yes" if inside else "no" if outside else "unclear")
+
+
+def _check(where: str, expected: str, metric: str, chain: Sequence[Link], detail: str, found: Verdict) -> Check:
+    return Check(
         where=where,
-        expected=f"{NAMES[metric]}: " + " > ".join(link.label for link in chain),
-        observed=values,
-        detail="; ".join(parts),
-        verdict=together([verdict(d) for d in differences]),
+        expected=expected,
+        observed=", ".join(f"{link.label} {shown(metric, link.measurement.mean(metric))}" for link in chain),
+        detail=detail,
+        verdict=found,
         size=f"n = {min(link.measurement.n() for link in chain)}, k = {chain[0].measurement.k}",
         artifacts=tuple(name for link in chain for name in link.artifacts),
     )
@@ -114,70 +145,12 @@ def _richness_checks(study: ModelStudy) -> Iterator[Check]:
     contexts = study.contexts()
     names = {name: (row["rollouts_artifact"],) for name, row in study.richness.items()}
     links = {
-        name: _Link(CONTEXT_SYMBOLS[name], m, names[name]) for name, m in contexts.items() if name in CONTEXT_SYMBOLS
+        name: Link(CONTEXT_SYMBOLS[name], m, names[name]) for name, m in contexts.items() if name in CONTEXT_SYMBOLS
     }
     for metric in (LENGTH, DENSITY):
         for last in ("solution", "regenerated"):
             chain = [links[name] for name in ("none", "solution_no_think", last) if name in links]
-            yield from _order("teacher contexts", metric, chain)
-
-
-def _coverage_checks(study: ModelStudy) -> Iterator[Check]:
-    for benchmark in dict.fromkeys(e.benchmark for e in study.coverage if e.domain == OUT_OF_DISTRIBUTION):
-        yield from _coverage_on(study, benchmark)
-
-
-def sweep(study: ModelStudy, kind: tuple[str, str | None], benchmark: str) -> list[Evaluation]:
-    """Experiments of one method on a benchmark, by number of distinct problems; the whole data set last."""
-    chosen = [e for e in study.coverage if (e.about["method"], e.about["context"]) == kind and e.benchmark == benchmark]
-    return sorted(chosen, key=lambda e: (e.about["distinct"] is None, e.about["distinct"] or 0))
-
-
-def _coverage_on(study: ModelStudy, benchmark: str) -> Iterator[Check]:
-    where = f"task coverage, {benchmark}"
-    sdpo, grpo = sweep(study, SDPO, benchmark), sweep(study, GRPO, benchmark)
-    for evaluation in sdpo:
-        link = _link(f"SDPO on {problems(evaluation)}", evaluation)
-        base = _Link("base", evaluation.base_measurement(), (evaluation.base["evaluate_artifact"],))
-        yield from _order(where, SCORE, [base, link])
-    if len(grpo) > 1:
-        ends = [_link(f"GRPO on {problems(e)}", e) for e in (grpo[-1], grpo[0])]
-        yield from _order(where, SCORE, ends)
-    if len(sdpo) > 1:
-        ends = [(f"SDPO on {problems(e)}", e) for e in (sdpo[0], sdpo[-1])]
-        yield from _training_order("training score", REWARD, SCORE, ends)
-    if sdpo and grpo and problems(sdpo[0]) == problems(grpo[0]):
-        ends = [(f"{name} on {problems(e)}", e) for name, e in (("GRPO", grpo[0]), ("SDPO", sdpo[0]))]
-        yield from _training_order("length in training", TOKENS, LENGTH, ends)
-
-
-def _training_order(quantity: str, column: str, metric: str, ends: Sequence[tuple[str, Evaluation]]) -> Iterator[Check]:
-    """A training scalar is higher in the first run than in the second; the unit is one of the last training steps.
-
-    Steps draw their batches independently, so pairing them by position widens or narrows nothing.
-    """
-    runs = [tuple(e.artifacts(e.steps[-1])["train_artifact"].split(";")) for _, e in ends]
-    values = [final_values(names, column) for names in runs]
-    if values[0] is None or values[1] is None:
-        return
-    steps = min(map(len, values))
-    difference = paired_difference(values[0][-steps:], values[1][-steps:], BOOTSTRAP_SEED, resamples=RESAMPLES)
-    shown_values = ", ".join(f"{label} {shown(metric, v.mean())}" for (label, _), v in zip(ends, values, strict=True))
-    yield Check(
-        where="task coverage, training",
-        expected=f"{quantity}: " + " > ".join(label for label, _ in ends),
-        observed=shown_values,
-        detail=f"difference {signed(metric, difference)}",
-        verdict=verdict(difference),
-        size=f"last {steps} steps",
-        artifacts=runs[0] + runs[1],
-    )
-
-
-def problems(evaluation: Evaluation) -> str:
-    """`8 problems`, or `all problems`."""
-    distinct = evaluation.about["distinct"]
-    return f"{distinct} problems" if distinct is not None else "all problems"
+            yield from order("teacher contexts", metric, chain)
 
 
 def summary(found: Sequence[Check]) -> str:

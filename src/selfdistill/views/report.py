@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from selfdistill.views.claims import checks
 from selfdistill.views.command import Plan, run
+from selfdistill.views.coverage_claims import coverage_checks
 from selfdistill.views.headline import headline
 from selfdistill.views.lineage import ancestry
 from selfdistill.views.sections import contexts, origins, results, training, words
@@ -60,7 +61,7 @@ def _model_page(model: ModelStudy, study: Study, canvas: Canvas) -> ModelPage:
     if not model.main:
         return ModelPage(model.model, "", [], [], _present(_tables_only(model, study, canvas)))
     sections = [
-        results.checks_section(checks(model)),
+        results.checks_section([*checks(model), *coverage_checks(model)]),
         results.families_section(model, study, canvas),
         results.scores_section(model, study),
         results.checkpoints_section(model, study, canvas),

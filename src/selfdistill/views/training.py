@@ -18,7 +18,6 @@ from selfdistill.views.measures import open_artifact
 
 #: Names that the trainer gives its scalars.
 REWARD, TOKENS, WORDS = "reward_mean", "completion_tokens_mean", "epistemic_count_mean"
-WORD_DENSITY = "epistemic_density_per_1k_tokens"
 #: Steps at the end over which the training score is averaged.
 FINAL_STEPS = 10
 

@@ -77,7 +77,7 @@ def _lead(contexts: dict[str, Measurement]) -> str:
 
 
 def _richness_table(study: ModelStudy, contexts: dict[str, Measurement]) -> Table:
-    header = ("context", "n", "k", "score", "paper", "tokens", "paper", "uncertainty words", "paper",
+    header = ("context", "n", "score", "paper", "tokens", "paper", "uncertainty words", "paper",
               "per 1,000 tokens", "paper", "artifacts")  # fmt: skip
     rows = []
     for name, m in contexts.items():
@@ -88,7 +88,7 @@ def _richness_table(study: ModelStudy, contexts: dict[str, Measurement]) -> Tabl
         cells = [cell for pair in zip(ours, theirs, strict=True) for cell in map(num, pair)]
         row = study.richness[name]
         artifacts = key_cell([row["rollouts_artifact"], row["epistemics_artifact"]])
-        rows.append([text(CONTEXTS[name]), num(str(m.n())), num(str(m.k)), *cells, artifacts])
+        rows.append([text(CONTEXTS[name]), num(str(m.n())), *cells, artifacts])
     return Table(header, rows, f"Ours with 95 % intervals; paper: {MODEL}, 100 problems, 8 samples.")
 
 

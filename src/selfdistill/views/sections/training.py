@@ -7,8 +7,8 @@ from itertools import chain
 
 import numpy as np
 
-from selfdistill.views.claims import problems, sweep
 from selfdistill.views.coverage import WHOLE
+from selfdistill.views.coverage_claims import problems, sweep
 from selfdistill.views.evaluations import Evaluation
 from selfdistill.views.figures import Line, lines
 from selfdistill.views.measures import DENSITY, LENGTH, SCORE
@@ -89,7 +89,7 @@ def _coverage_figure(name: str, swept: Sweeps, whole: Study, canvas: Canvas) -> 
     looks = {kind: _look(found, whole) for kind, found in swept.items()}
     first = next(iter(swept.values()))[0]
     measured = (("accuracy", SCORE, PERCENT), ("tokens", LENGTH, NUMBER),
-                ("uncertainty words per 1,000", DENSITY, NUMBER))  # fmt: skip
+                ("word density", DENSITY, NUMBER))  # fmt: skip
     rewards = [_reward_line(found, ticks, looks[kind]) for kind, found in swept.items()]
     panels = [canvas.place("Training score", lines, rewards, PERCENT, _AXIS, ticks=ticks, width=_NARROW)]
     for title, metric, scale in measured:

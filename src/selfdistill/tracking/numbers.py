@@ -1,0 +1,122 @@
+"""Numbers of evaluations: on their own run, on the model they measured, and on the run that trained it.
+
+A training run shows its evaluations as `DATASET/METRIC` by step, the base model at step 0, so that one chart compares
+methods. Metrics are called like the columns of the tables.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from selfdistill.hashing import canonical_json
+from selfdistill.tracking.metrics import Scalar, numbers
+from selfdistill.tracking.records import Baseline, legal
+from selfdistill.tracking.survey import Entry
+
+#: Names in summaries that have another name in the tables.
+_COLUMNS = {
+    "mean_tokens": "mean_length",
+    "mean_count": "epistemic_count",
+    "density_per_1k_tokens": "epistemic_density_per_1k_tokens",
+}
+#: What is shown on models and training runs; counts and outcomes stay on the evaluation.
+SHOWN = ("avg_at_k", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
+         "epistemic_density_per_1k_tokens")  # fmt: skip
+BASES = ("model", "pretrain")
+
+
+def checkpoints_of(entry: Entry) -> dict[int, tuple[str, dict[str, str]]]:
+    """Folders of weights by step, each with the digests of its files; a base model is step 0."""
+    found: dict[int, tuple[str, dict[str, str]]] = {}
+    for path, about in entry.artifact.manifest["files"].items():
+        match = re.match(r"(payload/(?:checkpoints/step-(\d+)|model))/(.+)", path)
+        if match:
+            found.setdefault(int(match[2] or 0), (match[1], {}))[1][match[3]] = about["sha256"]
+    return found
+
+
+def models_used(entry: Entry, entries: dict[str, Entry]) -> tuple[str, ...]:
+    """Models (`stage/key@step`) that an artifact ran: of a training run, the checkpoints that were evaluated."""
+    artifact = entry.artifact
+    upstream = entries.get(artifact.input_ids.get("model", ""))
+    if artifact.stage not in ("train", "evaluate", "rollouts") or upstream is None or not upstream.manifest_sha256:
+        return ()
+    steps = entry.params["steps"] if artifact.stage == "evaluate" else [entry.params.get("step") or 0]
+    made = checkpoints_of(upstream)
+    return tuple(f"{upstream.id}@{step}" for step in steps if step in made)
+
+
+class Numbers:
+    """The numbers of all entries; `evaluate` artifacts, and `epistemics` of these, measure models."""
+
+    def __init__(self, entries: dict[str, Entry]) -> None:
+        self._entries = entries
+        self._by_recipe = {_recipe(entry, entry.artifact.input_ids): entry for entry in entries.values()}
+
+    def of(self, entry: Entry) -> tuple[Scalar, ...]:
+        """Numbers of the summary; those of `step-N` belong to that step, the others to the only step, or to 0.
+
+        A training run's summary repeats the last line of metrics.jsonl: it adds nothing.
+        """
+        if entry.artifact.stage == "train":
+            return ()
+        models = self._measured(entry)
+        return tuple(
+            Scalar(name, value, step, entry.finished_ms or 0, models.get(step) if name in SHOWN else None)
+            for name, value, step in _summary(entry, only_step=next(iter(models)) if len(models) == 1 else 0)
+        )
+
+    def baseline(self, entry: Entry) -> Baseline | None:
+        """What the base model scored in the same evaluation; None for the base itself, or while it is not known."""
+        twin = self._twin(entry)
+        if twin is None or not entry.manifest_sha256 or not twin.manifest_sha256:
+            return None
+        runs = {model.split("@")[0] for model in self._measured(entry).values()}
+        values = tuple(s._replace(model=None) for s in self.of(twin) if s.name in SHOWN)
+        return Baseline(twin.id, twin.manifest_sha256, values, tuple(sorted(runs))) if runs and values else None
+
+    def _evaluation(self, entry: Entry) -> Entry | None:
+        """The evaluation that an artifact is, or whose words it counts."""
+        if entry.artifact.stage == "epistemics":
+            entry = self._entries.get(entry.artifact.input_ids["rollouts"], entry)
+        return entry if entry.artifact.stage == "evaluate" else None
+
+    def _measured(self, entry: Entry) -> dict[int, str]:
+        evaluation = self._evaluation(entry)
+        used = models_used(evaluation, self._entries) if evaluation else ()
+        return {int(model.rpartition("@")[2]): model for model in used}
+
+    def _twin(self, entry: Entry) -> Entry | None:
+        """The same evaluation of the base model, or the words counted in it."""
+        inputs = entry.artifact.input_ids
+        if entry.artifact.stage == "evaluate":
+            trained = self._entries.get(inputs["model"])
+            if trained is None or trained.artifact.stage in BASES:
+                return None
+            return self._by_recipe.get(_recipe(entry, inputs | {"model": trained.artifact.input_ids["model"]}))
+        evaluation = self._evaluation(entry)
+        twin = self._twin(evaluation) if evaluation else None
+        return self._by_recipe.get(_recipe(entry, {"rollouts": twin.id})) if twin else None
+
+
+def _recipe(entry: Entry, inputs: dict[str, str]) -> str:
+    """A recipe without the steps that it evaluates."""
+    params = {name: value for name, value in entry.params.items() if name != "steps"}
+    return canonical_json([entry.artifact.stage, params, inputs])
+
+
+def _summary(entry: Entry, only_step: int) -> Iterator[tuple[str, float, int]]:
+    for part, values in entry.summary.items():
+        match = re.fullmatch(r"step-(\d+)", part)
+        step = int(match[1]) if match else only_step
+        for name, value in numbers(_as_in_tables(values) if match else {_COLUMNS.get(part, part): values}):
+            yield legal(name), value, step
+
+
+def _as_in_tables(values: dict[str, Any]) -> dict[str, Any]:
+    renamed = {_COLUMNS.get(name, name): value for name, value in values.items()}
+    if "outcomes" in values and "avg_at_k" not in values:
+        renamed["avg_at_k"] = values["outcomes"]["correct"] / values["completions"]
+    return renamed
