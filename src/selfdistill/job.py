@@ -17,26 +17,33 @@ from selfdistill.store import Artifact
 
 
 class Tee:
-    """Lines for people: every line goes to the log file; messages also go to the terminal with their stage's name."""
+    """Lines for people: every line goes to the log files; messages also go to the terminal with their stage's name.
 
-    def __init__(self, log: Path, label: str, stream: TextIO | None = None) -> None:
-        self._path = log
+    Snakemake deletes its log when a job starts again; `history` keeps the lines of every attempt.
+    """
+
+    def __init__(self, log: Path, label: str, history: Path | None = None, stream: TextIO | None = None) -> None:
+        self._paths = [log] if history is None else [log, history]
         self._label = label
         self._stream = stream or sys.stderr
         self._started = time.monotonic()
 
     def __enter__(self) -> Tee:
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self._path.open("a", encoding="utf-8")
+        self._files: list[TextIO] = []
+        for path in self._paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._files.append(path.open("a", encoding="utf-8"))
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._file.close()
+        for file in self._files:
+            file.close()
 
     def log(self, text: str) -> None:
         """A line for the log alone, with seconds since the start."""
-        self._file.write(f"{time.monotonic() - self._started:9.1f}s {text}\n")
-        self._file.flush()
+        for file in self._files:
+            file.write(f"{time.monotonic() - self._started:9.1f}s {text}\n")
+            file.flush()
 
     def say(self, text: str) -> None:
         """A line for the log and the terminal."""

@@ -45,7 +45,9 @@ def run(arguments: list[str]) -> int:
     from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
 
     options = _parse(arguments)
-    with Tee(options.log, label=f"{options.stage} {options.manifest.parent.name[:-13]}") as tee:
+    folder = options.manifest.parent
+    history = folder / "log.txt" if folder.is_dir() else None
+    with Tee(options.log, f"{options.stage} {folder.name[:-13]}", history) as tee:
         try:
             return _run(options, tee)
         except UserError as error:

@@ -18,6 +18,8 @@ from selfdistill.schema.errors import UserError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from selfdistill.schema.common import Example
+
 Message = dict[str, str]
 Instruction = Literal["none", "boxed", "answer_line"]
 
@@ -56,9 +58,12 @@ def render_question(template: str, question: str) -> str:
     return fill(template, {"question": question})
 
 
-def chat(question_text: str, system: str | None) -> list[Message]:
-    """The messages of one prompt: the system message where there is one, then the user's."""
+def chat(question_text: str, system: str | None, examples: Sequence[Example] = ()) -> list[Message]:
+    """The messages of one prompt: the system message where there is one, worked examples, then the user's."""
     messages = [] if system is None else [{"role": "system", "content": system}]
+    for example in examples:
+        messages.append({"role": "user", "content": example.question})
+        messages.append({"role": "assistant", "content": example.completion})
     return [*messages, {"role": "user", "content": question_text}]
 
 

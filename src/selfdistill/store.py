@@ -5,6 +5,7 @@
         payload/         results
         state/           resume state; removed after sealing
         metrics.jsonl    scalars by step
+        log.txt          what every attempt said
         provenance.json  where and with what it was made
         .sealed.json     copy of the manifest, from which a lost one is restored
         manifest.json    last; the only file that Snakemake knows

@@ -63,6 +63,7 @@ def test_a_stage_seals_its_payload_and_records_where_it_ran(artifact, stage):
     (attempt,) = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
     assert attempt["sealed"] and attempt["finished"] and attempt["runtime"]["threads"] == 1
     assert attempt["libraries"]["torch"]
+    assert "sealed" in (artifact.folder / "log.txt").read_text()
 
 
 def test_a_sealed_artifact_is_not_computed_again(artifact, stage):

@@ -23,6 +23,7 @@ from selfdistill.prompts import (
     strip_instruction,
     strip_thinking,
 )
+from selfdistill.schema.common import Example
 from selfdistill.schema.errors import UserError
 from small_tokenizer import byte_tokenizer
 
@@ -50,6 +51,9 @@ def test_a_question_template_without_its_slot_is_refused():
 
 def test_chat_has_a_system_message_only_where_one_is_given():
     assert chat("q", None) == [{"role": "user", "content": "q"}]
+    example = Example(question="1?", completion="2")
+    assert [m["content"] for m in chat("q", "s", [example])] == ["s", "1?", "2", "q"]
+    assert [m["role"] for m in chat("q", None, [example])] == ["user", "assistant", "user"]
     assert chat("q", "s") == [{"role": "system", "content": "s"}, {"role": "user", "content": "q"}]
 
 

@@ -237,6 +237,13 @@ def test_tracking_twice_changes_nothing(tracked: None) -> None:
     assert content() == before
 
 
+def test_a_project_without_results_gets_no_store(empty: None) -> None:
+    said: list[str] = []
+    track(say=said.append)
+    assert said == ["MLflow: there is nothing to show yet."]
+    assert not Path("results/mlflow/mlflow.db").exists()
+
+
 def test_a_deleted_store_is_rebuilt_equal(tracked: None) -> None:
     before = content()
     assert before["views/results"]["files"] == ["ood", "report.html"]
@@ -252,6 +259,7 @@ def test_runs_have_the_names_people_use(tracked: None) -> None:
     trained = names["tiny_sdpo seed 0"]
     assert trained["tags"]["method"] == "sdpo (solution)"
     assert trained["tags"]["seed"] == "0"
+    assert names["tiny"]["tags"]["method"] == "base"
     assert trained["tags"]["experiment"] == "tiny_sdpo"
     assert trained["params"]["optimiser.learning_rate"] == "0.001"
     shown = {name for run in names.values() for name in run["tags"] if not name.startswith("mlflow.")}

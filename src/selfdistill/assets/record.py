@@ -57,8 +57,6 @@ def fetch(assets: Assets, name: str, files: Sequence[str] = ()) -> list[Path]:
 
 def check(assets: Assets, name: str) -> dict[str, str]:
     """State of every recorded file of an asset here: `ok`, `missing`, or what is wrong. Nothing is downloaded."""
-    if name not in assets.lock.assets and name in assets.lock.local:
-        return {assets.lock.local[name].path: _state(assets, assets.lock.pin(name))}
     if name in assets.lock.local and name not in assets.lock.assets:
         return {assets.lock.local[name].file: _state_of_own(assets, name)}
     entry = assets.lock.entry(name)

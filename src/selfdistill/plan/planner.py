@@ -69,6 +69,7 @@ class Planner:
         spec = PromptsSpec(
             question_template=self.config.questions[entry.question],
             system=entry.system,
+            examples=entry.examples,
             thinking=entry.thinking,
             max_prompt_tokens=entry.max_prompt_tokens,
         )

@@ -61,6 +61,13 @@ class Optimiser(Model):
     max_grad_norm: float = Field(1.0, gt=0, description="Gradient clipping norm.")
 
 
+class Example(Model):
+    """A worked example, shown as an earlier turn of the chat."""
+
+    question: str = Field(description="What the user said, as the question template words it.")
+    completion: str = Field(description="What the assistant answered.")
+
+
 class RepromptTemplate(Model):
     """How a teacher context is worded: only the named slots are filled, all other braces are literal."""
 

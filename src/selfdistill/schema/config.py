@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from selfdistill.schema.base import Model
-from selfdistill.schema.common import Engine, Grader, MathGrader, Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.common import Engine, Example, Grader, MathGrader, Optimiser, RepromptTemplate, Sampling
 from selfdistill.schema.sources import FieldMap, ReasoningGymSource, ToySource
 from selfdistill.schema.stages import ContextKind
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
@@ -57,6 +57,7 @@ class ModelEntry(Model):
     thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
     chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
     system: str | None = Field(None, description="System message.")
+    examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")
     question: str = Field("boxed", description="Name of a question template.")
     reprompt: str = Field("training", description="Name of the re-prompt template of SDPO.")
     analysis_reprompt: str = Field("analysis", description="Name of the re-prompt template of the richness table.")

@@ -12,7 +12,16 @@ from typing import ClassVar, Literal
 from pydantic import Field, model_validator
 
 from selfdistill.schema.base import Model
-from selfdistill.schema.common import AssetPin, Engine, Grader, MathGrader, Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.common import (
+    AssetPin,
+    Engine,
+    Example,
+    Grader,
+    MathGrader,
+    Optimiser,
+    RepromptTemplate,
+    Sampling,
+)
 from selfdistill.schema.methods import Grpo, Method, Sft
 from selfdistill.schema.sources import FileSource, Source, ToySource
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
@@ -68,6 +77,7 @@ class PromptsSpec(StageSpec):
 
     question_template: str = Field(description="Holds {question}.")
     system: str | None = Field(None, description="System message.")
+    examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")
     thinking: bool | None = Field(None, description="The template's enable_thinking; null passes nothing.")
     max_prompt_tokens: int = Field(gt=0, description="Longer prompts are dropped and counted.")
 

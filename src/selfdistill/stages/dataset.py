@@ -21,6 +21,7 @@ def main(job: Job) -> dict[str, Any]:
         for _, other in job.artifact.inputs()
         for row in read_rows(other.payload / "problems.parquet", ["problem_id"])
     }
+    kept_without_instruction = counts.pop("kept without the instruction", 0)
     dropped = Counter(counts)
     problems: list[dict[str, Any]] = []
     seen: set[str] = set()
@@ -44,6 +45,7 @@ def main(job: Job) -> dict[str, Any]:
         "distinct": len({p["problem_id"] for p in problems}),
         "families": dict(sorted(Counter(p["family"] for p in problems).items())),
         "dropped": dict(sorted(dropped.items())),
+        "kept_without_instruction": kept_without_instruction,
     }
     job.tee.say(f"{summary['problems']} problems, {summary['distinct']} distinct; dropped: {summary['dropped']}")
     return summary

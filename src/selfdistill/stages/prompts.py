@@ -19,7 +19,7 @@ def main(job: Job) -> dict[str, Any]:
     problems = read_rows(job.artifact.input("problems").payload / "problems.parquet")
     prompts, too_long, unknown = [], 0, 0
     for problem in problems:
-        messages = chat(render_question(spec.question_template, problem["question"]), spec.system)
+        messages = chat(render_question(spec.question_template, problem["question"]), spec.system, spec.examples)
         ids = encode_chat(tokenizer, messages, spec.thinking)
         too_long += len(ids) > spec.max_prompt_tokens
         unknown += tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids

@@ -184,9 +184,11 @@ class _Builder:
         base = self._upstream(entry, _TOWARDS_MODEL, _BASES)
         method = trained.params["method"] if trained else {}
         detail = method.get("context") or method.get("arm")
+        # A base model, or an evaluation of one: the row that methods are compared with.
+        is_base = base is not None and trained is None and entry.artifact.stage in (*_BASES, *_CONTEXTS)
         known: dict[str, Any] = {
             "model": base and base.artifact.slug,
-            "method": f"{method['name']} ({detail})" if detail else method.get("name"),
+            "method": f"{method['name']} ({detail})" if detail else method.get("name", "base" if is_base else None),
             "seed": trained.params["seed"] if trained else None,
             "experiment": label.experiment,
             "experiments": ", ".join(sorted(label.experiments)) or None,

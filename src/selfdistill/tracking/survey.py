@@ -18,7 +18,7 @@ from selfdistill.hashing import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
 from selfdistill.store import Artifact, all_artifacts
 
-#: Raised when the same artifacts should look different in MLflow: everything is then written anew.
+#: Raised when what is in MLflow already has to be written anew, though its artifacts stay the same.
 PROJECTION = 1
 _SIDECARS = ("spec.json", "manifest.json", "provenance.json")
 
@@ -109,11 +109,13 @@ class Survey:
 
     @property
     def fingerprint(self) -> str:
+        """Digest of all that is written, and of the code that decides how."""
         state = {
             entry.id: [entry.artifact.name, entry.sidecars, _size(entry.artifact.metrics), entry.status]
             for entry in self.entries.values()
         }
-        return sha256_text(canonical_json([PROJECTION, state, self.views, self.plans]))
+        code = {path.name: sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
+        return sha256_text(canonical_json([code, state, self.views, self.plans]))
 
 
 def _look_at(artifact: Artifact) -> Entry | None:

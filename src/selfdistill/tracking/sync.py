@@ -34,13 +34,14 @@ class Report:
     removed: int = 0
     points: int = 0
     is_unchanged: bool = False
+    exists: bool = True
     seconds: float = 0.0
     problems: list[str] = field(default_factory=list)
 
     @property
     def line(self) -> str:
         if self.is_unchanged:
-            return f"MLflow: {self.store} is up to date."
+            return f"MLflow: {self.store} is up to date." if self.exists else "MLflow: there is nothing to show yet."
         counts = (("new", self.created), ("updated", self.updated), ("written anew", self.replaced),
                   ("removed", self.removed), ("metric points", self.points))  # fmt: skip
         changes = ", ".join(f"{count} {what}" for what, count in counts if count) or "nothing changed"
@@ -69,6 +70,8 @@ def track(
         written = place.last_written()
         if not everything and place.exists() and written.items() >= place.identity(survey.fingerprint).items():
             report.is_unchanged = True
+        elif not survey.entries and not place.exists():
+            report.is_unchanged, report.exists = True, False
         else:
             place.check_reachable()
             _write(place, survey, written, report)
