@@ -66,8 +66,14 @@ class Job:
     artifact: Artifact
     runtime: StageRuntime
     tee: Tee
-    stop_requested: bool = False
     is_resumable: bool = False
+    is_stopped: bool = False
+    stop_file: Path | None = None
+
+    @property
+    def stop_requested(self) -> bool:
+        """Whether somebody wants this job to save its state and end."""
+        return self.is_stopped or (self.stop_file is not None and self.stop_file.exists())
 
     def progress(self, total: int, what: str) -> Progress:
         """A bar on a terminal, a line per tenth in the log."""

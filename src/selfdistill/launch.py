@@ -87,6 +87,7 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
     from selfdistill.provenance import Provenance
     from selfdistill.schema.errors import UserError
     from selfdistill.store import Artifact
+    from selfdistill.workers import run_in_workers
 
     artifact = Artifact.open(options.manifest)
     if artifact.stage != options.stage:
@@ -105,7 +106,10 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
         provenance = Provenance.start(artifact, runtime)
         artifact.payload.mkdir(parents=True, exist_ok=True)
         try:
-            summary = module.main(job)
+            if getattr(module, "DISTRIBUTED", False) and runtime.processes > 1:
+                summary = run_in_workers(job, options.runtime, options.log)
+            else:
+                summary = module.main(job)
             artifact.seal(summary)
         finally:
             provenance.finish(sealed=artifact.is_sealed)
@@ -125,7 +129,7 @@ def _stop(job: Job) -> None:
     from selfdistill.schema.errors import Interrupted
 
     if job.is_resumable:
-        job.stop_requested = True
+        job.is_stopped = True
     else:
         raise Interrupted("stopped by SIGTERM; this stage keeps no state and starts anew.")
 

@@ -2,8 +2,10 @@
 
 import errno
 import json
+import subprocess
 import sys
 import threading
+import time
 import types
 
 import pytest
@@ -12,6 +14,7 @@ from selfdistill import launch
 from selfdistill.hashing import key_of
 from selfdistill.schema.errors import Interrupted, UserError
 from selfdistill.store import Artifact, freeze, full_spec
+from selfdistill.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -143,3 +146,29 @@ def test_two_launches_compute_an_artifact_once(artifact, stage, capsys):
 def test_the_wrong_stage_is_refused(artifact, capsys):
     assert launch.run(["dataset", str(artifact.manifest_path), "--log", "logs/x.log"]) == 2
     assert "is an artifact of stage sample" in capsys.readouterr().err
+
+
+def test_a_hang_ends_with_its_phase_and_the_stacks(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from selfdistill.watchdog import Watchdog
+with Watchdog(0.4, lambda text: print(text, flush=True), Path(sys.argv[1])) as watchdog:
+    watchdog.alive("step 3: updates")
+    time.sleep(60)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, tmp_path / "hang.txt"], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert done.returncode == 70
+    assert "no sign of life" in done.stdout and "`step 3: updates`" in done.stdout
+    assert "time.sleep" in (tmp_path / "hang.txt").read_text() or "line 7" in (tmp_path / "hang.txt").read_text()
+
+
+def test_signs_of_life_keep_a_slow_job_going(tmp_path):
+    said = []
+    with Watchdog(0.3, said.append, tmp_path / "hang.txt") as watchdog:
+        for _ in range(6):
+            time.sleep(0.1)
+            watchdog.alive("phase")
+    assert said == []

@@ -19,34 +19,30 @@ PACKAGE = Path(selfdistill.__file__).parent
 
 #: Lowest first. Units (modules or packages directly under selfdistill) of one line do not import each other.
 LAYERS = (
-    {"schema", "source_digest"},
+    {"schema", "source_digest", "warm", "watchdog"},
     {"files", "hashing", "prompts", "epistemic", "statistics", "losses", "grading", "generation", "tables"},
-    {"store", "contexts", "assets"},
+    {"store", "contexts", "contamination", "assets"},
     {"plan", "training", "job", "provenance", "stage_lock"},
     {"toy"},
     {"sources"},
-    {"stages", "views", "tracking"},
+    {"stages", "views", "tracking", "workers"},
     {"launch", "cli"},
 )
 #: Text, numbers and tensors in and out: these know of no artifact, no plan and no tracking.
 DOMAIN = {
-    "prompts", "epistemic", "statistics", "losses", "grading", "generation", "contexts", "toy", "training"
+    "prompts", "epistemic", "statistics", "losses", "grading", "generation", "contexts", "contamination", "toy",
+    "training",
 }  # fmt: skip
 ARTIFACTS = {"store", "plan", "assets", "job", "provenance", "stages", "views", "tracking", "tables"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
 #: Units that every Slurm job loads when it parses the Snakefile.
 PLANNING = {"schema", "files", "hashing", "store", "plan"}
 #: Text in, text or numbers out; tensors only in losses. No tables there, and no networks.
-LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts"}
+LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts", "contamination"}
 
 
 def unit_of(path: Path) -> str:
-    return as_unit(path.relative_to(PACKAGE).parts[0].removesuffix(".py"))
-
-
-def as_unit(name: str) -> str:
-    """The warm start and the launcher are two halves of one unit, and import each other."""
-    return "launch" if name == "warm" else name
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
 def modules() -> list[Path]:
@@ -73,7 +69,7 @@ def first_party(path: Path) -> Iterator[tuple[int, str]]:
     """(line, unit) of every import of another unit of the package."""
     for line, name in imported(path):
         package, _, rest = name.partition(".")
-        unit = as_unit(rest.split(".")[0])
+        unit = rest.split(".")[0]
         if package == "selfdistill" and unit != unit_of(path):
             yield line, unit
 

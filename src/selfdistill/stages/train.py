@@ -15,15 +15,21 @@ from selfdistill.stages.models import eos_token_ids, load_model, load_tokenizer
 from selfdistill.tables import ROLLOUTS, read_rows, write_rows
 from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
 from selfdistill.training.loop import train
+from selfdistill.watchdog import Watchdog
 
 RESUMES = True
+DISTRIBUTED = True
 
 
 def main(job: Job) -> dict[str, Any]:
     artifact, spec = job.artifact, job.artifact.spec(TrainSpec)
     base = artifact.input("model")
     model, tokenizer = load_model(base, device=job.runtime.device), load_tokenizer(base)
-    with WorkerPool(job.runtime.grader_processes) as pool:
+    stacks = artifact.folder / "hang.txt"
+    with (
+        WorkerPool(job.runtime.grader_processes) as pool,
+        Watchdog(job.runtime.watchdog_seconds, job.tee.say, stacks) as watchdog,
+    ):
         summary = train(
             model,
             tokenizer,
@@ -36,7 +42,7 @@ def main(job: Job) -> dict[str, Any]:
             runtime=job.runtime,
             record_rollouts=rollout_writer(job),
             stop_requested=lambda: job.stop_requested,
-            report=step_reporter(job, spec.steps),
+            report=step_reporter(job, spec.steps, watchdog),
         )
     # How often a run was interrupted is provenance, not a result: it must not change the manifest.
     return {name: value for name, value in asdict(summary).items() if name != "resumed_from"} | {
@@ -82,7 +88,14 @@ def rollout_writer(job: Job) -> Callable[[int, list[dict[str, Any]]], None]:
     return lambda step, rows: write_rows(folder / f"step-{step:06d}.parquet", rows, ROLLOUTS)
 
 
-def step_reporter(job: Job, steps: int) -> Callable[[dict[str, Any]], None]:
-    """Finished steps go to the log; signs of life before each phase only feed a watchdog."""
-    report = job.steps(steps, "training")
-    return lambda values: None if "phase" in values else report(values)
+def step_reporter(job: Job, steps: int, watchdog: Watchdog) -> Callable[[dict[str, Any]], None]:
+    """Finished steps go to the log; signs of life before each phase feed the watchdog."""
+    line = job.steps(steps, "training")
+
+    def report(values: dict[str, Any]) -> None:
+        if "phase" in values:
+            watchdog.alive(f"step {values['step']}: {values['phase']}")
+        else:
+            line(values)
+
+    return report

@@ -145,7 +145,7 @@ class Index:
             run_name=record.name,
         )
         inputs = [_dataset_input(use) for use in record.datasets]
-        used = [LoggedModelInput(self.models[name].model_id) for name in record.uses if name in self.models]
+        used = [LoggedModelInput(self.models[name].model_id) for name in record.uses]
         if inputs or used:
             self.client.log_inputs(run.info.run_id, datasets=inputs, models=used)
         self._add_results(record, run, {"read": [0], "result": "", "compared": ""})
