@@ -26,6 +26,17 @@ def main(job: Job) -> dict[str, Any]:
     kept = {name: pa.array([row[name] for row in rows], COLUMNS[name]) for name in _KEPT}
     counted = {name: pa.array(values, pa.int32()) for name, values in columns.items()}
     write_table(job.artifact.payload / "counts.parquet", pa.table(kept | counted))
-    tokens = sum(row["completion_tokens"] for row in rows)
-    total = sum(columns["substring_total"])
-    return {"completions": len(rows), "mean_count": total / len(rows), "density_per_1k_tokens": density(total, tokens)}
+    return {
+        f"step-{step}": _describe(rows, columns["substring_total"], step) for step in sorted({r["step"] for r in rows})
+    }
+
+
+def _describe(rows: list[dict[str, Any]], totals: list[int], step: int) -> dict[str, Any]:
+    """The paper's counts at one step, named as in the tables."""
+    chosen = [(row["completion_tokens"], total) for row, total in zip(rows, totals, strict=True) if row["step"] == step]
+    tokens, total = (sum(values) for values in zip(*chosen, strict=True))
+    return {
+        "completions": len(chosen),
+        "epistemic_count": total / len(chosen),
+        "epistemic_density_per_1k_tokens": density(total, tokens),
+    }

@@ -18,8 +18,6 @@ from selfdistill.tracking.survey import Entry
 #: Names in summaries that have another name in the tables.
 _COLUMNS = {
     "mean_tokens": "mean_length",
-    "mean_count": "epistemic_count",
-    "density_per_1k_tokens": "epistemic_density_per_1k_tokens",
 }
 #: What is shown on models and training runs; counts and outcomes stay on the evaluation.
 SHOWN = ("avg_at_k", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
