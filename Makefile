@@ -34,6 +34,7 @@ report: env  ## results/report.html of what config/config.yaml asks for
 mlflow: env  ## the runs in the MLflow UI (MLFLOW_PORT=5000)
 	@selfdistill track
 	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)   (Ctrl-C ends it)"
+	@echo "Methods side by side: http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs?viewStateShareKey=methods&workflowType=machine_learning"
 	@mlflow ui --backend-store-uri sqlite:///results/mlflow/mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
 
 lint: env  ## style and workflow checks
