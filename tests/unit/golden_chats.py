@@ -1,6 +1,7 @@
-"""The chats of tests/golden/chat: what is rendered. `PYTHONPATH=tests/unit python tests/unit/golden_chats.py` writes the renderings anew.
+"""The chats of tests/golden/chat: what is rendered.
 
-A change of a rendering is a change of what models read: look at the difference before it is accepted.
+`PYTHONPATH=tests/unit python tests/unit/golden_chats.py` writes the renderings anew. A change of a rendering is a
+change of what models read: look at the difference before it is accepted.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Golden chats: true chat templates and special tokens of the studied models, over a small stand-in BPE.
 
-Templates and where they were seen: tests/golden/chat/README.md. What depends on a model's own vocabulary is checked where
-its tokenizer has been fetched.
+Templates and where they were seen: tests/golden/chat/README.md. What depends on a model's own vocabulary is checked
+where its tokenizer has been fetched.
 """
 
 from __future__ import annotations
