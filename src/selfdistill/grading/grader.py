@@ -1,4 +1,4 @@
-"""From completions to grades: extraction, what rules can decide, and the pool for what is left."""
+"""From completions to grades: extraction, the fast path, and the pool for what is left."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from selfdistill.grading.extraction import extract_box, extract_choice
-from selfdistill.grading.notation import plain_notation
 from selfdistill.grading.pool import WorkerPool
-from selfdistill.grading.rules import decide_by_rules
 
 if TYPE_CHECKING:
     # The settings models load pydantic, several times slower than all of this package.
@@ -45,7 +43,7 @@ def grade(
 ) -> list[Grade]:
     """Grade completions against gold answers; reward 1.0 for correct, else 0.0.
 
-    Equal (answer, gold) pairs are compared once, whatever their notation. `pool` defaults to one worker process for the whole program, started
+    Equal (answer, gold) pairs are compared once. `pool` defaults to one worker process for the whole program, started
     when first needed. Raises ValueError for unequal lengths or an unknown stop reason, UserError for a gold answer
     that is empty or no letter, RuntimeError where workers cannot start.
     """
@@ -73,17 +71,14 @@ def grade(
 
 
 def decide_quickly(answer: str, gold: str) -> Outcome | None:
-    """The verdict where no algebra is needed, else None (docs/grading.md says by which rules)."""
+    """The verdict where no algebra is needed, else None: identical, two plain integers, or too long to compare."""
     if answer == gold:
         return "correct"
     if len(answer) > MAX_ANSWER_CHARACTERS:
         return "unparsed"
-    if len(gold) > MAX_ANSWER_CHARACTERS:
-        return None
-    # First, since training on integers asks for nothing else.
     if _INTEGER.fullmatch(answer) and _INTEGER.fullmatch(gold):
         return "correct" if int(answer) == int(gold) else "wrong"
-    return decide_by_rules(plain_notation(answer), plain_notation(gold))
+    return None
 
 
 def _extract(completion: str, grader: Grader) -> str:
@@ -97,16 +92,11 @@ def _judge(pairs: Sequence[tuple[str, str]], grader: Grader, pool: WorkerPool | 
     if grader.kind == "choice":
         return {pair: "correct" if pair[0] == pair[1].upper() else "wrong" for pair in pairs}
     quick = {pair: decide_quickly(*pair) for pair in pairs}
-    pending = {pair: _plain(pair) for pair, verdict in quick.items() if verdict is None}
+    pending = [pair for pair, verdict in quick.items() if verdict is None]
     if pending:
-        distinct = list(dict.fromkeys(pending.values()))
-        outcomes = dict(zip(distinct, (pool or _shared_pool()).compare(distinct, grader.timeout_seconds), strict=True))
-        quick.update({pair: outcomes[plain] for pair, plain in pending.items()})
+        outcomes = (pool or _shared_pool()).compare(pending, grader.timeout_seconds)
+        quick.update(zip(pending, outcomes, strict=True))
     return quick
-
-
-def _plain(pair: tuple[str, str]) -> tuple[str, str]:
-    return plain_notation(pair[0]), plain_notation(pair[1])
 
 
 def _check_golds(golds: Sequence[str], grader: Grader) -> None:
