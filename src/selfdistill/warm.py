@@ -155,6 +155,9 @@ def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
         header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
         request = json.loads(_read(connection, int.from_bytes(header, "big")))
         os.setsid()
+        # The server may have been started where Ctrl-C is ignored; the job must hear what its client passes on.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for target, descriptor in enumerate(descriptors):
             os.dup2(descriptor, target)
             os.close(descriptor)

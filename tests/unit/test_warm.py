@@ -54,7 +54,11 @@ def client(tmp_path):
     for name, text in (("job", JOB), ("server", SERVER), ("client", CLIENT)):
         (tmp_path / f"{name}.py").write_text(textwrap.dedent(text))
     address = tmp_path / "s.sock"
-    server = subprocess.Popen([sys.executable, tmp_path / "server.py", address])
+    server = subprocess.Popen(
+        [sys.executable, tmp_path / "server.py", address],
+        # As in a shell's background: the jobs must hear Ctrl-C all the same.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )
     while not address.exists():
         assert server.poll() is None
         time.sleep(0.02)
@@ -90,6 +94,14 @@ def test_sigterm_reaches_the_job(client):
     process.send_signal(signal.SIGTERM)
     assert f"got {int(signal.SIGTERM)}" in process.communicate(timeout=30)[0]
     assert process.returncode == 9
+
+
+def test_ctrl_c_reaches_the_job_even_if_the_server_ignores_it(client):
+    process = client("wait")
+    process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=30)
+    assert process.returncode == 1
 
 
 def test_a_killed_client_takes_its_job_with_it(client):
