@@ -16,6 +16,11 @@ SIZES: dict[str, dict[str, int]] = {
         "vocab_size": 74, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4,
         "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 168,
     },
+    # The same widths in heads of 32, the smallest that vLLM's CPU build computes.
+    "toy, heads of 32": {
+        "vocab_size": 74, "hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "num_key_value_heads": 1, "head_dim": 32, "intermediate_size": 168,
+    },
     "20M": {
         "vocab_size": 8192, "hidden_size": 384, "num_hidden_layers": 9, "num_attention_heads": 6,
         "num_key_value_heads": 2, "head_dim": 64, "intermediate_size": 1280,

@@ -37,6 +37,18 @@ def visible_gpus() -> list[str]:
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 
 
+def gpus_of(index: int, per_process: int, visible: Sequence[str]) -> list[str]:
+    """The GPUs of one of several processes of a job, in the words of CUDA_VISIBLE_DEVICES. UserError: too few."""
+    own = list(visible[index * per_process : (index + 1) * per_process])
+    if len(own) < per_process:
+        raise UserError(
+            f"runtime: the processes and engines of this job ask for more GPUs than the {len(visible)} that it has "
+            f"({','.join(visible)}): lower samplers, separate_samplers or tensor_parallel, or ask for more in "
+            "resources.gpus (config/runtime.yaml)."
+        )
+    return own
+
+
 @contextmanager
 def own_gpus(
     count: int, gpus: Sequence[str], say: Callable[[str], None], poll_seconds: float = _POLL_SECONDS

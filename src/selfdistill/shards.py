@@ -13,15 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
-from selfdistill.devices import VISIBLE, visible_gpus
+from selfdistill.devices import VISIBLE, gpus_of, visible_gpus
 from selfdistill.job import Job, Shard, Tee
 from selfdistill.outcomes import hear, run_stage, tell
 from selfdistill.plan.settings import load_runtime
 from selfdistill.plan.workspace import merged_settings, model_slug
-from selfdistill.schema.errors import UserError
 from selfdistill.store import Artifact
 
 _POLL_SECONDS = 0.2
@@ -61,17 +59,6 @@ def run_side_by_side(job: Job, runtime_file: str, log: Path) -> None:
                 process.wait()
     for share, process in zip(shares, processes, strict=True):
         hear(_outcome_file(folder, share), f"the sampling process {share}", process.returncode)
-
-
-def gpus_of(index: int, per_process: int, visible: Sequence[str]) -> list[str]:
-    """The GPUs of one process, in the words of CUDA_VISIBLE_DEVICES. UserError where there are too few."""
-    own = list(visible[index * per_process : (index + 1) * per_process])
-    if len(own) < per_process:
-        raise UserError(
-            f"runtime: samplers and tensor_parallel ask for more GPUs than the {len(visible)} that this job has "
-            f"({','.join(visible)}): lower them, or ask for more in resources.gpus (config/runtime.yaml)."
-        )
-    return own
 
 
 def _environment(job: Job, index: int) -> dict[str, str]:

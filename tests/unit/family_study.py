@@ -124,9 +124,9 @@ class Study:
     def contexts(self, kind: str, rollouts: Node) -> Node:
         return Node(ContextsSpec(kind=kind), {"rollouts": rollouts})
 
-    def train(self, method: Any, *, steps: int = 2, **changes: Any) -> Node:
+    def train(self, method: Any, *, steps: int = 2, seed: int = 0, **changes: Any) -> Node:
         spec = TrainSpec(
-            method=method, seed=0, steps=steps, prompts_per_step=4, prompts_per_update=2, thinking=self.thinking,
+            method=method, seed=seed, steps=steps, prompts_per_step=4, prompts_per_update=2, thinking=self.thinking,
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=0), checkpoint_every=steps,
             on_policy=OnPolicy(group_size=4, sampling=SAMPLING, engine=self.engine), **changes,
         )  # fmt: skip

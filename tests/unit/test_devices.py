@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from selfdistill.devices import VISIBLE, own_gpus, visible_gpus
+from selfdistill.devices import VISIBLE, gpus_of, own_gpus, visible_gpus
 from selfdistill.schema.errors import UserError
 
 
@@ -67,3 +67,9 @@ def test_a_killed_job_holds_nothing():
 def test_more_gpus_than_there_are_is_one_clear_line():
     with pytest.raises(UserError, match="asks for 4 GPUs and sees 3"), own_gpus(4, visible_gpus(), print):
         pass
+
+
+def test_each_process_of_a_job_gets_its_own_gpus():
+    assert [gpus_of(index, 2, ["0", "3", "5", "6"]) for index in range(2)] == [["0", "3"], ["5", "6"]]
+    with pytest.raises(UserError, match="more GPUs than the 3"):
+        gpus_of(1, 2, ["0", "1", "2"])

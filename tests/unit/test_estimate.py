@@ -107,6 +107,7 @@ def make_work(**changes) -> Workload:
         "sampler_batch_tokens": 8000,
         "tensor_parallel": 1,
         "engine_fraction": 0.5,
+        "separate_samplers": 0,
     }
     return Workload(**settings | changes)
 
@@ -181,6 +182,15 @@ def test_the_worse_phase_decides_and_the_verdict_follows_the_capacity():
     assert plan.peak == max(plan.total("sampling"), plan.total("updating"))
     assert plan_memory(make_work(), plan.peak).fits
     assert not plan_memory(make_work(), plan.peak - 1).fits
+
+
+@pytest.mark.parametrize("engine", ["torch", "vllm"])
+def test_samplers_of_their_own_take_nothing_of_the_trainers_gpus(engine):
+    beside = plan_memory(make_work(engine=engine, separate_samplers=1), 80 * 10**9)
+    assert {part.phase for part in beside.parts} == {"always", "updating"}
+    in_turns = plan_memory(make_work(engine=engine), 80 * 10**9)
+    assert beside.total("updating") == in_turns.total("updating")
+    assert beside.total("sampling") < in_turns.total("sampling")
 
 
 def test_suggestions_lower_the_peak_and_say_whether_they_change_results():

@@ -10,8 +10,6 @@ import signal
 import pytest
 
 from family_study import METHODS, Study
-from selfdistill.schema.errors import UserError
-from selfdistill.shards import gpus_of
 from selfdistill.stages.parts import PartFiles
 from selfdistill.tables import read_rows
 
@@ -161,9 +159,3 @@ def test_shares_of_several_jobs_are_put_together_by_the_last(study, runtime):
     marker.unlink()
     study.run(node, "--shard", "1-of-2", "--marker", str(marker))
     assert marker.exists()
-
-
-def test_each_process_gets_its_own_gpus():
-    assert [gpus_of(index, 2, ["0", "3", "5", "6"]) for index in range(2)] == [["0", "3"], ["5", "6"]]
-    with pytest.raises(UserError, match="more GPUs than the 3"):
-        gpus_of(1, 2, ["0", "1", "2"])

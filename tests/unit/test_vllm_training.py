@@ -60,6 +60,25 @@ def test_processes_that_train_have_an_engine_each(study):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"separate_samplers": 1},
+        {"separate_samplers": 2, "processes": 2},
+        pytest.param({"separate_samplers": 1, "tensor_parallel": 2}, marks=pytest.mark.slow),
+    ],
+)
+def test_engines_beside_the_training_are_sent_its_weights(study, settings):
+    node = study.train(METHODS["grpo"], steps=4, seed=3)
+    use(study, processes=1)
+    expected = sampled(study.run(node))
+    study.freeze(node).unseal()
+    use(study, max_sampler_gap=1e-3, **settings)
+    beside = study.run(node)
+    assert sampled(beside) == expected
+    assert all(line["sampler_gap"] < 1e-4 for line in metrics_of(beside))
+
+
 def test_engines_side_by_side_draw_what_one_draws(study):
     node = study.rollouts()
     use(study, samplers=1)

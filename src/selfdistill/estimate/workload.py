@@ -19,8 +19,8 @@ class Workload:
     """`is_sharded`: weights, gradients and optimiser are spread over the processes; without, each holds all of them.
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
-    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with. Lengths are
-    the longest possible ones.
+    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with. With
+    `separate_samplers` sampling takes nothing of the training processes' GPUs. Lengths are the longest possible ones.
     """
 
     dimensions: Dimensions
@@ -44,6 +44,7 @@ class Workload:
     sampler_batch_tokens: int
     tensor_parallel: int
     engine_fraction: float
+    separate_samplers: int
 
     @property
     def longest_student(self) -> int:
@@ -134,4 +135,5 @@ def workload_of(
         sampler_batch_tokens=runtime.sampler_batch_tokens,
         tensor_parallel=runtime.tensor_parallel,
         engine_fraction=runtime.gpu_memory_fraction,
+        separate_samplers=runtime.separate_samplers,
     )

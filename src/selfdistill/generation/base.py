@@ -9,8 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
+from selfdistill.generation.weights import read_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 
@@ -70,6 +72,10 @@ class Sampler(Protocol):
     def update_weights(self, weights: Weights) -> None:
         """Sample from these weights from now on; a sampler that shares its model with training has them already."""
         ...
+
+    def load_weights(self, folder: Path) -> None:
+        """Sample from the model of another folder, of the same architecture, from now on."""
+        self.update_weights(lambda: read_weights(folder))
 
     def close(self) -> None:
         """Free what the sampler holds."""

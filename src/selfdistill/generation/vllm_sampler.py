@@ -7,18 +7,15 @@ truncation (training is never truncated, so there the two agree). Checked agains
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits
 from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop_engine
+from selfdistill.generation.weights import folder_of, holds_head, read_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.runtime import StageRuntime
-
-_HEAD, _EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 
 
 class VllmSampler(Sampler):
@@ -81,24 +78,32 @@ class VllmSampler(Sampler):
         self._reload(weights())
 
     def load_weights(self, folder: Path) -> None:
-        """Sample from the model of another folder of the same architecture from now on."""
-        self._reload(_weights_in(folder))
+        """See `generation.base.Sampler`; workers in other processes read the folder themselves."""
+        if is_in_process(self.engine) or not holds_head(folder):
+            self._reload(read_weights(folder))
+        else:
+            self._take(weights_path=str(folder))
 
     def close(self) -> None:
         """Free the engine's memory; another one may be started after it."""
         stop_engine(self.engine)
 
     def _reload(self, weights: Iterator[tuple[str, Any]]) -> None:
-        """Replace the weights. What the prefix cache holds is of the old ones, so it is dropped.
+        """Replace the weights: handed over as they are, or through a folder where the engine is in other processes.
 
         The output matrix is sent even where it is tied to the embedding: without it the engine's CPU build keeps the
         old one and samples from neither model.
         """
-        self._wake("weights")
         if is_in_process(self.engine):
-            self.engine.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            self._take(weights_iterator=weights)
         else:
-            self._reload_from_disk(weights)
+            with folder_of(weights) as folder:
+                self._take(weights_path=str(folder))
+
+    def _take(self, **source: Any) -> None:
+        """What the prefix cache holds is of the old weights, so it is dropped."""
+        self._wake("weights")
+        self.engine.collective_rpc("reload_weights", kwargs=source)
         if not self.engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights: a request is still running.")
 
@@ -180,16 +185,6 @@ class VllmSampler(Sampler):
             self.engine.wake_up(tags=sleeping)
             self.asleep -= set(sleeping)
 
-    def _reload_from_disk(self, weights: Iterator[tuple[str, Any]]) -> None:
-        """Workers in other processes cannot be handed tensors; they read a folder in memory where there is one."""
-        from safetensors.torch import save_file
-
-        memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-        with tempfile.TemporaryDirectory(prefix="weights-", dir=memory) as folder:
-            # Tied tensors share memory, which the format does not allow.
-            save_file({name: tensor.contiguous().clone() for name, tensor in weights}, f"{folder}/model.safetensors")
-            self.engine.collective_rpc("reload_weights", kwargs={"weights_path": folder})
-
 
 def _eos_token_ids(folder: Path) -> set[int]:
     """End tokens of the generation configuration and of the tokenizer."""
@@ -200,20 +195,3 @@ def _eos_token_ids(folder: Path) -> set[int]:
         configured = GenerationConfig.from_pretrained(folder).eos_token_id
         ids |= set(configured) if isinstance(configured, list) else {configured}
     return {token for token in ids if token is not None}
-
-
-def _weights_in(folder: Path) -> Iterator[tuple[str, Any]]:
-    """Named weights of a model folder, one at a time; a tied output matrix, which folders leave out, is put in."""
-    from safetensors import safe_open
-
-    names: set[str] = set()
-    embedding = None
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 (not a dict)
-                tensor = file.get_tensor(name)
-                embedding = tensor if name == _EMBEDDING else embedding
-                names.add(name)
-                yield name, tensor
-    if _HEAD not in names and embedding is not None:
-        yield _HEAD, embedding

@@ -30,6 +30,11 @@ class StageRuntime(Model):
     samplers: int = Field(
         1, gt=0, description="Sampling processes of a rollout or evaluation job; on GPUs each has tensor_parallel."
     )
+    separate_samplers: int = Field(
+        0,
+        ge=0,
+        description="Sampling processes beside the training processes, on their own GPUs; 0: both take turns.",
+    )
     shards: int = Field(1, gt=0, description="Cluster jobs that a rollout or evaluation job is spread over.")
     part_prompts: int = Field(64, gt=0, description="Prompts whose finished completions are saved together.")
     state_every_steps: int = Field(10, gt=0, description="Training steps between saved resume states.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from collections.abc import Callable
 from contextlib import closing, nullcontext
@@ -14,7 +13,8 @@ from selfdistill.job import Job
 from selfdistill.schema.common import Grader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.stages.models import eos_token_ids, load_model, load_tokenizer
+from selfdistill.stages.models import load_model, load_tokenizer
+from selfdistill.stages.training_sampler import make_training_sampler
 from selfdistill.tables import read_rows, rollout_columns, write_rows
 from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
 from selfdistill.training.evaluation import Evaluation
@@ -86,11 +86,6 @@ def training_prompts(job: Job, role: str = "prompts") -> list[TrainingPrompt]:
     return [TrainingPrompt(messages=json.loads(row["messages"]), **{f: row[f] for f in fields}) for row in rows]
 
 
-def longest_prompt(job: Job) -> int:
-    rows = read_rows(job.artifact.input("prompts").payload / "prompts.parquet", ["prompt_ids"])
-    return max((len(row["prompt_ids"]) for row in rows), default=0)
-
-
 def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
     rows = read_rows(job.artifact.input("examples").payload / "sft.parquet")
     fields = ("row_id", "problem_id", "prompt_ids", "completion_ids")
@@ -98,36 +93,6 @@ def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
     if not chosen:
         raise UserError(f"{job.artifact.input('examples').name} holds no {spec.method.arm} completions.")
     return chosen
-
-
-def make_training_sampler(job: Job, spec: TrainSpec, model: Any, tokenizer: Any) -> Any:
-    """None where nothing is sampled.
-
-    The torch sampler shares the trained model, unless that will be sharded; vLLM has a copy and is sent each update.
-    """
-    used = spec.on_policy or spec.evaluation
-    if used is None:
-        return None
-    if used.engine == "vllm":
-        from selfdistill.generation.vllm_sampler import VllmSampler
-        from selfdistill.stages.models import model_folder
-
-        return VllmSampler.load(
-            model_folder(job.artifact.input("model")),
-            job.runtime,
-            is_colocated=True,
-            max_positions=longest_prompt(job) + spec.on_policy.sampling.max_tokens,
-        )
-    from selfdistill.generation.torch_sampler import TorchSampler
-
-    eos = sorted(eos_token_ids(model, tokenizer))
-    shares_model = job.runtime.sharding == "none"
-    return TorchSampler(
-        model if shares_model else copy.deepcopy(model),
-        eos,
-        max_batch_tokens=job.runtime.sampler_batch_tokens,
-        shares_model=shares_model,
-    )
 
 
 def rollout_writer(job: Job, spec: TrainSpec) -> Callable[[int, list[dict[str, Any]]], None]:

@@ -1,0 +1,67 @@
+"""Weights as safetensors files, for samplers that cannot be handed tensors: they live in other processes."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
+#: Tensors are collected on the CPU until they have this many bytes, then written: no second copy of a model is held.
+_FILE_BYTES = 2 << 30
+
+
+@contextmanager
+def folder_of(weights: Iterator[tuple[str, Any]]) -> Iterator[Path]:
+    """A folder with these weights, in memory where the system has such a place; it is gone afterwards."""
+    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    with tempfile.TemporaryDirectory(prefix="selfdistill-weights-", dir=memory) as folder:
+        write_weights(weights, Path(folder))
+        yield Path(folder)
+
+
+def write_weights(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
+    """Write named tensors to files of bounded size; tied ones are written under each of their names."""
+    from safetensors.torch import save_file
+
+    waiting: dict[str, Any] = {}
+    count = 0
+    for name, tensor in weights:
+        # A copy: tied tensors share memory, which the format does not allow.
+        waiting[name] = tensor.detach().to("cpu", copy=True).contiguous()
+        if sum(held.nbytes for held in waiting.values()) >= _FILE_BYTES:
+            save_file(waiting, folder / f"model-{count:05d}.safetensors")
+            waiting, count = {}, count + 1
+    if waiting:
+        save_file(waiting, folder / f"model-{count:05d}.safetensors")
+
+
+def read_weights(folder: Path) -> Iterator[tuple[str, Any]]:
+    """Named weights of a folder, one at a time; a tied output matrix, which model folders leave out, is put in."""
+    from safetensors import safe_open
+
+    names: set[str] = set()
+    embedding = None
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118 (not a dict)
+                tensor = file.get_tensor(name)
+                embedding = tensor if name == EMBEDDING else embedding
+                names.add(name)
+                yield name, tensor
+    if HEAD not in names and embedding is not None:
+        yield HEAD, embedding
+
+
+def holds_head(folder: Path) -> bool:
+    """Whether the output matrix is among the files, tied or not."""
+    from safetensors import safe_open
+
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, framework="pt") as file:
+            if HEAD in file.keys():  # noqa: SIM118 (not a dict)
+                return True
+    return False

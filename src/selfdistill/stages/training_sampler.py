@@ -1,0 +1,133 @@
+"""Who samples while a model is trained: its own processes in turn with training, or processes beside them."""
+
+from __future__ import annotations
+
+import copy
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from selfdistill.devices import VISIBLE, gpus_of, visible_gpus
+from selfdistill.generation.base import Sampler
+from selfdistill.job import Job
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.schema.stages import TrainSpec
+from selfdistill.stages.models import eos_token_ids, model_folder
+from selfdistill.tables import read_rows
+from selfdistill.training.distributed import World
+
+#: Variables by which a launcher tells a process its place: a sampling process has none there.
+_OF_A_LAUNCHER = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+_SECONDS_TO_END = 60
+
+
+def make_training_sampler(job: Job, spec: TrainSpec, model: Any, tokenizer: Any) -> Sampler | None:
+    """None where nothing is sampled.
+
+    The torch sampler shares the trained model, unless that will be sharded; all others have a copy and are sent each
+    update.
+    """
+    used = spec.on_policy or spec.evaluation
+    if used is None:
+        return None
+    eos = sorted(eos_token_ids(model, tokenizer))
+    longest = max_positions(job, spec)
+    if job.runtime.separate_samplers:
+        return _start_beside(job, used.engine, eos, longest)
+    if used.engine == "vllm":
+        from selfdistill.generation.vllm_sampler import VllmSampler
+
+        return VllmSampler.load(
+            model_folder(job.artifact.input("model")), job.runtime, is_colocated=True, max_positions=longest
+        )
+    from selfdistill.generation.torch_sampler import TorchSampler
+
+    shares_model = job.runtime.sharding == "none"
+    return TorchSampler(
+        model if shares_model else copy.deepcopy(model),
+        eos,
+        max_batch_tokens=job.runtime.sampler_batch_tokens,
+        shares_model=shares_model,
+    )
+
+
+def max_positions(job: Job, spec: TrainSpec) -> int:
+    """The longest sequence that will be asked for, in training or in the evaluations between."""
+    asked = {"prompts": spec.on_policy, "evaluation_prompts": spec.evaluation}
+    return max(
+        _longest_prompt(job, role) + settings.sampling.max_tokens for role, settings in asked.items() if settings
+    )
+
+
+def _longest_prompt(job: Job, role: str) -> int:
+    rows = read_rows(job.artifact.input(role).payload / "prompts.parquet", ["prompt_ids"])
+    return max((len(row["prompt_ids"]) for row in rows), default=0)
+
+
+def _start_beside(job: Job, engine: str, eos_token_ids: list[int], longest: int) -> Sampler:
+    """Sampling processes of this machine, started by the first of its training processes, and the line to them."""
+    from selfdistill.generation.remote import RemoteSampler
+    from selfdistill.generation.server import ServerSettings
+
+    world = World(job.runtime.device)
+    number = int(os.environ.get("LOCAL_RANK", "0")) if world.size > 1 else 0
+    log = job.artifact.folder / "workers" / f"sampling-{world.rank - number}.log"
+    # A path to a socket has to be short, so it is not in the artifact.
+    own = [tempfile.mkdtemp(prefix="selfdistill-samplers-")] if number == 0 else [""]
+    room = Path(world.gather(own, world.size)[world.rank - number])
+    addresses = [room / str(index) for index in range(job.runtime.separate_samplers)]
+    end = None
+    if number == 0:
+        settings = [
+            ServerSettings(
+                address=address, clients=world.size_of_node, folder=model_folder(job.artifact.input("model")),
+                engine=engine, eos_token_ids=eos_token_ids, max_positions=longest, runtime=job.runtime,
+            )
+            for address in addresses
+        ]  # fmt: skip
+        end = _start(settings, job.runtime, world.size_of_node, log, room)
+    return RemoteSampler(addresses, number, log=log, when_closed=end)
+
+
+def _start(
+    settings: list[Any], runtime: StageRuntime, training_processes: int, log: Path, room: Path
+) -> Callable[[], None]:
+    """Start a process for each of the settings; returns what ends them."""
+    environments = [_environment(runtime, training_processes, index) for index in range(len(settings))]
+    log.parent.mkdir(exist_ok=True)
+    with log.open("a", encoding="utf-8") as words:
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-m", "selfdistill.generation.server", each.model_dump_json()],
+                env=environment, stdin=subprocess.PIPE, stdout=words, stderr=words,
+            )
+            for each, environment in zip(settings, environments, strict=True)
+        ]  # fmt: skip
+
+    def end() -> None:
+        for process in processes:
+            process.stdin.close()
+        for process in processes:
+            try:
+                process.wait(_SECONDS_TO_END)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(room, ignore_errors=True)
+
+    return end
+
+
+def _environment(runtime: StageRuntime, training_processes: int, index: int) -> dict[str, str]:
+    """That of this process without its place among the training processes; GPUs are those after theirs."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(_OF_A_LAUNCHER)}
+    kept["OMP_NUM_THREADS"] = str(runtime.threads)
+    if runtime.device == "cuda":
+        beside = visible_gpus()[training_processes:]
+        kept[VISIBLE] = ",".join(gpus_of(index, runtime.tensor_parallel, beside))
+    return kept
