@@ -12,8 +12,10 @@ from selfdistill.plan.graph import closure
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import load_config
 from selfdistill.plan.views import plan_view, view_names
+from selfdistill.plan.workspace import merged_settings
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import RuntimeConfig
 from selfdistill.store import NAME_PATTERN
 
 
@@ -229,3 +231,23 @@ def test_a_data_set_that_names_what_is_not_there_is_one_error(raw, assets):
         with pytest.raises(UserError) as error:
             load_config(edited)
         assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "gpus"),
+    [
+        ("train", {"processes": 4}, 4),
+        ("train", {"processes": 4, "separate_samplers": 2, "tensor_parallel": 2}, 8),
+        ("evaluate", {"samplers": 2, "tensor_parallel": 4}, 8),
+        ("prompts", {}, 0),
+    ],
+)
+def test_a_job_that_takes_more_gpus_than_it_asks_for_is_an_error(stage, settings, gpus):
+    def runtime(asked):
+        entry = {"settings": {"device": "cuda", **settings}, "resources": {"gpus": asked}}
+        return RuntimeConfig.model_validate({"models": {"m": {stage: entry}}})
+
+    assert merged_settings(runtime(gpus), stage, "m")[1].gpus == gpus
+    if gpus:
+        with pytest.raises(UserError, match=f"{stage} of m takes {gpus} GPUs .* set its resources.gpus to {gpus}"):
+            merged_settings(runtime(gpus - 1), stage, "m")

@@ -34,7 +34,10 @@ SHARDED = ("rollouts", "evaluate")
 
 
 def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[StageRuntime, Resources]:
-    """Settings and resources of one stage for one model (its slug): defaults, stage, model, model and stage."""
+    """Settings and resources of one stage for one model (its slug): defaults, stage, model, model and stage.
+
+    UserError where a job would take more GPUs than it asks for.
+    """
     by_model = runtime.models.get(model, {})
     entries = [runtime.defaults, runtime.stages.get(stage), by_model.get("all"), by_model.get(stage)]
     settings: dict[str, Any] = {}
@@ -43,7 +46,14 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
         if entry is not None:
             settings |= entry.settings
             resources |= entry.resources
-    return StageRuntime.model_validate(settings), Resources.model_validate(resources)
+    runtime_of_stage, needs = StageRuntime.model_validate(settings), Resources.model_validate(resources)
+    used = runtime_of_stage.gpus_used(stage)
+    if used > needs.gpus:
+        raise UserError(
+            f"config/runtime.yaml: {stage} of {model or 'every model'} takes {used} GPUs (processes, samplers, "
+            f"separate_samplers, tensor_parallel) and asks for {needs.gpus}: set its resources.gpus to {used}."
+        )
+    return runtime_of_stage, needs
 
 
 def model_slug(artifact: Artifact) -> str:

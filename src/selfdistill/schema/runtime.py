@@ -47,6 +47,14 @@ class StageRuntime(Model):
     grader_processes: int = Field(1, gt=0, description="Worker processes of the graders.")
     watchdog_seconds: int = Field(3600, gt=0, description="A training phase without a sign of life for this long ends.")
 
+    def gpus_used(self, stage: str) -> int:
+        """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""
+        if self.device == "cpu":
+            return 0
+        if stage == "train":
+            return self.processes + self.separate_samplers * self.tensor_parallel
+        return self.samplers * self.tensor_parallel if stage in ("rollouts", "evaluate") else 0
+
 
 class Resources(Model):
     """What a job asks the scheduler for."""
