@@ -22,7 +22,10 @@ from selfdistill.tables import read_rows
 from selfdistill.training.distributed import World
 
 #: Variables by which a launcher tells a process its place: a sampling process has none there.
-_OF_A_LAUNCHER = ("RANK", "LOCAL_", "WORLD_SIZE", "MASTER_", "GROUP_", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_")
+_OF_A_LAUNCHER = (
+    "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
+    "GROUP_WORLD_SIZE", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_",
+)  # fmt: skip
 _SECONDS_TO_END = 60
 
 
