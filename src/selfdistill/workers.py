@@ -96,7 +96,7 @@ def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str]
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     launcher = [
         "srun", f"--nodes={nodes}", f"--ntasks={nodes * runtime.processes}", f"--ntasks-per-node={runtime.processes}",
-        "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", sys.executable,
+        "--distribution=block", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", sys.executable,
     ]  # fmt: skip
     # Variables of the step this process runs in would limit the new one to its one task on one node.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SRUN_")) or k in _SLURM_KEPT}

@@ -7,10 +7,10 @@ import multiprocessing
 import os
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from dataclasses import replace
+from multiprocessing import Pipe
 from multiprocessing.connection import Listener
 from pathlib import Path
 
@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from family_study import METHODS, SAMPLING, Study
 from selfdistill.devices import VISIBLE
+from selfdistill.generation import weights as weights_files
 from selfdistill.generation.remote import RemoteSampler
-from selfdistill.generation.server import Server, accept
+from selfdistill.generation.server import Server, TrainingEnded, accept
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
@@ -56,13 +57,17 @@ def weights(artifact):
     return load_file(path)
 
 
-def servers():
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    return [int(line.split()[0]) for line in listed.splitlines() if "selfdistill.generation.server" in line]
+def servers(study):
+    """Of this study, not of others on the machine: their settings name its model folder."""
+    listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
+    lines = [line for line in listed.splitlines() if "selfdistill.generation.server" in line]
+    return [int(line.split()[0]) for line in lines if str(study.root) in line]
 
 
-def rooms():
-    return set(Path(tempfile.gettempdir()).glob("selfdistill-samplers-*"))
+def room_of(pid):
+    """The folder of its address."""
+    settings = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[3]
+    return Path(json.loads(settings)["address"]).parent
 
 
 @pytest.mark.parametrize(
@@ -87,7 +92,7 @@ def test_training_beside_samplers_is_training_in_turns(study, settings):
         assert ours == pytest.approx(theirs, rel=1e-3, abs=1e-5)
     for name, tensor in weights(beside).items():
         assert tensor.allclose(expected[name], atol=1e-4)
-    assert not servers()
+    assert not servers(study)
 
 
 def run_in_child(study, node):
@@ -101,34 +106,35 @@ def wait_for(condition, seconds=60):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.02)
 
 
 def test_samplers_end_with_a_killed_training_and_a_resumed_one_ends_the_same(study):
-    node = study.train(METHODS["grpo"], steps=4)
+    node = study.train(METHODS["grpo"], steps=30)
     use(study)
     expected = results(study.run(node))
     artifact = study.freeze(node)
     artifact.unseal()
-    before = rooms()
     use(study, separate_samplers=1)
     child = run_in_child(study, node)
-    wait_for(lambda: (artifact.state / "step-1").is_dir())
-    assert servers()
+    wait_for(lambda: any(artifact.state.glob("step-*")))
+    (pid,) = servers(study)
+    room = room_of(pid)
+    assert room.is_dir()
     os.kill(child.pid, signal.SIGKILL)
     child.join()
-    wait_for(lambda: not servers(), 30)
-    assert rooms() == before
+    wait_for(lambda: not servers(study), 30)
+    assert not room.exists()
     assert results(study.run(node)) == expected
 
 
 def test_a_training_ends_with_its_samplers_and_says_where_to_look(study):
-    node = study.train(METHODS["grpo"], steps=30)
+    node = study.train(METHODS["grpo"], steps=30, seed=1)
     use(study, separate_samplers=1)
     artifact = study.freeze(node)
     child = run_in_child(study, node)
-    wait_for(lambda: (artifact.state / "step-1").is_dir())
-    for pid in servers():
+    wait_for(lambda: any(artifact.state.glob("step-*")))
+    for pid in servers(study):
         os.kill(pid, signal.SIGKILL)
     child.join(60)
     assert child.exitcode == 1
@@ -144,7 +150,7 @@ def test_what_a_sampler_refuses_is_refused_by_the_training(study):
     use(study, separate_samplers=1)
     artifact = study.run(node, expect=2)
     assert "exceed the model's" in (artifact.folder / "log.txt").read_text()
-    assert not servers()
+    assert not servers(study)
 
 
 def test_samplers_get_the_gpus_after_those_of_the_training(monkeypatch):
@@ -168,7 +174,7 @@ def lines(tmp_path):
             clients = accept(listener, 2)
             try:
                 Server(TorchSampler(model, [2], shares_model=False), clients).run()
-            except (EOFError, ConnectionError):
+            except TrainingEnded:
                 ended.append(address)
 
     ended: list = []
@@ -239,3 +245,42 @@ def test_finished_prompts_are_not_drawn_again(lines):
     done = {0, 3}
     first, _ = together(lines, lambda sampler: dict(sampler.stream(PROMPTS, SEEDS, SHORT, done=done)))
     assert sorted(first) == [1, 2, 4]
+
+
+def test_another_process_that_hangs_up_is_not_the_end_of_the_training(tmp_path):
+    ends = [Pipe() for _ in range(2)]
+    server = Server(TorchSampler(tiny_model(12), [2], shares_model=False), [theirs for _, theirs in ends])
+    ends[0][0].send(("sample", [], [], SHORT))
+    ends[1][0].close()
+    with pytest.raises(RuntimeError, match="training process 1 of this machine has hung up"):
+        server.run()
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_weights_go_through_files_of_bounded_size(tmp_path, monkeypatch, tied):
+    monkeypatch.setattr(weights_files, "_FILE_BYTES", 1)
+    state = tiny_model(12, tied=tied).state_dict()
+    weights_files.write_weights(iter(state.items()), tmp_path)
+    assert len(list(tmp_path.iterdir())) == len(state)
+    assert weights_files.holds_head(tmp_path)
+    found = dict(weights_files.read_weights(tmp_path))
+    assert found.keys() == state.keys()
+    assert all(tensor.equal(state[name]) for name, tensor in found.items())
+
+
+def test_a_tied_head_that_a_model_folder_leaves_out_is_put_in(tmp_path):
+    model = tiny_model(12)
+    model.save_pretrained(tmp_path)
+    assert not weights_files.holds_head(tmp_path)
+    found = dict(weights_files.read_weights(tmp_path))
+    assert found[weights_files.HEAD].equal(model.lm_head.weight) and found.keys() == model.state_dict().keys()
+
+
+def test_only_the_first_process_sends_weights(lines, tmp_path):
+    with pytest.raises(RuntimeError, match="only the first"):
+        lines[1].load_weights(tmp_path)
+
+
+def test_a_sampler_that_never_starts_is_named(tmp_path):
+    with pytest.raises(RuntimeError, match="did not start; see .*words"):
+        RemoteSampler([tmp_path / "0"], 0, log=tmp_path / "words", has_ended=lambda: True)

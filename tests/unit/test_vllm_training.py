@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -77,6 +82,36 @@ def test_engines_beside_the_training_are_sent_its_weights(study, settings):
     beside = study.run(node)
     assert sampled(beside) == expected
     assert all(line["sampler_gap"] < 1e-4 for line in metrics_of(beside))
+
+
+@pytest.mark.slow
+def test_the_end_of_an_engine_of_several_processes_is_heard_of_and_leaves_none_of_them(study):
+    use(study, separate_samplers=1, tensor_parallel=2, state_every_steps=1)
+    artifact = study.freeze(study.train(METHODS["grpo"], steps=500, seed=4))
+    log = study.root / "logs/killed.log"
+    command = [sys.executable, "-m", "selfdistill.launch", "train", str(artifact.manifest_path), "--log", str(log)]
+    training = subprocess.Popen([*command, "--runtime", str(study.runtime)])
+    wait_for(lambda: any(artifact.state.glob("step-*")), 120)
+    leader = min(process for process, _, command in processes() if "generation.server" in command)
+    assert sum(group == leader for _, group, _ in processes()) > 2
+    os.kill(leader, signal.SIGKILL)
+    assert training.wait(60) == 1
+    assert "a sampling process has ended" in log.read_text()
+    wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
+
+
+def processes():
+    """(process, its group, its command) of all."""
+    command = ["ps", "-ww", "-eo", "pid=,pgid=,args="]
+    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    return [(int(pid), int(group), args) for pid, group, args in (line.split(maxsplit=2) for line in lines)]
+
+
+def wait_for(condition, seconds):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 def test_engines_side_by_side_draw_what_one_draws(study):

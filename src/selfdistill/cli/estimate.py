@@ -134,7 +134,8 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     show_table(("part", "held", "GB", "what"), rows)
     if work.separate_samplers and work.engine != "none":
         more = work.separate_samplers * work.tensor_parallel
-        console.print(f"\nSampling happens on {more} more {unit}{'s' * (more > 1)} (separate_samplers).")
+        plural = "s" * (more > 1)
+        console.print(f"\nSampling: {more} more {unit}{plural} on each node (separate_samplers), not counted here.")
     console.print()
 
 

@@ -182,7 +182,8 @@ def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
     if work.engine != "none" and not work.separate_samplers:
-        yield "separate_samplers: 1 (one more GPU)", replace(work, separate_samplers=1), False
+        more = f"{work.tensor_parallel} more GPU{'s' * (work.tensor_parallel > 1)}"
+        yield f"separate_samplers: 1 ({more} on each node)", replace(work, separate_samplers=1), False
     if work.engine == "torch" and not work.separate_samplers:
         half = max(work.longest_student, work.sampler_batch_tokens // 2)
         yield f"sampler_batch_tokens: {half}", replace(work, sampler_batch_tokens=half), False

@@ -11,6 +11,7 @@ server: ("ready",), ("alive",), ("answer", place, completions), ("end",), ("load
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence, Set
 from multiprocessing.connection import Client, Connection, wait
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights
-from selfdistill.generation.weights import folder_of
+from selfdistill.generation.weights import write_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 
@@ -31,19 +32,27 @@ class RemoteSampler(Sampler):
     """Samples in other processes. Every training process of the machine makes the same calls in the same order."""
 
     def __init__(
-        self, addresses: Sequence[Path], number: int, *, log: Path, when_closed: Callable[[], None] | None = None
+        self,
+        addresses: Sequence[Path],
+        number: int,
+        *,
+        log: Path,
+        has_ended: Callable[[], bool] = lambda: False,
+        when_closed: Callable[[], None] = lambda: None,
     ) -> None:
         """`number` counts the training processes of this machine; 0 is the one that sends weights and ends the servers.
 
-        `log`: where a server's last words can be read. Raises RuntimeError where a server does not answer.
+        `log`: where a server's last words can be read. `has_ended`: whether a server has ended already.
+        Raises RuntimeError where a server does not answer.
         """
         self.number, self.log, self.when_closed = number, log, when_closed
+        self.room = addresses[0].parent
         self.is_ready = False
         #: What is still to be heard of the present call.
         self.answers: Iterator[tuple[Connection, tuple[Any, ...]]] = iter(())
-        self.servers = [_connect(address, log) for address in addresses]
+        self.servers = [_connect(address, log, has_ended) for address in addresses]
         for server in self.servers:
-            server.send(number)
+            self._send(server, number)
 
     def stream(
         self,
@@ -61,7 +70,7 @@ class RemoteSampler(Sampler):
         for turn, index in enumerate(wanted, self.number):
             shares[self.servers[turn % len(self.servers)]].append(index)
         for server, share in shares.items():
-            self._send(server, "sample", [prompts[i] for i in share], [seeds[i] for i in share], sampling)
+            self._send(server, ("sample", [prompts[i] for i in share], [seeds[i] for i in share], sampling))
         self.answers = self._until_all_end()
         for server, message in self.answers:
             place, completions = message[1:] if message[0] == "answer" else (None, [])
@@ -71,7 +80,7 @@ class RemoteSampler(Sampler):
                 yield shares[server][place], completions
 
     def update_weights(self, weights: Weights) -> None:
-        """See `generation.base.Sampler`: the first process writes a folder in memory that the servers read.
+        """See `generation.base.Sampler`: the first process writes files in memory that the servers read.
 
         The others go through the weights all the same, which may be sharded over all of them.
         """
@@ -79,14 +88,22 @@ class RemoteSampler(Sampler):
             for _ in weights():
                 pass
             return
-        with folder_of(weights()) as folder:
+        # In the servers' own folder: they remove it should this process be killed.
+        folder = self.room / "weights"
+        folder.mkdir()
+        try:
+            write_weights(weights(), folder)
             self.load_weights(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
     def load_weights(self, folder: Path) -> None:
-        """See `generation.base.Sampler`; the first process alone."""
+        """See `generation.base.Sampler`; for the first process alone."""
+        if self.number:
+            raise RuntimeError("only the first training process of a machine sends weights")
         self._wait_until_ready()
         for server in self.servers:
-            self._send(server, "weights", str(folder))
+            self._send(server, ("weights", str(folder)))
         for server in self.servers:
             self._receive(server)
 
@@ -94,8 +111,7 @@ class RemoteSampler(Sampler):
         """Hang up; the first process's leaving ends the servers."""
         for server in self.servers:
             server.close()
-        if self.when_closed is not None:
-            self.when_closed()
+        self.when_closed()
 
     def _until_all_end(self) -> Iterator[tuple[Connection, tuple[Any, ...]]]:
         """(server, message), until each has said that the call is at its end."""
@@ -110,13 +126,14 @@ class RemoteSampler(Sampler):
 
     def _wait_until_ready(self) -> None:
         """Until the engines have started, and until nothing of an earlier call is left to be heard."""
-        for server in () if self.is_ready else self.servers:
-            self._receive(server)
-        self.is_ready = True
+        if not self.is_ready:
+            for server in self.servers:
+                self._receive(server)
+            self.is_ready = True
         for _ in self.answers:
             pass
 
-    def _send(self, server: Connection, *message: Any) -> None:
+    def _send(self, server: Connection, message: Any) -> None:
         try:
             server.send(message)
         except OSError as error:
@@ -135,12 +152,12 @@ class RemoteSampler(Sampler):
         return RuntimeError(f"a sampling process has ended; its last words are in {self.log}")
 
 
-def _connect(address: Path, log: Path) -> Connection:
+def _connect(address: Path, log: Path, has_ended: Callable[[], bool]) -> Connection:
     deadline = time.monotonic() + _CONNECT_SECONDS
     while True:
         try:
             return Client(str(address), family="AF_UNIX")
         except (FileNotFoundError, ConnectionRefusedError) as error:
-            if time.monotonic() > deadline:
+            if has_ended() or time.monotonic() > deadline:
                 raise RuntimeError(f"a sampling process did not start; see {log}") from error
             time.sleep(_POLL_SECONDS)

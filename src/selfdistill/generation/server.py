@@ -8,12 +8,13 @@ It answers when all training processes have asked, and ends when the first of th
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, contextmanager
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ class ServerSettings(Model):
     runtime: StageRuntime
 
 
+class TrainingEnded(Exception):
+    """The first training process has hung up: there is nothing more to do."""
+
+
 class Server:
     """One engine and the connections of all training processes of this machine, the first of them first."""
 
@@ -47,24 +52,24 @@ class Server:
         self.sampler, self.clients = sampler, clients
 
     def run(self) -> None:
-        """Answer until the first training process hangs up (EOFError or ConnectionError)."""
+        """Answer until the training ends (TrainingEnded); RuntimeError where another process but the first hangs up."""
         self._tell_all("ready")
         while True:
-            request = self.clients[0].recv()
+            request = self._hear(0)
             if request[0] == "weights":
                 self.sampler.load_weights(Path(request[1]))
-                self.clients[0].send(("loaded",))
+                self._tell(0, "loaded")
             else:
-                self._sample([request, *(client.recv() for client in self.clients[1:])])
+                self._sample([request, *(self._hear(number) for number in range(1, len(self.clients)))])
 
     def _sample(self, requests: Sequence[tuple[Any, ...]]) -> None:
         """One batch of what all training processes ask for; each gets its answers as they are ready."""
         sampling = requests[0][3]
         prompts, seeds, owners = [], [], []
-        for client, (_, own_prompts, own_seeds, _) in zip(self.clients, requests, strict=True):
+        for number, (_, own_prompts, own_seeds, _) in enumerate(requests):
             prompts += own_prompts
             seeds += own_seeds
-            owners += [(client, place) for place in range(len(own_prompts))]
+            owners += [(number, place) for place in range(len(own_prompts))]
         told = time.monotonic()
 
         def on_progress(*_: int) -> None:
@@ -74,13 +79,32 @@ class Server:
                 self._tell_all("alive")
 
         for index, completions in self.sampler.stream(prompts, seeds, sampling, on_progress=on_progress):
-            client, place = owners[index]
-            client.send(("answer", place, completions))
+            number, place = owners[index]
+            self._tell(number, "answer", place, completions)
         self._tell_all("end")
 
     def _tell_all(self, *message: Any) -> None:
-        for client in self.clients:
-            client.send(message)
+        for number in range(len(self.clients)):
+            self._tell(number, *message)
+
+    def _tell(self, number: int, *message: Any) -> None:
+        with _noticing_the_end_of(number):
+            self.clients[number].send(message)
+
+    def _hear(self, number: int) -> tuple[Any, ...]:
+        with _noticing_the_end_of(number):
+            return self.clients[number].recv()
+
+
+@contextmanager
+def _noticing_the_end_of(number: int) -> Iterator[None]:
+    """A training ends with its first process; where another one is gone, its own log says why."""
+    try:
+        yield
+    except (EOFError, ConnectionError) as error:
+        if number:
+            raise RuntimeError(f"training process {number} of this machine has hung up") from error
+        raise TrainingEnded from error
 
 
 def make_sampler(settings: ServerSettings) -> Sampler:
@@ -113,43 +137,39 @@ def accept(listener: Listener, count: int) -> list[Connection]:
     return [found[number] for number in range(count)]
 
 
-@contextmanager
-def _emptied(folder: Path) -> Iterator[None]:
-    """Remove the folder of the addresses where this was the last one in it."""
-    try:
-        yield
-    finally:
-        with suppress(OSError):
-            folder.rmdir()
+def end_with_parent(room: Path) -> None:
+    """Wait for the end of the process that started this one, however that ends; then end too, with all children.
 
-
-def end_with_parent() -> None:
-    """The pipe to the process that started this one is closed when that ends, however it ends.
-
-    A connection would show it too, but not while they are awaited, nor in the middle of an engine's start.
+    A connection would show it, but not while an engine starts or reads weights.
     """
-    sys.stdin.buffer.read()
+    os.read(sys.stdin.fileno(), 1)
     time.sleep(_SECONDS_TO_END)
-    os._exit(1)
+    shutil.rmtree(room, ignore_errors=True)
+    os.killpg(0, signal.SIGKILL)
 
 
 def main(settings: ServerSettings) -> int:
     """Serve until the training ends. A user's mistake is told to the training processes, which end with it."""
-    threading.Thread(target=end_with_parent, daemon=True).start()
-    # A scheduler signals every process of a job, a terminal too: when to leave is the training's decision.
-    for ignored in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(ignored, signal.SIG_IGN)
-    with _emptied(settings.address.parent), Listener(str(settings.address), family="AF_UNIX") as listener:
+    # A scheduler signals every process of a job, a terminal too: when to leave is the training's decision. Blocked and
+    # not ignored: vLLM's processes inherit it, and do not undo it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    room = settings.address.parent
+    threading.Thread(target=end_with_parent, args=(room,), daemon=True).start()
+    with Listener(str(settings.address), family="AF_UNIX") as listener:
         clients = accept(listener, settings.clients)
-        try:
-            with closing(make_sampler(settings)) as sampler:
-                Server(sampler, clients).run()
-        except (EOFError, ConnectionError):
-            return 0
-        except UserError as error:
-            for client in clients:
-                client.send(("error", str(error)))
-            return EXIT_USER_ERROR
+    # A child that kept a connection open would hide the end of this process.
+    os.register_at_fork(after_in_child=lambda: [client.close() for client in clients])
+    try:
+        with closing(make_sampler(settings)) as sampler:
+            Server(sampler, clients).run()
+    except TrainingEnded:
+        return 0
+    except UserError as error:
+        for client in clients:
+            client.send(("error", str(error)))
+        return EXIT_USER_ERROR
+    finally:
+        shutil.rmtree(room, ignore_errors=True)
 
 
 if __name__ == "__main__":

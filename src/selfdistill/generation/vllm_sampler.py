@@ -7,13 +7,14 @@ truncation (training is never truncated, so there the two agree). Checked agains
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits
 from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop_engine
-from selfdistill.generation.weights import folder_of, holds_head, read_weights
+from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.runtime import StageRuntime
 
@@ -97,8 +98,12 @@ class VllmSampler(Sampler):
         if is_in_process(self.engine):
             self._take(weights_iterator=weights)
         else:
-            with folder_of(weights) as folder:
+            folder = folder_in_memory()
+            try:
+                write_weights(weights, folder)
                 self._take(weights_path=str(folder))
+            finally:
+                shutil.rmtree(folder)
 
     def _take(self, **source: Any) -> None:
         """What the prefix cache holds is of the old weights, so it is dropped."""

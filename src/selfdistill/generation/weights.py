@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,14 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _FILE_BYTES = 2 << 30
 
 
-@contextmanager
-def folder_of(weights: Iterator[tuple[str, Any]]) -> Iterator[Path]:
-    """A folder with these weights, in memory where the system has such a place; it is gone afterwards."""
-    memory = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    with tempfile.TemporaryDirectory(prefix="selfdistill-weights-", dir=memory) as folder:
-        write_weights(weights, Path(folder))
-        yield Path(folder)
+def folder_in_memory() -> Path:
+    """A new folder that this user alone can enter; in memory, where the system has such a place."""
+    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    return Path(tempfile.mkdtemp(prefix="selfdistill-samplers-", dir=place))
 
 
 def write_weights(weights: Iterator[tuple[str, Any]], folder: Path) -> None:
-    """Write named tensors to files of bounded size; tied ones are written under each of their names."""
+    """Write named tensors into an empty folder, in files of bounded size; tied ones under each of their names."""
     from safetensors.torch import save_file
 
     waiting: dict[str, Any] = {}

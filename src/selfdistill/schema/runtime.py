@@ -51,8 +51,10 @@ class StageRuntime(Model):
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""
         if self.device == "cpu":
             return 0
-        if stage == "train":
+        if stage == "train" and self.separate_samplers:
             return self.processes + self.separate_samplers * self.tensor_parallel
+        if stage == "train":
+            return max(self.processes, self.tensor_parallel)
         return self.samplers * self.tensor_parallel if stage in ("rollouts", "evaluate") else 0
 
 

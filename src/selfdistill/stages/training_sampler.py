@@ -5,15 +5,19 @@ from __future__ import annotations
 import copy
 import os
 import shutil
+import signal
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from selfdistill.devices import VISIBLE, gpus_of, visible_gpus
 from selfdistill.generation.base import Sampler
+from selfdistill.generation.remote import RemoteSampler
+from selfdistill.generation.server import ServerSettings
+from selfdistill.generation.weights import folder_in_memory
 from selfdistill.job import Job
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
@@ -26,7 +30,8 @@ _OF_A_LAUNCHER = (
     "RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "GROUP_RANK",
     "GROUP_WORLD_SIZE", "ROLE_", "TORCHELASTIC_", "ACCELERATE_", "FSDP_",
 )  # fmt: skip
-_SECONDS_TO_END = 60
+#: From hanging up to killing. A sampling process that hears of it by its pipe alone takes a few seconds.
+_SECONDS_TO_END = 30
 
 
 def make_training_sampler(job: Job, spec: TrainSpec, model: Any, tokenizer: Any) -> Sampler | None:
@@ -74,56 +79,59 @@ def _longest_prompt(job: Job, role: str) -> int:
 
 def _start_beside(job: Job, engine: str, eos_token_ids: list[int], longest: int) -> Sampler:
     """Sampling processes of this machine, started by the first of its training processes, and the line to them."""
-    from selfdistill.generation.remote import RemoteSampler
-    from selfdistill.generation.server import ServerSettings
-
     world = World(job.runtime.device)
     number = int(os.environ.get("LOCAL_RANK", "0")) if world.size > 1 else 0
     log = job.artifact.folder / "workers" / f"sampling-{world.rank - number}.log"
-    # A path to a socket has to be short, so it is not in the artifact.
-    own = [tempfile.mkdtemp(prefix="selfdistill-samplers-")] if number == 0 else [""]
+    # For sockets and weights. Not in the artifact, as a path to a socket has to be short.
+    own = [str(folder_in_memory())] if number == 0 else [""]
     room = Path(world.gather(own, world.size)[world.rank - number])
     addresses = [room / str(index) for index in range(job.runtime.separate_samplers)]
-    end = None
-    if number == 0:
-        settings = [
-            ServerSettings(
-                address=address, clients=world.size_of_node, folder=model_folder(job.artifact.input("model")),
-                engine=engine, eos_token_ids=eos_token_ids, max_positions=longest, runtime=job.runtime,
-            )
-            for address in addresses
-        ]  # fmt: skip
-        end = _start(settings, job.runtime, world.size_of_node, log, room)
-    return RemoteSampler(addresses, number, log=log, when_closed=end)
+    if number:
+        return RemoteSampler(addresses, number, log=log)
+    settings = [
+        ServerSettings(
+            address=address, clients=world.size_of_node, folder=model_folder(job.artifact.input("model")),
+            engine=engine, eos_token_ids=eos_token_ids, max_positions=longest, runtime=job.runtime,
+        )
+        for address in addresses
+    ]  # fmt: skip
+    processes = _start(settings, job.runtime, world.size_of_node, log)
+    return RemoteSampler(
+        addresses,
+        number,
+        log=log,
+        has_ended=lambda: any(process.poll() is not None for process in processes),
+        when_closed=lambda: _end(processes, room),
+    )
 
 
 def _start(
-    settings: list[Any], runtime: StageRuntime, training_processes: int, log: Path, room: Path
-) -> Callable[[], None]:
-    """Start a process for each of the settings; returns what ends them."""
+    settings: list[ServerSettings], runtime: StageRuntime, training_processes: int, log: Path
+) -> list[subprocess.Popen[bytes]]:
+    """A process for each of the settings, the first of a group of its own: an engine may have more of them."""
     environments = [_environment(runtime, training_processes, index) for index in range(len(settings))]
     log.parent.mkdir(exist_ok=True)
     with log.open("a", encoding="utf-8") as words:
-        processes = [
+        return [
             subprocess.Popen(
                 [sys.executable, "-m", "selfdistill.generation.server", each.model_dump_json()],
-                env=environment, stdin=subprocess.PIPE, stdout=words, stderr=words,
+                env=environment, stdin=subprocess.PIPE, stdout=words, stderr=words, start_new_session=True,
             )
             for each, environment in zip(settings, environments, strict=True)
         ]  # fmt: skip
 
-    def end() -> None:
-        for process in processes:
-            process.stdin.close()
-        for process in processes:
-            try:
-                process.wait(_SECONDS_TO_END)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
-        shutil.rmtree(room, ignore_errors=True)
 
-    return end
+def _end(processes: Sequence[subprocess.Popen[bytes]], room: Path) -> None:
+    """Let them end, having been hung up on; what is left of them then is killed."""
+    for process in processes:
+        process.stdin.close()
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_SECONDS_TO_END)
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    shutil.rmtree(room, ignore_errors=True)
 
 
 def _environment(runtime: StageRuntime, training_processes: int, index: int) -> dict[str, str]:

@@ -139,11 +139,13 @@ class _Loop:
         return found
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Send the new weights to the sampler; look at the benchmark where that is due."""
-        if self.sampler is not None:
+        """Send the new weights to the sampler where it will be used; look at the benchmark where that is due."""
+        is_due = self.evaluation is not None and self.evaluation.is_due(step, self.spec.steps)
+        samples_next = self.spec.on_policy is not None and step < self.spec.steps
+        if self.sampler is not None and (is_due or samples_next):
             with self._phase(step, "weights"):
                 self.sampler.update_weights(self._plain_weights)
-        if self.evaluation is None or not self.evaluation.is_due(step, self.spec.steps):
+        if not is_due:
             return {}
         with self._phase(step, "evaluation"):
             return self.evaluation.run(self.parts.world, lambda *_: self._sign_of_life(step, "evaluation"))
