@@ -84,19 +84,39 @@ def test_engines_beside_the_training_are_sent_its_weights(study, settings):
     assert all(line["sampler_gap"] < 1e-4 for line in metrics_of(beside))
 
 
-@pytest.mark.slow
-def test_the_end_of_an_engine_of_several_processes_is_heard_of_and_leaves_none_of_them(study):
+@pytest.fixture
+def beside(study):
+    """A long training beside an engine of several processes: (its process, the first of the engine's, log)."""
     use(study, separate_samplers=1, tensor_parallel=2, state_every_steps=1)
     artifact = study.freeze(study.train(METHODS["grpo"], steps=500, seed=4))
-    log = study.root / "logs/killed.log"
+    log = study.root / "logs/beside.log"
     command = [sys.executable, "-m", "selfdistill.launch", "train", str(artifact.manifest_path), "--log", str(log)]
     training = subprocess.Popen([*command, "--runtime", str(study.runtime)])
-    wait_for(lambda: any(artifact.state.glob("step-*")), 120)
+    ready = f"step {1 + max([0, *(int(p.name.split('-')[1]) for p in artifact.state.glob('step-*'))])}/500"
+    wait_for(lambda: log.is_file() and ready in log.read_text(), 120)
     leader = min(process for process, _, command in processes() if "generation.server" in command)
     assert sum(group == leader for _, group, _ in processes()) > 2
+    yield training, leader, log
+    training.kill()
+    log.unlink()
+
+
+@pytest.mark.slow
+def test_the_end_of_an_engine_of_several_processes_is_heard_of_and_leaves_none_of_them(beside):
+    training, leader, log = beside
     os.kill(leader, signal.SIGKILL)
     assert training.wait(60) == 1
     assert "a sampling process has ended" in log.read_text()
+    wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_job_lets_the_training_save_its_state(beside):
+    training, leader, log = beside
+    for process in [training.pid, *(pid for pid, group, _ in processes() if group == leader)]:
+        os.kill(process, signal.SIGTERM)
+    assert training.wait(120) == 75
+    assert "is saved" in log.read_text()
     wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
 
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, Listener
 from pathlib import Path
 from typing import Any, Literal
@@ -151,7 +152,9 @@ def end_with_parent(room: Path) -> None:
 def main(settings: ServerSettings) -> int:
     """Serve until the training ends. A user's mistake is told to the training processes, which end with it."""
     # A scheduler signals every process of a job, a terminal too: when to leave is the training's decision. Blocked and
-    # not ignored: vLLM's processes inherit it, and do not undo it.
+    # not ignored: vLLM's processes inherit it, and do not undo it. Python's own tracker of shared memory would, when it
+    # starts; so it is started before.
+    resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
     room = settings.address.parent
     threading.Thread(target=end_with_parent, args=(room,), daemon=True).start()
