@@ -11,6 +11,7 @@ from scipy.stats import chisquare
 
 from chat_tokenizers import tokenizer
 from model_families import FAMILIES, family_model, save_family
+from selfdistill.generation import weights
 from selfdistill.generation.base import sample_seed
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.generation.vllm_sampler import VllmSampler
@@ -231,6 +232,8 @@ def test_a_model_that_the_cpu_build_cannot_run_is_refused_at_the_start(tmp_path)
 @pytest.mark.parametrize("tensor_parallel", [1, 2])
 def test_an_engine_in_other_processes_gets_new_weights_too(tmp_path, monkeypatch, tensor_parallel):
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
+    # A file for every tensor, as the weights of a large model come in several.
+    monkeypatch.setattr(weights, "_FILE_BYTES", 1)
     model, prompts, seeds = save_family("qwen3", tmp_path), [[5, 6, 7], [8, 9]], [[1, 2], [3, 4]]
     sampler = VllmSampler.load(tmp_path, StageRuntime(tensor_parallel=tensor_parallel))
     try:

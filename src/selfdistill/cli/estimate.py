@@ -128,8 +128,7 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}; each holds at most")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]
-    samples_here = work.engine != "none" and not work.separate_samplers
-    rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if samples_here else []
+    rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.samples_in_turns else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
     show_table(("part", "held", "GB", "what"), rows)
     if work.separate_samplers and work.engine != "none":

@@ -88,7 +88,7 @@ def _held(work: Workload) -> Iterator[Part]:
 
 def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
     sizes = work.dimensions
-    if work.separate_samplers:
+    if not work.samples_in_turns:
         return
     if work.engine == "torch":
         cache = sizes.cache_bytes(work.sampled_positions, work.longest_student, 4)
@@ -181,13 +181,13 @@ def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
     yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True), False
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
-    if work.engine != "none" and not work.separate_samplers:
+    if work.samples_in_turns:
         more = f"{work.tensor_parallel} more GPU{'s' * (work.tensor_parallel > 1)}"
         yield f"separate_samplers: 1 ({more} on each node)", replace(work, separate_samplers=1), False
-    if work.engine == "torch" and not work.separate_samplers:
+    if work.samples_in_turns and work.engine == "torch":
         half = max(work.longest_student, work.sampler_batch_tokens // 2)
         yield f"sampler_batch_tokens: {half}", replace(work, sampler_batch_tokens=half), False
-    if work.engine == "vllm" and not work.separate_samplers:
+    if work.samples_in_turns and work.engine == "vllm":
         lower = round(work.engine_fraction / 2, 3)
         yield f"gpu_memory_fraction: {lower:g}", replace(work, engine_fraction=lower), False
     if work.teacher == "copy" and work.method == "sdpo":

@@ -47,6 +47,11 @@ class Workload:
     separate_samplers: int
 
     @property
+    def samples_in_turns(self) -> bool:
+        """Whether sampling takes memory of the training processes."""
+        return self.engine != "none" and not self.separate_samplers
+
+    @property
     def longest_student(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 
