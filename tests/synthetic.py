@@ -14,12 +14,11 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from selfdistill.artifacts.store import Artifact, all_artifacts, find
+from selfdistill.artifacts.tables import CONTEXTS, PROBLEMS, PROMPTS, ROLLOUTS, SFT, read_rows, write_rows, write_table
 from selfdistill.epistemic import count
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import sha256_text
+from selfdistill.files import pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace, plan_path
-from selfdistill.store import Artifact, all_artifacts, find
-from selfdistill.tables import CONTEXTS, PROBLEMS, PROMPTS, ROLLOUTS, SFT, read_rows, write_rows, write_table
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,11 @@ import torch
 
 from chat_tokenizers import tokenizer
 from model_families import family_model
-from selfdistill import launch
+from selfdistill.artifacts.store import Artifact, freeze
+from selfdistill.artifacts.tables import PROBLEMS, write_rows
 from selfdistill.plan.graph import Node
 from selfdistill.prompts import chat, encode_chat
+from selfdistill.run import launch
 from selfdistill.schema.common import AssetPin, Optimiser, RepromptTemplate, Sampling
 from selfdistill.schema.methods import Grpo, Sdpo
 from selfdistill.schema.sources import FileSource
@@ -29,8 +31,6 @@ from selfdistill.schema.stages import (
     RolloutsSpec,
     TrainSpec,
 )
-from selfdistill.store import Artifact, freeze
-from selfdistill.tables import PROBLEMS, write_rows
 
 #: Family and enable_thinking: None where the template knows no such switch.
 CASES = [("qwen3", True), ("qwen3", False), ("deepseek_r1_distill_qwen", None), ("olmo3_instruct", None)]

@@ -13,7 +13,7 @@ import torch
 
 from chat_tokenizers import REAL, tokenizer
 from selfdistill.schema.toy import ToyArchitecture
-from selfdistill.toy.pretraining import build_model
+from selfdistill.training.pretrain import build_model
 
 # Two threads that share cores with anything else spin at every barrier; these models are too small to gain.
 torch.set_num_threads(1)

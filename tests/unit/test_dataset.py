@@ -12,17 +12,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from selfdistill.job import Job, Tee
+from selfdistill.artifacts.store import Artifact, freeze
+from selfdistill.artifacts.tables import PROBLEMS, read_rows
 from selfdistill.plan.graph import Node
 from selfdistill.prompts import INSTRUCTIONS, problem_id
+from selfdistill.run.job import Job, Tee
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.sources import Expectation, FieldMap, FileSource, NearDuplicates, Part
 from selfdistill.schema.stages import DatasetSpec, SampleSpec
 from selfdistill.stages import dataset, sample
-from selfdistill.store import Artifact, freeze
-from selfdistill.tables import PROBLEMS, read_rows
 
 PREFIX, SUFFIX = INSTRUCTIONS["answer_line"]
 PAPER_FIELDS = FieldMap(question="prompt.0.content", answer="reward_model.ground_truth")

@@ -10,11 +10,11 @@ import types
 
 import pytest
 
-from selfdistill import launch
-from selfdistill.hashing import key_of
+from selfdistill.artifacts.store import Artifact, freeze, full_spec
+from selfdistill.files import key_of
+from selfdistill.run import launch
+from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import Interrupted, UserError
-from selfdistill.store import Artifact, freeze, full_spec
-from selfdistill.watchdog import Watchdog
 
 
 @pytest.fixture
@@ -129,7 +129,7 @@ def test_two_launches_compute_an_artifact_once(artifact, stage, capsys):
     second = threading.Thread(target=lambda: (started.wait(), codes.append(second_run())))
 
     def second_run():
-        from selfdistill.job import Shard, Tee
+        from selfdistill.run.job import Shard, Tee
 
         with Tee(artifact.folder.parent / "second.log", "second") as tee:
             lock = launch._locked(artifact, tee, Shard())
@@ -152,7 +152,7 @@ def test_a_hang_ends_with_its_phase_and_the_stacks(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from selfdistill.watchdog import Watchdog
+from selfdistill.run.watchdog import Watchdog
 with Watchdog(0.4, lambda text: print(text, flush=True), Path(sys.argv[1])) as watchdog:
     watchdog.alive("step 3: updates")
     time.sleep(60)

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from chat_tokenizers import tokenizer
 from family_study import CASES, METHODS, PROBLEM_TEXTS, SAMPLING, Study
-from selfdistill.tables import read_rows
+from selfdistill.artifacts.tables import read_rows
 
 NEEDS_VLLM = [
     pytest.mark.vllm,

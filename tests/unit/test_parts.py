@@ -5,10 +5,10 @@ from __future__ import annotations
 import pyarrow.parquet as pq
 import pytest
 
-from selfdistill.job import Shard
-from selfdistill.stages import parts as parts_module
-from selfdistill.stages.parts import PartFiles, merge
-from selfdistill.tables import ROLLOUTS, read_rows, write_rows
+from selfdistill.artifacts.tables import ROLLOUTS, read_rows, write_rows
+from selfdistill.run.job import Shard
+from selfdistill.stages.shared import parts as parts_module
+from selfdistill.stages.shared.parts import PartFiles, merge
 
 SAMPLES = 3
 

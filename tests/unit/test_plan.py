@@ -6,6 +6,7 @@ from collections import Counter
 import pytest
 import yaml
 
+from selfdistill.artifacts.store import NAME_PATTERN
 from selfdistill.plan.diff import diff
 from selfdistill.plan.experiments import resolve
 from selfdistill.plan.graph import closure
@@ -16,7 +17,6 @@ from selfdistill.plan.workspace import merged_settings
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import RuntimeConfig
-from selfdistill.store import NAME_PATTERN
 
 
 @pytest.fixture

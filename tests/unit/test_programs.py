@@ -11,7 +11,7 @@ from selfdistill.generation.base import Completion
 from selfdistill.grading import check_machine, grade, programs
 from selfdistill.grading.programs import choose_backend, describe_task, extract_program, is_same_output, is_same_value
 from selfdistill.grading.sandbox import Limits, Sandbox, available
-from selfdistill.job import Job, Tee
+from selfdistill.run.job import Job, Tee
 from selfdistill.schema.common import CodeGrader, MathGrader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
@@ -179,14 +179,14 @@ def test_tables_show_the_number_of_tests_and_not_the_tests():
 @needs_sandbox
 def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatch):
     """Tables of completions hold it, without the tests themselves; the `feedback` context shows it."""
+    from selfdistill.artifacts.store import Artifact, freeze
+    from selfdistill.artifacts.tables import PROMPTS, read_rows, write_rows
     from selfdistill.plan.graph import Node
     from selfdistill.schema.common import AssetPin, Sampling
     from selfdistill.schema.sources import FileSource
     from selfdistill.schema.stages import DatasetSpec, ModelSpec, PromptsSpec, RolloutsSpec
-    from selfdistill.stages import drawing
     from selfdistill.stages.contexts import read_attempts
-    from selfdistill.store import Artifact, freeze
-    from selfdistill.tables import PROMPTS, read_rows, write_rows
+    from selfdistill.stages.shared import generate as drawing
 
     monkeypatch.chdir(tmp_path)
     prompt = {

@@ -2,11 +2,12 @@
 
 import pytest
 
-from selfdistill import launch, refusal
-from selfdistill.hashing import key_of
+from selfdistill.artifacts import refusal
+from selfdistill.artifacts.store import Artifact, freeze, full_spec
+from selfdistill.files import key_of
 from selfdistill.plan.site import REFUSED
 from selfdistill.plan.workspace import Workspace
-from selfdistill.store import Artifact, freeze, full_spec
+from selfdistill.run import launch
 
 
 @pytest.fixture

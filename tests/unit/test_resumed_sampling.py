@@ -10,8 +10,8 @@ import signal
 import pytest
 
 from family_study import METHODS, Study
-from selfdistill.stages.parts import PartFiles
-from selfdistill.tables import read_rows
+from selfdistill.artifacts.tables import read_rows
+from selfdistill.stages.shared.parts import PartFiles
 
 #: Four batches (of the four lengths of prompts), and a part for every prompt.
 CUT_SMALL = {"sampler_batch_tokens": 400, "part_prompts": 1}

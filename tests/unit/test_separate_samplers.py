@@ -18,17 +18,17 @@ import pytest
 from safetensors.torch import load_file
 
 from family_study import METHODS, SAMPLING, Study
-from selfdistill.devices import VISIBLE
+from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation import weights as weights_files
-from selfdistill.generation.remote import RemoteSampler
-from selfdistill.generation.server import Server, TrainingEnded, accept
+from selfdistill.generation.remote.client import RemoteSampler
+from selfdistill.generation.remote.server import Server, TrainingEnded, accept
 from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.run.gpus import VISIBLE
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
-from selfdistill.stages.training_sampler import _environment
-from selfdistill.tables import read_rows
+from selfdistill.stages.shared.training_sampler import _environment
 from tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [6], [7, 8], [5], [9, 9]]
@@ -60,7 +60,7 @@ def weights(artifact):
 def servers(study):
     """Of this study, not of others on the machine: their settings name its model folder."""
     listed = subprocess.run(["ps", "-ww", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    lines = [line for line in listed.splitlines() if "selfdistill.generation.server" in line]
+    lines = [line for line in listed.splitlines() if "selfdistill.generation.remote.server" in line]
     return [int(line.split()[0]) for line in lines if str(study.root) in line]
 
 

@@ -4,11 +4,10 @@ import json
 
 import pytest
 
-from selfdistill.files import write_atomically, write_if_changed
-from selfdistill.hashing import key_of
+from selfdistill.artifacts.store import Artifact, find, freeze, full_spec, slugify
+from selfdistill.files import key_of, write_atomically, write_if_changed
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SampleSpec
-from selfdistill.store import Artifact, find, freeze, full_spec, slugify
 
 
 def make(root, stage="sample", params=None, inputs=None, files=("problems.parquet",)):

@@ -17,9 +17,9 @@ from selfdistill.schema.sources import ToySource
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 from selfdistill.toy.mixture import KINDS, REPROMPT, Text, TextMaker
-from selfdistill.toy.pretraining import IGNORED, build_model, encode, pretrain
 from selfdistill.toy.problems import FAMILIES, Problem, draw, generate
 from selfdistill.toy.tokenizer import END, EPISTEMIC_WORDS, START, build_tokenizer, vocabulary
+from selfdistill.training.pretrain import IGNORED, build_model, encode, pretrain
 
 QUESTION = re.compile(r"which (?:\+ (\d+) )?mod (\d+) = r(\d+) : ((?:[A-H] \d+ ?)+)$")
 ANSWER = re.compile(r"<think> (.+) (\d+) </think> \\boxed\{ (\d+) \} <\|im_end\|>")

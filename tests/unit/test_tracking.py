@@ -14,10 +14,9 @@ from typing import Any
 
 import pytest
 
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, find
+from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace
-from selfdistill.store import ROOT, Artifact, all_artifacts, find
 from selfdistill.tracking import Place, Report, TrackingError, track
 from selfdistill.tracking.labels import Label
 from selfdistill.tracking.metrics import MetricsLog

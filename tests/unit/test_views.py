@@ -24,9 +24,9 @@ import pyarrow.parquet as pq
 import pytest
 from markupsafe import escape
 
+from selfdistill.artifacts.store import Artifact
 from selfdistill.schema.errors import UserError
 from selfdistill.statistics import Difference
-from selfdistill.store import Artifact
 from selfdistill.views import coverage, curves, epistemic, ood, report, richness, sft
 from selfdistill.views.claims import summary, together, verdict
 from selfdistill.views.command import run

@@ -13,8 +13,8 @@ import time
 import pytest
 
 from family_study import METHODS, Study
+from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.vllm_sampler import VllmSampler
-from selfdistill.tables import read_rows
 
 pytestmark = [
     pytest.mark.vllm,
@@ -90,7 +90,7 @@ def beside(study):
     use(study, separate_samplers=1, tensor_parallel=2, state_every_steps=1)
     artifact = study.freeze(study.train(METHODS["grpo"], steps=500, seed=4))
     log = study.root / "logs/beside.log"
-    command = [sys.executable, "-m", "selfdistill.launch", "train", str(artifact.manifest_path), "--log", str(log)]
+    command = [sys.executable, "-m", "selfdistill.run.launch", "train", str(artifact.manifest_path), "--log", str(log)]
     training = subprocess.Popen([*command, "--runtime", str(study.runtime)])
     ready = f"step {1 + max([0, *(int(p.name.split('-')[1]) for p in artifact.state.glob('step-*'))])}/500"
     wait_for(lambda: log.is_file() and ready in log.read_text(), 120)

@@ -33,7 +33,7 @@ JOB = """
 SERVER = """
     import sys
     from pathlib import Path
-    from selfdistill import warm
+    from selfdistill.run import warm
     from job import run
     warm._LIBRARIES = ()
     warm.IDLE_SECONDS = 5
@@ -42,7 +42,7 @@ SERVER = """
 CLIENT = """
     import sys
     from pathlib import Path
-    from selfdistill import warm
+    from selfdistill.run import warm
     warm._connect = lambda module: warm._try(Path(sys.argv[1]))
     sys.exit(warm.run_forked(sys.argv[2:], "job"))
 """

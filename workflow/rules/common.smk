@@ -3,7 +3,7 @@
 import shlex
 import sys
 
-from selfdistill import refusal
+from selfdistill.artifacts import refusal
 from selfdistill.plan.site import ASKED, Site
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
@@ -13,7 +13,7 @@ PLAN = Workspace(config, plans=workflow.is_main_process)
 # No shell stays between Snakemake and a stage: a signal for all of a job's processes would end it before the stage
 # has saved its state.
 PYTHON = shlex.quote(sys.executable)
-LAUNCH = f"exec {PYTHON} -m selfdistill.launch"
+LAUNCH = f"exec {PYTHON} -m selfdistill.run.launch"
 RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}" + (
     " --warm" if PLAN.runtime.warm_start else ""
 )

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from selfdistill.hashing import sha256_file
+from selfdistill.files import sha256_file
 from selfdistill.schema.assets import AssetEntry
 from selfdistill.schema.errors import UserError
 

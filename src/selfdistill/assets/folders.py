@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from selfdistill.hashing import sha256_file, sha256_text
+from selfdistill.files import sha256_file, sha256_text
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
 

@@ -10,8 +10,7 @@ import yaml
 from selfdistill.assets.download import Unreachable, download_file, list_files, resolve_revision
 from selfdistill.assets.folders import folder_digest, visible_files
 from selfdistill.assets.places import ASSET_FOLDER, MODEL_FOLDER, Assets
-from selfdistill.files import write_if_changed
-from selfdistill.hashing import sha256_file
+from selfdistill.files import sha256_file, write_if_changed
 from selfdistill.schema.assets import LOCAL_FILE, LOCK_FILE, AssetEntry, Kind, LocalAsset
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError

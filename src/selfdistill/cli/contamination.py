@@ -75,7 +75,7 @@ def _named(name: str, configfile: str) -> list[str]:
 
 def _load(name: str, fields: FieldMap, configfile: str) -> list[dict[str, Any]]:
     """Problems of a file or of a data set's source, each text once."""
-    from selfdistill.hashing import sha256_file
+    from selfdistill.files import sha256_file
     from selfdistill.schema.common import AssetPin
     from selfdistill.sources import load_problems
 

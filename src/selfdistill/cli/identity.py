@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.cli.console import console, show_table, workspace
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.graph import Node, closure
@@ -14,7 +15,6 @@ from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError, nearest
-from selfdistill.store import Artifact, all_artifacts
 
 ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]
 

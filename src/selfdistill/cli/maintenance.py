@@ -8,15 +8,15 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.artifacts.code_lock import check as check_lock
+from selfdistill.artifacts.code_lock import update as update_lock
+from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, locate
 from selfdistill.cli.console import console, show_table, workspace
 from selfdistill.plan.graph import closure
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import PLANS, plan_path, read_plan
 from selfdistill.schema.errors import UserError
-from selfdistill.stage_lock import check as check_lock
-from selfdistill.stage_lock import update as update_lock
-from selfdistill.store import ROOT, Artifact, all_artifacts, locate
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")]
 ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.graph import Node
-from selfdistill.store import Artifact
 
 
 @dataclass(frozen=True)

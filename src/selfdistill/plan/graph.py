@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from selfdistill.hashing import key_of
+from selfdistill.artifacts.store import ROOT, full_spec, slugify
+from selfdistill.files import key_of
 from selfdistill.schema.stages import StageSpec
-from selfdistill.store import ROOT, full_spec, slugify
 
 
 @dataclass(frozen=True, eq=False)

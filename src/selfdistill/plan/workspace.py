@@ -12,9 +12,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfdistill import refusal
-from selfdistill.files import pretty_json, write_if_changed
-from selfdistill.hashing import sha256_text
+from selfdistill.artifacts import refusal
+from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
+from selfdistill.files import pretty_json, sha256_text, write_if_changed
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import CONFIG_FILE, load_config, load_runtime, read_yaml
@@ -23,7 +23,6 @@ from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
-from selfdistill.store import ROOT, Artifact, freeze, locate
 
 PLANS = Path("results/plans")
 _MODEL_STAGES = ("model", "pretrain")

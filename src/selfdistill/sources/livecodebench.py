@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill.hashing import sha256_text
+from selfdistill.files import sha256_text
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import LiveCodeBenchSource
 from selfdistill.sources.tables import read_table

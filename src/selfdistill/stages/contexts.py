@@ -8,11 +8,11 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
+from selfdistill.artifacts.store import Artifact
+from selfdistill.artifacts.tables import CONTEXTS, read_rows, write_rows
 from selfdistill.contexts import Attempt, ProblemAttempts, build_contexts
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.stages import ContextsSpec
-from selfdistill.store import Artifact
-from selfdistill.tables import CONTEXTS, read_rows, write_rows
 
 _NEEDED = ["problem_id", "row_id", "sample", "completion", "reward", "outcome", "stop_reason"]
 

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from selfdistill.artifacts.tables import NEAR_DUPLICATES, problem_columns, read_rows, write_rows
 from selfdistill.contamination import find_pairs
-from selfdistill.job import Job
 from selfdistill.prompts import problem_id
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import Expectation, NearDuplicates, Part
 from selfdistill.schema.stages import DatasetSpec
 from selfdistill.sources import stream_problems
-from selfdistill.tables import NEAR_DUPLICATES, problem_columns, read_rows, write_rows
 
 Problem = dict[str, Any]
 

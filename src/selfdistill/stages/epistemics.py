@@ -6,10 +6,10 @@ from typing import Any
 
 import pyarrow as pa
 
+from selfdistill.artifacts.tables import COLUMNS, read_rows, write_table
 from selfdistill.epistemic import count, density
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.stages import EpistemicsSpec
-from selfdistill.tables import COLUMNS, read_rows, write_table
 
 MODES = ("substring", "word")
 _KEPT = ("step", "row_id", "sample", "problem_id", "family", "completion_tokens")

@@ -6,11 +6,11 @@ from collections import defaultdict
 from contextlib import closing
 from typing import Any
 
-from selfdistill.job import Job
+from selfdistill.artifacts.tables import read_rows
+from selfdistill.run.job import Job
 from selfdistill.schema.stages import EvaluateSpec
-from selfdistill.stages.drawing import Drawing
-from selfdistill.stages.sampling import DESCRIBED, describe, read_prompts
-from selfdistill.tables import read_rows
+from selfdistill.stages.shared.generate import Drawing
+from selfdistill.stages.shared.summaries import DESCRIBED, describe, read_prompts
 
 RESUMES = True
 SHARDED = True

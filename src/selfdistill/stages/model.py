@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfdistill.assets import Assets
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.stages import ModelSpec
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.job import Job
+from selfdistill.artifacts.tables import read_rows
+from selfdistill.run.job import Job
 from selfdistill.schema.stages import PretrainSpec
-from selfdistill.tables import read_rows
-from selfdistill.toy.pretraining import pretrain
+from selfdistill.training.pretrain import pretrain
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from selfdistill.job import Job
+from selfdistill.artifacts.tables import PROMPTS, read_rows, write_rows
 from selfdistill.prompts import chat, encode_chat, render_question
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import PromptsSpec
-from selfdistill.stages.models import load_tokenizer
-from selfdistill.tables import PROMPTS, read_rows, write_rows
+from selfdistill.stages.shared.models import load_tokenizer
 
 
 def main(job: Job) -> dict[str, Any]:

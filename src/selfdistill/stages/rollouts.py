@@ -6,14 +6,14 @@ import json
 from contextlib import closing
 from typing import Any
 
+from selfdistill.artifacts.tables import read_rows
 from selfdistill.contexts import encode_context
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import RolloutsSpec
-from selfdistill.stages.drawing import Drawing
-from selfdistill.stages.models import load_tokenizer
-from selfdistill.stages.sampling import DESCRIBED, describe, read_prompts
-from selfdistill.tables import read_rows
+from selfdistill.stages.shared.generate import Drawing
+from selfdistill.stages.shared.models import load_tokenizer
+from selfdistill.stages.shared.summaries import DESCRIBED, describe, read_prompts
 
 RESUMES = True
 SHARDED = True

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from selfdistill.job import Job
+from selfdistill.artifacts.tables import problem_columns, read_rows, write_rows
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SampleSpec
-from selfdistill.tables import problem_columns, read_rows, write_rows
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any
 
-from selfdistill.job import Job
+from selfdistill.artifacts.tables import problem_columns, read_rows, write_rows
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SelectSpec
-from selfdistill.tables import problem_columns, read_rows, write_rows
 
 
 def main(job: Job) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.job import Job
+from selfdistill.artifacts.store import Artifact
+from selfdistill.artifacts.tables import SFT, read_rows, write_rows
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SftDataSpec
-from selfdistill.store import Artifact
-from selfdistill.tables import SFT, read_rows, write_rows
 
 _NEEDED = ["problem_id", "row_id", "completion", "completion_ids", "completion_tokens", "reward", "stop_reason"]
 

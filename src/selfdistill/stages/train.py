@@ -8,19 +8,19 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
+from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
 from selfdistill.grading import WorkerPool, check_machine, grade, shown_answer
-from selfdistill.job import Job
+from selfdistill.run.job import Job
+from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.common import Grader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.stages.models import load_model, load_tokenizer
-from selfdistill.stages.training_sampler import make_training_sampler
-from selfdistill.tables import read_rows, rollout_columns, write_rows
+from selfdistill.stages.shared.models import load_model, load_tokenizer
+from selfdistill.stages.shared.training_sampler import make_training_sampler
 from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
 from selfdistill.training.rollouts import Grade
-from selfdistill.watchdog import Watchdog
 
 RESUMES = True
 DISTRIBUTED = True

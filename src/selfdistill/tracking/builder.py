@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.files import canonical_json, sha256_text
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.labels import Label, read_labels
 from selfdistill.tracking.metrics import MetricsLog

@@ -10,7 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from selfdistill.hashing import canonical_json
+from selfdistill.files import canonical_json
 from selfdistill.tracking.metrics import Scalar, numbers
 from selfdistill.tracking.records import Baseline, legal
 from selfdistill.tracking.survey import Entry

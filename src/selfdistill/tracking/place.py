@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import sha256_text
+from selfdistill.artifacts.store import ROOT
+from selfdistill.files import pretty_json, sha256_text, write_atomically
 from selfdistill.schema.errors import UserError
-from selfdistill.store import ROOT
 
 _SQLITE = "sqlite:///"
 _CONNECT_SECONDS = 5.0

@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from selfdistill.hashing import sha256_text
+from selfdistill.files import sha256_text
 from selfdistill.tracking.metrics import MetricsLog, Scalar
 from selfdistill.tracking.survey import PROJECTION
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from selfdistill.hashing import canonical_json, sha256_file, sha256_text
+from selfdistill.artifacts.store import Artifact, all_artifacts
+from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
-from selfdistill.store import Artifact, all_artifacts
 
 #: Raised when what is in MLflow already has to be written anew, though its artifacts stay the same.
 PROJECTION = 1

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from selfdistill.store import ROOT
+from selfdistill.artifacts.store import ROOT
 from selfdistill.tracking.place import Place, TrackingError
 from selfdistill.tracking.survey import Survey
 

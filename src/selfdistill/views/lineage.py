@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from selfdistill.artifacts.store import ROOT, Artifact, locate
 from selfdistill.schema.stages import STAGES
-from selfdistill.store import ROOT, Artifact, locate
 from selfdistill.views.measures import open_artifact
 from selfdistill.views.training import curves
 

@@ -21,10 +21,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selfdistill.artifacts.store import ROOT, Artifact
+from selfdistill.artifacts.tables import read_frame
 from selfdistill.schema.errors import UserError
 from selfdistill.statistics import Difference, avg_at_k, bootstrap_interval, paired_difference, pass_at_k
-from selfdistill.store import ROOT, Artifact
-from selfdistill.tables import read_frame
 
 #: The same draws of problems everywhere, so that equal inputs give equal bytes.
 BOOTSTRAP_SEED = 0

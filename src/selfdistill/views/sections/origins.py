@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from selfdistill.store import Artifact
+from selfdistill.artifacts.store import Artifact
 from selfdistill.views.lineage import SilentCount, origin, silent_counts
 from selfdistill.views.sections.blocks import Cell, Section, Table, num, text
 from selfdistill.views.wording import number, percent

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from selfdistill.artifacts.code_lock import LOCK_FILE, check, compute, update
+from selfdistill.artifacts.source_digest import source_digests
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import STAGES
-from selfdistill.source_digest import source_digests
-from selfdistill.stage_lock import LOCK_FILE, check, compute, update
 
 FILES = {
     "__init__.py": "",

@@ -97,7 +97,7 @@ def _connect(module: str) -> socket.socket | None:
             return connection
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
         server = subprocess.Popen(
-            [sys.executable, "-m", "selfdistill.warm", str(address), module],
+            [sys.executable, "-m", "selfdistill.run.warm", str(address), module],
             env=environment, start_new_session=True, close_fds=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
         )  # fmt: skip

@@ -28,8 +28,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import key_of, sha256_file, sha256_text
+from selfdistill.files import key_of, pretty_json, sha256_file, sha256_text, write_atomically
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, explain_validation
 from selfdistill.schema.stages import STAGES

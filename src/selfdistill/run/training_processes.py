@@ -4,7 +4,9 @@ The launching process keeps the artifact's lock, provenance and seal; the worker
 to stop, since signals do not cross torchrun's own shutdown (which kills after 30 seconds), nor nodes; a file says how
 they ended.
 
-    python -m selfdistill.workers MANIFEST RUNTIME_FILE LOG        (inside a worker; torchrun takes --log for its own)
+    python -m selfdistill.run.training_processes MANIFEST RUNTIME_FILE LOG
+
+This is what each worker runs; LOG has no flag, since torchrun has a --log of its own.
 """
 
 from __future__ import annotations
@@ -21,13 +23,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from selfdistill.job import Job, Tee
-from selfdistill.outcomes import hear, run_stage, tell
+from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.settings import load_runtime
 from selfdistill.plan.workspace import merged_settings, model_slug
+from selfdistill.run.job import Job, Tee
+from selfdistill.run.outcomes import hear, run_stage, tell
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
-from selfdistill.store import Artifact
 
 _STOP, _OUTCOME = "stop", "outcome.json"
 _SLURM_KEPT = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF")
@@ -42,7 +44,7 @@ def run_in_workers(job: Job, runtime_file: str, log: Path, nodes: int = 1) -> di
     folder.mkdir(exist_ok=True)
     for name in (_STOP, _OUTCOME):
         (folder / name).unlink(missing_ok=True)
-    worker = ["-m", "selfdistill.workers", str(job.artifact.manifest_path), runtime_file, str(log)]
+    worker = ["-m", "selfdistill.run.training_processes", str(job.artifact.manifest_path), runtime_file, str(log)]
     with _across_nodes(nodes, job.runtime) if nodes > 1 else _on_one_node(job.runtime) as (launcher, environment):
         process = subprocess.Popen([*launcher, *worker], env=environment, preexec_fn=_ignore_sigterm)
         try:
@@ -124,7 +126,7 @@ def _take_rank_from_slurm() -> None:
 
 def main() -> int:
     """One worker: run the stage; the first also reports how it ended."""
-    parser = argparse.ArgumentParser(prog="selfdistill.workers")
+    parser = argparse.ArgumentParser(prog="selfdistill.run.training_processes")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("runtime")
     parser.add_argument("log", type=Path)

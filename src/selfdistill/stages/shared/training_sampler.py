@@ -13,16 +13,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from selfdistill.devices import VISIBLE, gpus_of, visible_gpus
+from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.base import Sampler
-from selfdistill.generation.remote import RemoteSampler
-from selfdistill.generation.server import ServerSettings
+from selfdistill.generation.remote.client import RemoteSampler
+from selfdistill.generation.remote.server import ServerSettings
 from selfdistill.generation.weights import folder_in_memory
-from selfdistill.job import Job
+from selfdistill.run.gpus import VISIBLE, gpus_of, visible_gpus
+from selfdistill.run.job import Job
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.stages.models import eos_token_ids, model_folder
-from selfdistill.tables import read_rows
+from selfdistill.stages.shared.models import eos_token_ids, model_folder
 from selfdistill.training.distributed import World
 
 #: Variables by which a launcher tells a process its place: a sampling process has none there.
@@ -114,7 +114,7 @@ def _start(
     with log.open("a", encoding="utf-8") as words:
         return [
             subprocess.Popen(
-                [sys.executable, "-m", "selfdistill.generation.server", each.model_dump_json()],
+                [sys.executable, "-m", "selfdistill.generation.remote.server", each.model_dump_json()],
                 env=environment, stdin=subprocess.PIPE, stdout=words, stderr=words, start_new_session=True,
             )
             for each, environment in zip(settings, environments, strict=True)

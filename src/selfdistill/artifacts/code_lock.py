@@ -12,14 +12,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import canonical_json, sha256_text
+from selfdistill.artifacts.source_digest import DIGEST_LENGTH, source_digests
+from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.schema.errors import UserError, unknown
 from selfdistill.schema.stages import STAGES
-from selfdistill.source_digest import DIGEST_LENGTH, source_digests
 
 LOCK_FILE = Path("stages.lock.json")
-PACKAGE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 DECISIONS = ("bump", "same-results")
 #: Says how things run on a machine, which by its own contract never reaches a result: not part of any stage's code.
 _MACHINE = "selfdistill.schema.runtime"

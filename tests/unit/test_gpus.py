@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from selfdistill.devices import VISIBLE, gpus_of, own_gpus, visible_gpus
+from selfdistill.run.gpus import VISIBLE, gpus_of, own_gpus, visible_gpus
 from selfdistill.schema.errors import UserError
 
 
@@ -53,7 +53,7 @@ def test_a_job_waits_until_enough_are_free_and_says_so_once():
 
 def test_a_killed_job_holds_nothing():
     code = (
-        "import sys, time\nfrom selfdistill.devices import own_gpus\n"
+        "import sys, time\nfrom selfdistill.run.gpus import own_gpus\n"
         "with own_gpus(1, ['a'], print):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)

@@ -6,8 +6,8 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from selfdistill.store import Artifact
-from selfdistill.tables import read_rows
+from selfdistill.artifacts.store import Artifact
+from selfdistill.artifacts.tables import read_rows
 
 #: The columns that `describe` needs.
 DESCRIBED = ("step", "outcome", "reward", "completion_tokens", "stop_reason")

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.store import Artifact
+from selfdistill.artifacts.tables import rollout_columns
 from selfdistill.generation import Completion, sample_seed
 from selfdistill.grading import WorkerPool, check_machine, grade, shown_answer
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.stages import EvaluateSpec, RolloutsSpec
-from selfdistill.stages.models import eos_token_ids, load_model, load_tokenizer, model_folder
-from selfdistill.stages.parts import PartFiles, merge
-from selfdistill.store import Artifact
-from selfdistill.tables import rollout_columns
+from selfdistill.stages.shared.models import eos_token_ids, load_model, load_tokenizer, model_folder
+from selfdistill.stages.shared.parts import PartFiles, merge
 
 Prompt = dict[str, Any]
 

@@ -2,7 +2,7 @@
 
 Each process has its own engine (on GPUs: its own GPUs) and adds part files to the artifact's state; the job itself
 then finds everything done and only puts it in order. Cluster jobs share the work in the same way, each through
-`python -m selfdistill.launch STAGE MANIFEST --shard 2-of-8`.
+`python -m selfdistill.run.launch STAGE MANIFEST --shard 2-of-8`.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import sys
 import time
 from pathlib import Path
 
-from selfdistill.devices import VISIBLE, gpus_of, visible_gpus
-from selfdistill.job import Job, Shard, Tee
-from selfdistill.outcomes import hear, run_stage, tell
+from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.settings import load_runtime
 from selfdistill.plan.workspace import merged_settings, model_slug
-from selfdistill.store import Artifact
+from selfdistill.run.gpus import VISIBLE, gpus_of, visible_gpus
+from selfdistill.run.job import Job, Shard, Tee
+from selfdistill.run.outcomes import hear, run_stage, tell
 
 _POLL_SECONDS = 0.2
 
@@ -40,7 +40,7 @@ def run_side_by_side(job: Job, runtime_file: str, log: Path) -> None:
             path.unlink(missing_ok=True)
     processes = [
         subprocess.Popen(
-            [sys.executable, "-m", "selfdistill.shards", str(job.artifact.manifest_path), runtime_file]
+            [sys.executable, "-m", "selfdistill.run.sampling_processes", str(job.artifact.manifest_path), runtime_file]
             + [str(log.with_suffix(f".{share}.log")), str(share)],
             env=_environment(job, index),
         )
@@ -79,7 +79,7 @@ def _outcome_file(folder: Path, share: Shard) -> Path:
 
 def main() -> int:
     """One process: do its share of the stage's work and say how it ended."""
-    parser = argparse.ArgumentParser(prog="selfdistill.shards")
+    parser = argparse.ArgumentParser(prog="selfdistill.run.sampling_processes")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("runtime")
     parser.add_argument("log", type=Path)

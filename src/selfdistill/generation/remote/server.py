@@ -1,6 +1,6 @@
 """A sampling process beside the training processes of a machine, on GPUs of its own: `generation.remote` talks to it.
 
-    python -m selfdistill.generation.server SETTINGS        (JSON, see `ServerSettings`)
+    python -m selfdistill.generation.remote.server SETTINGS        (JSON, see `ServerSettings`)
 
 It answers when all training processes have asked, and ends when the first of them hangs up, however that one ends.
 """

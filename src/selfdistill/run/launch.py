@@ -1,4 +1,4 @@
-"""Run one stage: `python -m selfdistill.launch STAGE MANIFEST --log FILE --runtime FILE`.
+"""Run one stage: `python -m selfdistill.run.launch STAGE MANIFEST --log FILE --runtime FILE`.
 
 What every stage shares lives here, so that a stage module holds one `main(job)` and nothing else: the artifact's lock,
 the seal that makes a spurious rerun cheap, provenance, the log, signals, and one clear line for a user's mistake.
@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfdistill import warm
+from selfdistill.run import warm
 
 # Everything else is imported where it is used: the client of a warm start must begin at once.
 if TYPE_CHECKING:
@@ -28,16 +28,16 @@ if TYPE_CHECKING:
 
     from filelock import FileLock
 
-    from selfdistill.job import Job, Shard, Tee
+    from selfdistill.artifacts.store import Artifact
+    from selfdistill.run.job import Job, Shard, Tee
     from selfdistill.schema.runtime import Resources
-    from selfdistill.store import Artifact
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage here, or with `--warm` in a fork of a process that has the libraries loaded."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--warm" in arguments and warm.is_possible():
-        code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.launch")
+        code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.run.launch")
         if code is not None:
             return code
     return run(arguments)
@@ -45,8 +45,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Run the stage in this process; returns the exit code."""
-    from selfdistill import refusal
-    from selfdistill.job import Tee
+    from selfdistill.artifacts import refusal
+    from selfdistill.run.job import Tee
     from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
 
     options = _parse(arguments)
@@ -81,7 +81,7 @@ def run(arguments: list[str]) -> int:
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="selfdistill.launch", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(prog="selfdistill.run.launch", description=__doc__.splitlines()[0])
     parser.add_argument("stage")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--log", type=Path, required=True)
@@ -93,9 +93,9 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace, tee: Tee) -> int:
-    from selfdistill.job import Shard
+    from selfdistill.artifacts.store import Artifact
+    from selfdistill.run.job import Shard
     from selfdistill.schema.errors import UserError
-    from selfdistill.store import Artifact
 
     artifact = Artifact.open(options.manifest)
     if artifact.stage != options.stage:
@@ -114,11 +114,11 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
 
 def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: Shard) -> None:
     """Run the stage, and seal what it made; a share of a job is not sealed."""
-    from selfdistill import refusal
-    from selfdistill.job import Job
+    from selfdistill.artifacts import refusal
+    from selfdistill.artifacts.provenance import Provenance
     from selfdistill.plan.settings import load_runtime
     from selfdistill.plan.workspace import merged_settings, model_slug
-    from selfdistill.provenance import Provenance
+    from selfdistill.run.job import Job
 
     runtime, needs = merged_settings(load_runtime(options.runtime), artifact.stage, model_slug(artifact))
     _set_threads(runtime.threads)
@@ -142,8 +142,8 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
 
 def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse.Namespace) -> dict[str, Any]:
     """The stage here, or in the processes that the machine settings ask for; its summary."""
-    from selfdistill.shards import run_side_by_side
-    from selfdistill.workers import run_in_workers
+    from selfdistill.run.sampling_processes import run_side_by_side
+    from selfdistill.run.training_processes import run_in_workers
 
     if getattr(module, "SHARDED", False) and job.runtime.samplers > 1:
         run_side_by_side(job, options.runtime, options.log)
@@ -154,7 +154,7 @@ def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse
 
 def _gpus(job: Job, needs: Resources) -> AbstractContextManager[Any]:
     """GPUs for this job alone, on a machine where Slurm does not hand them out."""
-    from selfdistill.devices import own_gpus, visible_gpus
+    from selfdistill.run.gpus import own_gpus, visible_gpus
 
     only_joins_shares = job.shard.is_whole and job.runtime.shards > 1
     if job.runtime.device != "cuda" or not needs.gpus or only_joins_shares or "SLURM_JOB_ID" in os.environ:

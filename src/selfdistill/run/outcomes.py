@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.files import write_atomically
-from selfdistill.job import Job
+from selfdistill.run.job import Job
 from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
 
 

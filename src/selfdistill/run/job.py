@@ -12,8 +12,8 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from selfdistill.artifacts.store import Artifact
 from selfdistill.schema.runtime import StageRuntime
-from selfdistill.store import Artifact
 
 
 class Tee:

@@ -16,8 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from selfdistill.job import Shard
-from selfdistill.tables import COLUMNS, ROLLOUTS
+from selfdistill.artifacts.tables import COLUMNS, ROLLOUTS
+from selfdistill.run.job import Shard
 
 #: Rows of the result that are put together and compressed at a time; ends of prompts decide where a group ends.
 _GROUP_ROWS = 8192

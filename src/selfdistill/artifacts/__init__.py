@@ -1,0 +1,1 @@
+"""Artifact directories and what is known of them: content, tables, provenance, lineage, the code behind a stage."""
