@@ -149,10 +149,21 @@ def test_an_undecided_change_is_a_problem_until_it_is_decided(package, lock_file
     assert problem.startswith("train: its code changed (small.weights)") and "--same-results" in problem
     assert update("train", "same-results", "int(1) is 1", lock_file, package, VERSIONS) == ["train"]
     assert check(lock_file, package, VERSIONS) == []
+    assert json.loads(lock_file.read_text())["train"]["version"] == 1
+
+
+def test_every_decision_is_kept_with_the_code_it_was_about(package, lock_file):
+    for number in (1, 2):
+        edit(package, "weights.py", "return ", "return +")
+        update("train", "same-results", f"plus {number}", lock_file, package, VERSIONS)
     entry = json.loads(lock_file.read_text())["train"]
-    assert entry["version"] == 1
-    assert entry["reasons"] == {"1": "first version"}
-    assert entry["same_results"] == "int(1) is 1"
+    assert [(d["version"], d["decision"], d["reason"]) for d in entry["decisions"]] == [
+        (1, "bump", "first version"),
+        (1, "same-results", "plus 1"),
+        (1, "same-results", "plus 2"),
+    ]
+    assert len({d["digest"] for d in entry["decisions"]}) == 3
+    assert entry["decisions"][-1]["digest"] == entry["digest"]
 
 
 def test_a_raised_version_is_recorded_with_its_reason(package, lock_file):
@@ -161,9 +172,9 @@ def test_a_raised_version_is_recorded_with_its_reason(package, lock_file):
     assert "VERSION was raised to 2" in check(lock_file, package, raised)[0]
     update("train", "bump", "weights doubled", lock_file, package, raised)
     assert check(lock_file, package, raised) == []
-    entry = json.loads(lock_file.read_text())["train"]
-    assert entry["reasons"] == {"1": "first version", "2": "weights doubled"}
-    assert "same_results" not in entry
+    first, second = json.loads(lock_file.read_text())["train"]["decisions"]
+    assert (first["version"], first["reason"]) == (1, "first version")
+    assert (second["version"], second["decision"], second["reason"]) == (2, "bump", "weights doubled")
 
 
 def test_all_takes_only_the_stages_that_need_a_decision(package, lock_file):

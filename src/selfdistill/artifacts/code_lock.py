@@ -1,8 +1,8 @@
-"""stages.lock.json: no change of a stage's code goes by without a decision whether results change.
+"""stages.lock.json: every change of a stage's code needs a decision: do results stay the same, or is VERSION raised?
 
-Keys hold the VERSION of a stage and nothing of its code, so that a reformatted line retrains nothing. The lock holds,
-for each stage, the version and a digest of the code behind it (`source_digest`). When the digest moves, a test fails
-until someone has said, with a reason that the review shows, that results stay the same, or has raised VERSION.
+Keys hold the VERSION of a stage and nothing of its code, so that a reformatted line retrains nothing. For each stage
+the lock holds the version, a digest of the code behind it (`source_digest`) and the list of all decisions so far, the
+oldest first. When the digest changes, a test fails until someone has recorded a decision with a reason for the review.
 """
 
 from __future__ import annotations
@@ -98,16 +98,15 @@ def _problem(stage: str, state: dict[str, Any], entry: dict[str, Any] | None) ->
 def _decided(
     stage: str, decision: str, reason: str, state: dict[str, Any], entry: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """The new entry of a stage: its reasons by version, and the last reason why results stayed the same."""
-    known = entry or {"version": 0, "reasons": {}}
+    """The new entry of a stage: its present state, and the decision added to those made before."""
+    known = entry or {"version": 0, "decisions": []}
     is_raised = state["version"] > known["version"]
     if decision == "bump" and not is_raised:
         raise UserError(f"{stage}: raise VERSION above {known['version']} in schema/stages.py first, then record it.")
     if decision == "same-results" and is_raised and entry:
         raise UserError(f"{stage}: VERSION was raised to {state['version']}, which says that results change: --bump.")
-    if is_raised:
-        return state | {"reasons": known["reasons"] | {str(state["version"]): reason}}
-    return state | {"reasons": known["reasons"], "same_results": reason}
+    made = {"version": state["version"], "digest": state["digest"], "decision": decision, "reason": reason}
+    return state | {"decisions": [*known["decisions"], made]}
 
 
 def _versions(versions: Mapping[str, int] | None) -> Mapping[str, int]:
