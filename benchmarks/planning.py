@@ -4,7 +4,7 @@
 
 Plans: `snakemake -n` of the toy GRPO experiment with many seeds (five jobs a seed: training, two evaluations, two
 counts of words), against a Snakefile with the same jobs, edges, logs, threads and resources and no package behind it.
-The first dry run freezes every recipe; the second finds them.
+The first dry run freezes every spec; the second finds them.
 
 Jobs: data sets of a few problems, made one after another by new processes (no warm start), against jobs that start the
 same Python, import the same libraries and write a file.

@@ -1,4 +1,4 @@
-"""A study without models: config -> plan -> frozen recipes -> payloads from a function -> sealed artifacts.
+"""A study without models: config -> plan -> frozen specs -> payloads from a function -> sealed artifacts.
 
 Tests of views decide what every completion is (`Behaviour`) and compare the tables with numbers computed by hand.
 """
@@ -115,7 +115,7 @@ def fill(artifact: Artifact, behaviour: Behaviour, scalars: Scalars) -> None:
         return
     for upstream in artifact.input_ids.values():
         fill(Artifact(find(upstream)), behaviour, scalars)
-    params = artifact.recipe["params"]
+    params = artifact.frozen_spec["params"]
     if artifact.stage in ("evaluate", "rollouts"):
         _write_rollouts(artifact, behaviour)
     elif artifact.stage == "train":
@@ -152,7 +152,7 @@ def _write_prompts(artifact: Artifact, params: dict[str, Any]) -> None:
 
 
 def _write_rollouts(artifact: Artifact, behaviour: Behaviour) -> None:
-    params = artifact.recipe["params"]
+    params = artifact.frozen_spec["params"]
     prompts = read_rows(artifact.input("prompts").payload / "prompts.parquet")
     rows = []
     for step in params.get("steps", [0]):
@@ -193,7 +193,7 @@ def _write_counts(artifact: Artifact, params: dict[str, Any]) -> None:
 
 
 def _write_training(artifact: Artifact, scalars: Scalars) -> None:
-    params = artifact.recipe["params"]
+    params = artifact.frozen_spec["params"]
     lines = [json.dumps({"step": step} | scalars(artifact, step)) for step in range(1, params["steps"] + 1)]
     write_atomically(artifact.metrics, "\n".join(lines) + "\n")
     write_atomically(artifact.payload / f"checkpoints/step-{params['steps']}/config.json", "{}")
@@ -230,10 +230,10 @@ def _summary(artifact: Artifact) -> dict[str, Any]:
 def kind_of(artifact: Artifact) -> str:
     """base, grpo, solution, solution_no_think, guided, unguided; for rollouts the kind of their context."""
     if artifact.stage == "train":
-        method = artifact.recipe["params"]["method"]
+        method = artifact.frozen_spec["params"]["method"]
         return method.get("context") or method.get("arm") or method["name"]
     if "contexts" in artifact.input_ids:
-        return Artifact(find(artifact.input_ids["contexts"])).recipe["params"]["kind"]
+        return Artifact(find(artifact.input_ids["contexts"])).frozen_spec["params"]["kind"]
     if artifact.stage == "evaluate":
         model = Artifact(find(artifact.input_ids["model"]))
         return kind_of(model) if model.stage == "train" else "base"
@@ -243,7 +243,7 @@ def kind_of(artifact: Artifact) -> str:
 def seed_of(artifact: Artifact) -> int | None:
     """Training seed behind an evaluation; None for the base."""
     model = artifact if artifact.stage == "train" else Artifact(find(artifact.input_ids["model"]))
-    return model.recipe["params"]["seed"] if model.stage == "train" else None
+    return model.frozen_spec["params"]["seed"] if model.stage == "train" else None
 
 
 def generator(artifact: Artifact, *parts: int) -> np.random.Generator:

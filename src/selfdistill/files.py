@@ -1,6 +1,6 @@
 """Files and their digests: atomic writes, canonical JSON, artifact keys.
 
-A reader of a file written here sees the old content or the new one, never a part of it. Two equal recipes give the
+A reader of a file written here sees the old content or the new one, never a part of it. Two equal specs give the
 same bytes on every machine and under every Python version; anything without a stable form (NaN, sets, objects, keys
 that are not strings) raises instead of hashing by luck.
 """

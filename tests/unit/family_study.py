@@ -103,7 +103,7 @@ class Study:
 
     def freeze(self, node: Node) -> Artifact:
         folder = node.folder(self.root / "results/artifacts")
-        freeze(folder, node.recipe)
+        freeze(folder, node.frozen_spec)
         return Artifact.open(folder)
 
     def run(self, node: Node, *options: str, expect: int = 0) -> Artifact:

@@ -52,7 +52,7 @@ def add(project: Path, name: str, rows: list[dict], ending: str = "jsonl") -> As
 
 def make(node: Node, main=dataset.main) -> Artifact:
     """Run the stage of a node whose inputs are made already."""
-    freeze(node.folder(), node.recipe)
+    freeze(node.folder(), node.frozen_spec)
     artifact = Artifact.open(node.folder())
     with Tee(Path("log.txt"), node.stage) as tee:
         artifact.seal(main(Job(artifact, StageRuntime(), tee)))

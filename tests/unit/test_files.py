@@ -38,7 +38,7 @@ def test_what_has_no_stable_form_raises(value):
         canonical_json(value)
 
 
-def test_integer_and_float_are_different_recipes():
+def test_integer_and_float_are_different_specs():
     assert key_of({"a": 1}) != key_of({"a": 1.0})
 
 

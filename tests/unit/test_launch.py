@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from selfdistill.artifacts.store import Artifact, freeze, full_spec
+from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.files import key_of
 from selfdistill.run import launch
 from selfdistill.run.watchdog import Watchdog
@@ -23,7 +23,7 @@ def artifact(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "config").mkdir()
     (tmp_path / "config/runtime.yaml").write_text("defaults: {settings: {threads: 1}}\n")
-    spec = full_spec("sample", {"distinct": 8, "repeats": 1, "seed": 0}, {})
+    spec = make_frozen_spec("sample", {"distinct": 8, "repeats": 1, "seed": 0}, {})
     folder = tmp_path / "results/artifacts/sample" / f"x-{key_of(spec)}"
     freeze(folder, spec)
     return Artifact.open(folder)

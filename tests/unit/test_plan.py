@@ -77,11 +77,11 @@ def test_evaluation_while_training_takes_the_benchmarks_settings(raw, assets):
     change(raw)
     train = next(node for node in nodes(raw, assets).values() if node.stage == "train")
     assert train.inputs["evaluation_prompts"].slug == "long-mod-sum-192"
-    assert train.recipe["params"]["evaluation"] | {"grader": None} == {
+    assert train.frozen_spec["params"]["evaluation"] | {"grader": None} == {
         "every_steps": 10, "samples": 1, "limit": 20, "engine": "torch", "seed": 0, "grader": None,
         "sampling": {"temperature": 1.0, "top_p": 1.0, "top_k": 0, "max_tokens": 40},
     }  # fmt: skip
-    assert train.recipe["params"]["lora"] == {"rank": 8, "alpha": 32.0, "target_modules": None}
+    assert train.frozen_spec["params"]["lora"] == {"rank": 8, "alpha": 32.0, "target_modules": None}
 
 
 def test_a_seed_adds_only_its_run(raw, assets):

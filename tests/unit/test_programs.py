@@ -210,7 +210,7 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
             return "".join(map(chr, ids))
 
     def finished(node: Node, name: str, rows: list, columns: tuple) -> Artifact:
-        freeze(node.folder(), node.recipe)
+        freeze(node.folder(), node.frozen_spec)
         artifact = Artifact.open(node.folder())
         write_rows(artifact.payload / name, rows, columns)
         artifact.seal({})
@@ -228,7 +228,7 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
     for node, name in ((model, "model.parquet"), (problems, "problems.parquet")):
         finished(node, name, [], ("row_id",))
     finished(prompts, "prompts.parquet", [prompt], PROMPTS)
-    freeze(rollouts.folder(), rollouts.recipe)
+    freeze(rollouts.folder(), rollouts.frozen_spec)
     artifact = Artifact.open(rollouts.folder())
     with Tee(tmp_path / "log", "test") as tee:
         drawn = drawing.Drawing(Job(artifact, StageRuntime(), tee), spec, [prompt])

@@ -3,7 +3,7 @@
 import pytest
 
 from selfdistill.artifacts import refusal
-from selfdistill.artifacts.store import Artifact, freeze, full_spec
+from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.files import key_of
 from selfdistill.plan.site import REFUSED
 from selfdistill.plan.workspace import Workspace
@@ -17,7 +17,7 @@ def artifact(tmp_path, monkeypatch):
     monkeypatch.delenv(refusal.RUN_VARIABLE, raising=False)
     (tmp_path / "config").mkdir()
     (tmp_path / "config/runtime.yaml").write_text("defaults: {resources: {gpus: 4, mem_mb: 9000}}\n")
-    spec = full_spec("sample", {"distinct": 8, "repeats": 1, "seed": 0}, {"problems": "dataset/0123456789ab"})
+    spec = make_frozen_spec("sample", {"distinct": 8, "repeats": 1, "seed": 0}, {"problems": "dataset/0123456789ab"})
     folder = tmp_path / "results/artifacts/sample" / f"x-{key_of(spec)}"
     freeze(folder, spec)
     return Artifact.open(folder)

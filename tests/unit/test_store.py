@@ -1,17 +1,17 @@
-"""Artifact directories: write-once recipes, seals, tampering, verification."""
+"""Artifact directories: write-once specs, seals, tampering, verification."""
 
 import json
 
 import pytest
 
-from selfdistill.artifacts.store import Artifact, find, freeze, full_spec, slugify
+from selfdistill.artifacts.store import Artifact, find, freeze, make_frozen_spec, slugify
 from selfdistill.files import key_of, write_atomically, write_if_changed
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SampleSpec
 
 
 def make(root, stage="sample", params=None, inputs=None, files=("problems.parquet",)):
-    spec = full_spec(stage, params or {"distinct": 8, "repeats": 1, "seed": 0}, inputs or {})
+    spec = make_frozen_spec(stage, params or {"distinct": 8, "repeats": 1, "seed": 0}, inputs or {})
     folder = root / stage / f"x-{key_of(spec)}"
     freeze(folder, spec)
     artifact = Artifact.open(folder)
@@ -21,16 +21,16 @@ def make(root, stage="sample", params=None, inputs=None, files=("problems.parque
     return artifact
 
 
-def test_a_recipe_is_written_once(tmp_path):
+def test_a_spec_is_written_once(tmp_path):
     artifact = make(tmp_path)
     before = (artifact.folder / "spec.json").stat().st_mtime_ns
-    freeze(artifact.folder, artifact.recipe)
+    freeze(artifact.folder, artifact.frozen_spec)
     assert (artifact.folder / "spec.json").stat().st_mtime_ns == before
-    with pytest.raises(UserError, match="differs from the recipe"):
-        freeze(artifact.folder, artifact.recipe | {"version": 99})
+    with pytest.raises(UserError, match="differs from the spec"):
+        freeze(artifact.folder, artifact.frozen_spec | {"version": 99})
 
 
-def test_a_tampered_recipe_is_an_error(tmp_path):
+def test_a_tampered_spec_is_an_error(tmp_path):
     artifact = make(tmp_path)
     path = artifact.folder / "spec.json"
     path.write_text(path.read_text().replace('"distinct": 8', '"distinct": 9'))
@@ -38,7 +38,7 @@ def test_a_tampered_recipe_is_an_error(tmp_path):
         Artifact.open(artifact.folder)
 
 
-def test_a_recipe_reads_back_as_its_model(tmp_path):
+def test_a_spec_reads_back_as_its_model(tmp_path):
     assert make(tmp_path).spec(SampleSpec) == SampleSpec(distinct=8)
 
 

@@ -80,7 +80,7 @@ def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
     for upstream in artifact.input_ids.values():
         if not Artifact(find(upstream)).is_sealed:
             fill(Artifact(find(upstream)))
-    params, folder = artifact.recipe["params"], artifact.payload
+    params, folder = artifact.frozen_spec["params"], artifact.payload
     summary: dict[str, Any] = {"rows": 3}
     if artifact.stage == "train":
         write_metrics(artifact, range(1, 5))
@@ -278,7 +278,7 @@ def test_training_shows_metrics_by_step_and_what_evaluations_say(tracked: None) 
 
 
 def test_scores_of_the_base_that_come_late_are_added(tracked: None) -> None:
-    evaluation = next(a for a in of_stage("evaluate") if a.recipe["params"]["steps"] == [0])
+    evaluation = next(a for a in of_stage("evaluate") if a.frozen_spec["params"]["steps"] == [0])
     words = next(a for a in of_stage("epistemics") if a.input_ids["rollouts"] == f"evaluate/{evaluation.key}")
     for artifact in (words, evaluation):
         artifact.unseal()
@@ -353,7 +353,7 @@ def test_a_job_that_holds_its_lock_is_shown_as_running(empty: None) -> None:
 
 def test_discarded_and_remade_artifacts_leave_no_old_numbers(tracked: None) -> None:
     old = content()
-    evaluation = next(a for a in of_stage("evaluate") if a.recipe["params"]["steps"] == [2, 4])
+    evaluation = next(a for a in of_stage("evaluate") if a.frozen_spec["params"]["steps"] == [2, 4])
     words = next(a for a in of_stage("epistemics") if a.input_ids["rollouts"] == f"evaluate/{evaluation.key}")
     for artifact in (words, evaluation):
         artifact.unseal()
@@ -379,7 +379,7 @@ def test_discarded_and_remade_artifacts_leave_no_old_numbers(tracked: None) -> N
 def test_a_changed_config_renames_the_superseded_run_and_keeps_it(tracked: None) -> None:
     changed = json.loads(json.dumps(CONFIG))
     changed["recipes"]["sdpo"]["optimiser"]["learning_rate"] = 5e-4
-    old = next(a for a in of_stage("train") if a.recipe["params"]["method"]["name"] == "sdpo")
+    old = next(a for a in of_stage("train") if a.frozen_spec["params"]["method"]["name"] == "sdpo")
     plan(changed)
     report = quietly()
     assert (report.created, report.replaced, report.removed) == (0, 0, 0)
@@ -452,8 +452,8 @@ def test_lineage_of_every_checkpoint_is_recovered_from_mlflow_alone(tracked: Non
         files = {n.removeprefix(folder): f["sha256"] for n, f in manifest["files"].items() if n.startswith(folder)}
         assert len(files) == 2
         assert checkpoint.sha256 == sha256_text(canonical_json(files))
-        assert sha256_text(canonical_json(checkpoint.recipe))[:12] == checkpoint.artifact.removeprefix("train/")
-        assert checkpoint.recipe["params"]["seed"] == checkpoint.seed
+        assert sha256_text(canonical_json(checkpoint.frozen_spec))[:12] == checkpoint.artifact.removeprefix("train/")
+        assert checkpoint.frozen_spec["params"]["seed"] == checkpoint.seed
         assert checkpoint.commit == _COMMIT
         assert checkpoint.base_model == f"pretrain/{base.key}"
         parent = f"{checkpoint.artifact}@2" if checkpoint.step == 4 else f"pretrain/{base.key}@0"
@@ -498,9 +498,9 @@ def test_a_broken_database_is_one_error_that_says_how_to_rebuild(tracked: None) 
 
 def test_a_tampered_artifact_is_left_out_and_named(tracked: None) -> None:
     artifact = of_stage("epistemics")[0]
-    recipe = json.loads((artifact.folder / "spec.json").read_text())
-    recipe["params"]["words"] = ["other"]
-    (artifact.folder / "spec.json").write_text(pretty_json(recipe))
+    spec = json.loads((artifact.folder / "spec.json").read_text())
+    spec["params"]["words"] = ["other"]
+    (artifact.folder / "spec.json").write_text(pretty_json(spec))
     report = quietly()
     assert len(report.problems) == 1
     assert "was changed after planning" in report.problems[0]

@@ -121,7 +121,7 @@ def assert_equal_to(undisturbed: Project, project: Project, artifact: Path) -> N
 
 
 def results(project: Project) -> dict[str, bytes]:
-    """Everything that a recipe decides: payloads without the scalars of the clock."""
+    """Everything that a spec decides: payloads without the scalars of the clock."""
     files = project.root.glob("results/artifacts/*/*/payload/**/*")
     return {str(p.relative_to(project.root)): p.read_bytes() for p in files if p.is_file()}
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture
 def fresh(tmp_path: Path, project_root: Path, cluster) -> Project:
-    """A project without results; its recipes are frozen."""
+    """A project without results; its specs are frozen."""
     project = fill_site(Project.create(tmp_path / "project", project_root))
     project.run("-n", TARGET)
     return project

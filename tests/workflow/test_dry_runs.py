@@ -29,7 +29,7 @@ def test_the_slurm_profile_plans_the_papers_run_without_a_network(shipped):
     assert "warning: profiles/slurm/config.yaml: slurm_account and slurm_partition are empty" in output
 
 
-def test_a_dry_run_freezes_recipes_and_a_second_one_touches_nothing(shipped):
+def test_a_dry_run_freezes_specs_and_a_second_one_touches_nothing(shipped):
     shipped.run("-n", "results/ood/toy_sdpo.csv")
     files = {path: path.stat().st_mtime_ns for path in (shipped.root / "results").rglob("*.json")}
     assert sum(path.name == "spec.json" for path in files) > 20

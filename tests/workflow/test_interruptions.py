@@ -102,8 +102,8 @@ def test_an_edit_while_jobs_wait_changes_nothing_for_them(project):
     project.edit(set_learning_rate(5e-3))
     output, _ = process.communicate(timeout=300)
     assert process.returncode == 0, output
-    recipe = json.loads((artifact / "spec.json").read_text())
-    assert recipe["params"]["optimiser"]["learning_rate"] == 1e-3
+    spec = json.loads((artifact / "spec.json").read_text())
+    assert spec["params"]["optimiser"]["learning_rate"] == 1e-3
     assert f"train/{artifact.name}" in (project.root / TARGET).read_text()
     project.run(TARGET)
     assert f"train/{artifact.name}" not in (project.root / TARGET).read_text()

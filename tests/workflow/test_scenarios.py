@@ -122,11 +122,11 @@ def test_a_deleted_parent_is_made_again_without_retraining(project, stages_compu
     assert "Nothing to be done" in project.run(TARGET)
 
 
-def test_a_tampered_recipe_stops_with_one_line(project):
-    recipe = project.artifacts("train")[0] / "spec.json"
-    recipe.write_text(recipe.read_text().replace('"seed": 0', '"seed": 1'))
+def test_a_tampered_spec_stops_with_one_line(project):
+    spec = project.artifacts("train")[0] / "spec.json"
+    spec.write_text(spec.read_text().replace('"seed": 0', '"seed": 1'))
     output = project.run(TARGET, expect=2)
-    assert "differs from the recipe" in output
+    assert "differs from the spec" in output
     assert "Traceback" not in output
 
 

@@ -59,7 +59,7 @@ def artifact(stage):
 
 
 def upstream(stage):
-    """Manifests of the inputs in the frozen recipe; their time stamps never cause a rerun."""
+    """Manifests of the inputs in the frozen spec; their time stamps never cause a rerun."""
     return one_line(
         lambda wildcards: [
             ancient(path) for path in PLAN.upstream(stage, wildcards.run)

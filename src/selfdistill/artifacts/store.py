@@ -1,7 +1,7 @@
-"""Artifact directories: recipe, payload, provenance, seal.
+"""Artifact directories: spec, payload, provenance, seal.
 
     results/artifacts/<stage>/<slug>-<key>/
-        spec.json        the recipe; written once, at planning
+        spec.json        the spec: what is made, from what; written once, at planning
         payload/         results
         state/           resume state; removed after sealing
         shards/          markers of finished shares, where several cluster jobs share the work
@@ -11,8 +11,8 @@
         .sealed.json     copy of the manifest, from which a lost one is restored
         manifest.json    last; the only file that Snakemake knows
 
-The key is the hash of the recipe, known before anything runs; contents are verified by the digests in
-the manifest. Opening an artifact hashes its recipe again, so a tampered directory is an error.
+The key is the hash of the spec, known before anything runs; contents are verified by the digests in
+the manifest. Opening an artifact hashes its spec again, so a tampered directory is an error.
 """
 
 from __future__ import annotations
@@ -46,13 +46,13 @@ def slugify(text: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-.")[:SLUG_LENGTH].rstrip("-.") or "x"
 
 
-def full_spec(stage: str, params: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
-    """The hashed recipe; `inputs` maps roles to `stage/key` of the upstream artifacts."""
+def make_frozen_spec(stage: str, params: dict[str, Any], inputs: dict[str, str]) -> dict[str, Any]:
+    """The hashed spec; `inputs` maps roles to `stage/key` of the upstream artifacts."""
     return {"format": FORMAT, "stage": stage, "version": STAGES[stage].VERSION, "params": params, "inputs": inputs}
 
 
 def freeze(folder: Path, spec: dict[str, Any]) -> None:
-    """Write the recipe once. The same recipe again is no change; another one in its place is an error.
+    """Write the spec once. The same spec again is no change; another one in its place is an error.
 
     It is not flushed to disk: an empty file, as a power cut may leave it, is written again.
     """
@@ -61,7 +61,7 @@ def freeze(folder: Path, spec: dict[str, Any]) -> None:
     existing = path.read_text(encoding="utf-8") if path.is_file() else ""
     if existing:
         if existing != text:
-            raise UserError(f"{path} differs from the recipe its name stands for. Remove it: rm -r {folder}")
+            raise UserError(f"{path} differs from the spec that its name stands for. Remove it: rm -r {folder}")
         return
     write_atomically(path, text, durable=False)
 
@@ -74,17 +74,17 @@ class Artifact:
 
     @classmethod
     def open(cls, path: Path) -> Artifact:
-        """Open a directory (or its manifest path) and check that its recipe matches its name."""
+        """Open a directory (or its manifest path) and check that its spec matches its name."""
         folder = path.parent if path.name == "manifest.json" else path
         artifact = cls(folder)
         if not (folder / "spec.json").is_file():
             raise UserError(f"{folder}/spec.json is missing: plan it first (snakemake -n TARGET) or restore it.")
-        if key_of(artifact.recipe) != artifact.key:
+        if key_of(artifact.frozen_spec) != artifact.key:
             raise UserError(f"{folder}/spec.json was changed after planning. Remove the artifact: rm -r {folder}")
         return artifact
 
     @cached_property
-    def recipe(self) -> dict[str, Any]:
+    def frozen_spec(self) -> dict[str, Any]:
         try:
             return json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         except ValueError as error:
@@ -143,15 +143,15 @@ class Artifact:
         return self.manifest["summary"]
 
     def spec(self, model: type[Spec]) -> Spec:
-        """The validated recipe."""
+        """The validated parameters of the spec."""
         try:
-            return model.model_validate(self.recipe["params"])
+            return model.model_validate(self.frozen_spec["params"])
         except ValidationError as error:
             raise explain_validation(error, model, f"{self.folder}/spec.json") from None
 
     @property
     def input_ids(self) -> dict[str, str]:
-        return self.recipe["inputs"]
+        return self.frozen_spec["inputs"]
 
     def input(self, role: str) -> Artifact:
         """The upstream artifact of a role; UserError if there is none or it is not finished."""
@@ -207,7 +207,7 @@ class Artifact:
         return True
 
     def unseal(self) -> None:
-        """Forget the result (the recipe stays)."""
+        """Forget the result (the spec stays)."""
         for path in (self.manifest_path, self.seal_path):
             path.unlink(missing_ok=True)
         for folder in (self.payload, self.state, self.folder / "shards"):
@@ -263,7 +263,7 @@ def locate(artifact_id: str, root: Path = ROOT) -> Path:
 
 
 def all_artifacts(root: Path = ROOT) -> list[Artifact]:
-    """Every artifact directory with a recipe, sealed or not."""
+    """Every artifact directory with a spec, sealed or not."""
     return [Artifact(path.parent) for path in sorted(root.glob("*/*/spec.json"))]
 
 

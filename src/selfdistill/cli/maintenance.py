@@ -79,7 +79,7 @@ def discard(
     dependants: Annotated[bool, typer.Option(help="Also what was made from them.")] = True,
     yes: Yes = False,
 ) -> None:
-    """Forget results so that they are computed again (their recipes stay)."""
+    """Forget results so that they are computed again (their specs stay)."""
     chosen = find_artifacts(names)
     if dependants:
         chosen += descendants(chosen)

@@ -1,1 +1,1 @@
-"""Planning: config -> recipes, keys, views, labels. Pure, and light enough for every Slurm job to load."""
+"""Planning: config -> specs, keys, views, labels. Pure, and light enough for every Slurm job to load."""

@@ -1,4 +1,4 @@
-"""What differs between two recipes, field by field; which existing artifact is nearest to a planned one."""
+"""What differs between two specs, field by field; which existing artifact is nearest to a planned one."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfdistill.plan.graph import Node
 
 @dataclass(frozen=True)
 class Change:
-    """One field: its path in the recipe, the value of the existing artifact, the planned value."""
+    """One field: its path in the spec, the value of the existing artifact, the planned value."""
 
     field: str
     existing: Any
@@ -56,6 +56,6 @@ def _explain(node: Node, root: Path) -> Explanation:
         for artifact in map(Artifact, sorted((root / node.stage).glob(f"{node.slug}-*")))
         if artifact.slug == node.slug and artifact.key != node.key and artifact.is_sealed
     ]
-    changes = {artifact.name: diff(artifact.recipe, node.recipe) for artifact in neighbours}
+    changes = {artifact.name: diff(artifact.frozen_spec, node.frozen_spec) for artifact in neighbours}
     nearest = min(neighbours, key=lambda artifact: len(changes[artifact.name]), default=None)
     return Explanation(node, nearest, changes[nearest.name] if nearest else [])

@@ -38,7 +38,7 @@ class Experiment:
     swept_from: str | None = None
 
     def train_spec(self, seed: int) -> TrainSpec:
-        """The recipe of one run."""
+        """The spec of one run."""
         on_policy = None
         if not isinstance(self.method, Sft):
             on_policy = OnPolicy(

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from selfdistill.artifacts.store import ROOT, full_spec, slugify
+from selfdistill.artifacts.store import ROOT, make_frozen_spec, slugify
 from selfdistill.files import key_of
 from selfdistill.schema.stages import StageSpec
 
 
 @dataclass(frozen=True, eq=False)
 class Node:
-    """A recipe with its upstream recipes."""
+    """A planned artifact: its validated spec, and the nodes that it is made from."""
 
     spec: StageSpec
     inputs: dict[str, Node]
@@ -24,15 +24,15 @@ class Node:
         return self.spec.stage
 
     @cached_property
-    def recipe(self) -> dict:
+    def frozen_spec(self) -> dict:
         """What is hashed and written to spec.json."""
-        return full_spec(
+        return make_frozen_spec(
             self.stage, self.spec.identity(), {role: node.id for role, node in sorted(self.inputs.items())}
         )
 
     @cached_property
     def key(self) -> str:
-        return key_of(self.recipe)
+        return key_of(self.frozen_spec)
 
     @cached_property
     def slug(self) -> str:
@@ -40,7 +40,7 @@ class Node:
 
     @property
     def id(self) -> str:
-        """`stage/key`: how recipes refer to their inputs."""
+        """`stage/key`: how specs refer to their inputs."""
         return f"{self.stage}/{self.key}"
 
     @property

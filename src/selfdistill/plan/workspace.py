@@ -1,6 +1,6 @@
-"""The plan as Snakemake and the command line use it: recipes frozen on disk, plans of views, labels, resources.
+"""The plan as Snakemake and the command line use it: specs frozen on disk, plans of views, labels, resources.
 
-Only the main process plans. A job (on Slurm, say) finds its recipe already frozen and reads nothing else,
+Only the main process plans. A job (on Slurm, say) finds its spec already frozen and reads nothing else,
 so editing the config while it waits changes nothing for it.
 """
 
@@ -108,7 +108,7 @@ class Workspace:
         return plan_view(self.planner, view, name)
 
     def view_inputs(self, view: str, name: str) -> list[str]:
-        """Plan file and manifests behind a view; in the main process this freezes every recipe upstream."""
+        """Plan file and manifests behind a view; in the main process this freezes every spec upstream."""
         if (view, name) not in self._views:
             if self.plans:
                 self._freeze(self.plan(view, name))
@@ -124,7 +124,7 @@ class Workspace:
             if found is not None and found != folder:
                 # An artifact made when slugs were spelt differently: the key is its identity, the name follows.
                 found.rename(folder)
-            freeze(folder, node.recipe)
+            freeze(folder, node.frozen_spec)
             self._frozen[node.name] = node
         for name, users in plan.users.items():
             for node in closure([plan.nodes[name]]):
@@ -137,7 +137,7 @@ class Workspace:
         return sha256_text(plan_path(view, name).read_text(encoding="utf-8"))
 
     def upstream(self, stage: str, run: str) -> list[str]:
-        """Manifests of an artifact's inputs, from its frozen recipe."""
+        """Manifests of an artifact's inputs, from its frozen spec."""
         node = self._frozen.get(f"{stage}/{run}")
         if node is not None:
             return [str(self.root / upstream.name / "manifest.json") for _, upstream in sorted(node.inputs.items())]

@@ -21,7 +21,7 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def exported() -> dict[str, type[Model]]:
-    """File name -> model: the three files a user edits, and the recipe of every stage."""
+    """File name -> model: the three files a user edits, and the spec of every stage."""
     files = {"config": Config, "runtime": RuntimeConfig, "assets": AssetLock}
     files |= {f"stage-{name}": spec for name, spec in STAGES.items()}
     return {f"{name}.schema.json": model for name, model in files.items()}

@@ -1,7 +1,7 @@
 """Problem table from an external or procedural source: mapped, deduplicated, compared with evaluation problems.
 
 Problems of the inputs `exclude.*` are dropped. Problems that are near duplicates of those of the inputs `compare.*` are
-listed in near_duplicates.parquet, pair by pair, and dropped where the recipe says so.
+listed in near_duplicates.parquet, pair by pair, and dropped where the spec says so.
 """
 
 from __future__ import annotations

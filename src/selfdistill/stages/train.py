@@ -63,7 +63,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def is_result(metric: str) -> bool:
-    """Whether a metric is decided by the recipe, and not by the machine."""
+    """Whether a metric is decided by the spec, and not by the machine."""
     return not metric.startswith("seconds") and metric not in ("tokens_per_second", "peak_memory_mb")
 
 

@@ -74,7 +74,7 @@ class _Builder:
             status=entry.status,
             started_ms=entry.started_ms,
             finished_ms=entry.finished_ms,
-            params=flatten(entry.params) | inputs | {"version": str(artifact.recipe["version"])},
+            params=flatten(entry.params) | inputs | {"version": str(artifact.frozen_spec["version"])},
             tags=self._tags(entry, label, datasets),
             manifest_sha256=entry.manifest_sha256,
             datasets=datasets,
@@ -139,7 +139,7 @@ class _Builder:
         """What the checkpoints of a run have in common, as parameters of each."""
         known = {
             "artifact": entry.id,
-            "recipe_sha256": _recipe_sha256(entry),
+            "spec_sha256": _spec_sha256(entry),
             "manifest_sha256": entry.manifest_sha256,
             "seed": entry.params.get("seed"),
             "commit": entry.provenance.get("commit"),
@@ -159,7 +159,7 @@ class _Builder:
             "stage": artifact.stage,
             "key": artifact.key,
             "slug": artifact.slug,
-            "recipe_sha256": _recipe_sha256(entry),
+            "spec_sha256": _spec_sha256(entry),
             "manifest_sha256": entry.manifest_sha256,
             "parents": canonical_json(parents) if parents else None,
             "location": artifact.folder.as_posix(),
@@ -203,5 +203,5 @@ def _main(datasets: tuple[DatasetUse, ...]) -> DatasetUse | None:
     return next((use for use in datasets if use.context != "excluded"), None)
 
 
-def _recipe_sha256(entry: Entry) -> str:
-    return sha256_text(canonical_json(entry.artifact.recipe))
+def _spec_sha256(entry: Entry) -> str:
+    return sha256_text(canonical_json(entry.artifact.frozen_spec))

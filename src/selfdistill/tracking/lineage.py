@@ -3,7 +3,7 @@
 data set -> run -> checkpoint        inputs of the run, then its outputs
 base model -> run                    input of the run
 checkpoint -> next checkpoint        parameter `parent`
-recipe                               spec.json, a file of the run; its digest is the key
+spec                                 spec.json, a file of the run; its digest is the key
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Lineage:
     artifact: str
     step: int
     sha256: str
-    recipe: dict[str, Any]
+    frozen_spec: dict[str, Any]
     seed: int
     commit: str | None
     parent: str
@@ -55,13 +55,13 @@ def _of_run(index: Index, run_id: str) -> Iterator[Lineage]:
         return  # unfinished
     base = next(names[used.model_id] for used in run.inputs.model_inputs)
     profile = json.loads(next(u.dataset.profile for u in run.inputs.dataset_inputs if u.tags[0].value == "training"))
-    recipe = _recipe(index, run_id)
+    frozen_spec = _frozen_spec(index, run_id)
     for model in made:
         yield Lineage(
             artifact=run.data.tags["artifact"],
             step=int(model.params["step"]),
             sha256=model.params["sha256"],
-            recipe=recipe,
+            frozen_spec=frozen_spec,
             seed=int(model.params["seed"]),
             commit=model.params.get("commit"),
             parent=model.params["parent"],
@@ -71,7 +71,7 @@ def _of_run(index: Index, run_id: str) -> Iterator[Lineage]:
         )
 
 
-def _recipe(index: Index, run_id: str) -> dict[str, Any]:
+def _frozen_spec(index: Index, run_id: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         path = index.client.download_artifacts(run_id, "spec.json", folder)
         return json.loads(Path(path).read_text(encoding="utf-8"))

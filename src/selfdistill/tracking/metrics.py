@@ -1,4 +1,4 @@
-"""metrics.jsonl as MLflow points: read up to the last whole line, thinned by a rule that only the recipe decides.
+"""metrics.jsonl as MLflow points: read up to the last whole line, thinned by a rule that only the spec decides.
 
 The file grows; after an interruption it is cut back to the saved state and grows again. What was read before is
 therefore remembered as (bytes, sha256 of them): if the beginning is still the same, only new lines are written.

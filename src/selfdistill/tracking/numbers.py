@@ -51,7 +51,7 @@ class Numbers:
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self._entries = entries
-        self._by_recipe = {_recipe(entry, entry.artifact.input_ids): entry for entry in entries.values()}
+        self._by_spec = {_spec_text(entry, entry.artifact.input_ids): entry for entry in entries.values()}
 
     def of(self, entry: Entry) -> tuple[Scalar, ...]:
         """Numbers of the summary; those of `step-N` belong to that step, the others to the only step, or to 0.
@@ -93,14 +93,14 @@ class Numbers:
             trained = self._entries.get(inputs["model"])
             if trained is None or trained.artifact.stage in BASES:
                 return None
-            return self._by_recipe.get(_recipe(entry, inputs | {"model": trained.artifact.input_ids["model"]}))
+            return self._by_spec.get(_spec_text(entry, inputs | {"model": trained.artifact.input_ids["model"]}))
         evaluation = self._evaluation(entry)
         twin = self._twin(evaluation) if evaluation else None
-        return self._by_recipe.get(_recipe(entry, {"rollouts": twin.id})) if twin else None
+        return self._by_spec.get(_spec_text(entry, {"rollouts": twin.id})) if twin else None
 
 
-def _recipe(entry: Entry, inputs: dict[str, str]) -> str:
-    """A recipe without the steps that it evaluates."""
+def _spec_text(entry: Entry, inputs: dict[str, str]) -> str:
+    """A spec, as text, without the steps that it evaluates."""
     params = {name: value for name, value in entry.params.items() if name != "steps"}
     return canonical_json([entry.artifact.stage, params, inputs])
 

@@ -22,10 +22,12 @@ MOST_PARAM, MOST_TAG, MOST_NAME = 6000, 8000, 250
 #: MLflow's digests of data sets have at most 36 characters; the whole one is in the profile.
 DATASET_DIGEST = 32
 VIEWS_ID = "views/results"
-#: Every tag that a run may get from here; any other tag is a person's, and stays.
+#: Every tag that a run may get from here, or got from an earlier version (recipe_sha256); any other tag is a person's,
+#: and stays.
 OUR_TAGS = frozenset(
     {
-        *("artifact", "stage", "key", "slug", "recipe_sha256", "manifest_sha256", "parents", "location"),
+        *("artifact", "stage", "key", "slug", "spec_sha256", "recipe_sha256", "manifest_sha256"),
+        *("parents", "location"),
         *("started", "finished", "attempts", "commit", "dirty", "host"),
         *("dataset", "model", "method", "seed", "experiment", "experiments", "benchmark", "domain", "step"),
         *("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"),
@@ -140,7 +142,7 @@ class Record:
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
-    """A recipe as MLflow parameters: dotted names, texts as they are, the rest as JSON."""
+    """A spec as MLflow parameters: dotted names, texts as they are, the rest as JSON."""
     if isinstance(value, dict):
         flat: dict[str, str] = {}
         for name, item in value.items():

@@ -39,12 +39,12 @@ class Entry:
 
     @property
     def manifest_sha256(self) -> str | None:
-        """Digest of the manifest: which realisation of the recipe this is; None while it is not sealed."""
+        """Digest of the manifest: which realisation of the spec this is; None while it is not sealed."""
         return self.sidecars.get("manifest.json")
 
     @property
     def params(self) -> dict[str, Any]:
-        return self.artifact.recipe["params"]
+        return self.artifact.frozen_spec["params"]
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -63,7 +63,7 @@ class Entry:
 
     @cached_property
     def started_ms(self) -> int:
-        """Start of the first attempt at this result; without a record of it, the time of the recipe file."""
+        """Start of the first attempt at this result; without a record of it, the time of spec.json."""
         first = self.attempts[0].get("started") if self.attempts else None
         return _milliseconds(first) or int((self.artifact.folder / "spec.json").stat().st_mtime * 1000)
 

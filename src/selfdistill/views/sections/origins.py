@@ -40,7 +40,7 @@ def provenance_section(artifacts: Sequence[Artifact]) -> Section:
     commits = sorted({o.commit for o in origins})
     made_by = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits"
     lead = f"{len(origins)} artifacts, made by {made_by}."
-    notes = ("A key is the hash of an artifact's recipe; its manifest lists the digest of every file.",)
+    notes = ("A key is the hash of an artifact's spec; its manifest lists the digest of every file.",)
     header = ("stage", "name", "key and manifest", "commit", "finished (UTC)", "made from")
     return Section("provenance", "Where every number comes from", lead,
                    [Table(header, rows, "Show the artifacts", is_folded=True)], notes)  # fmt: skip
@@ -51,7 +51,7 @@ def assumptions_section(artifacts: Sequence[Artifact]) -> Section | None:
     made = [artifact for artifact in artifacts if artifact.stage == "pretrain"]
     if not made:
         return None
-    mixture = made[0].recipe["params"]["mixture"]
+    mixture = made[0].frozen_spec["params"]["mixture"]
     named = [*(name for name in _MIXTURE if name in mixture), *(name for name in mixture if name not in _MIXTURE)]
     rows = [[text(_MIXTURE.get(name, name)), num(percent(mixture[name]))] for name in named]
     blocks = [Table(("assumed: what the pretraining text holds", "share"), rows)]
