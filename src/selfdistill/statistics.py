@@ -38,14 +38,6 @@ class Difference(NamedTuple):
     high: float
 
 
-class McNemar(NamedTuple):
-    """Problems that only a, or only b, gets right, and the exact two-sided p-value."""
-
-    only_a: int
-    only_b: int
-    p_value: float
-
-
 def avg_at_k(correct_PK: ArrayLike) -> Array:
     """Share of correct samples of each problem, [P]; its mean over problems is avg@k (the paper's acc@16)."""
     return _binary(correct_PK).mean(axis=1)
@@ -138,22 +130,6 @@ def binomial_interval(
         raise ValueError("a binomial interval needs at least one trial")
     bounds = binomtest(successes, trials).proportion_ci(confidence_level=level, method=method)
     return Interval(float(bounds.low), float(bounds.high))
-
-
-def mcnemar(a_P: ArrayLike, b_P: ArrayLike) -> McNemar:
-    """Exact McNemar test of two yes/no results on the same problems (one sample each, or majority votes).
-
-    Without any disagreement the p-value is 1. Raises ValueError for unequal lengths.
-    """
-    from scipy.stats import binomtest
-
-    a, b = _binary([a_P])[0], _binary([b_P])[0]
-    if len(a) != len(b):
-        raise ValueError(f"paired results must cover the same problems: {len(a)} against {len(b)}")
-    only_a, only_b = int(((a == 1) & (b == 0)).sum()), int(((a == 0) & (b == 1)).sum())
-    if only_a + only_b == 0:
-        return McNemar(0, 0, 1.0)
-    return McNemar(only_a, only_b, float(binomtest(only_a, only_a + only_b).pvalue))
 
 
 def holm(p_values: ArrayLike) -> Array:

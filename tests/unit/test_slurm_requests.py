@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from selfdistill.cli.requests import options
-from selfdistill.plan.site import PROFILE, Site, asked_of_machine, asked_of_slurm
+from selfdistill.plan.site import PROFILE, Site, machine_resources, slurm_resources
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import Resources
 
@@ -46,8 +46,8 @@ def test_a_wrong_form_of_gpus_is_named():
 
 
 def test_none_leaves_the_choice_to_slurm():
-    asked = asked_of_slurm(NEEDS, Site.of({"slurm_account": "none", "slurm_partition": "NONE"}))
-    assert asked["slurm_account"] == "" and asked["slurm_partition"] == ""
+    requested = slurm_resources(NEEDS, Site.of({"slurm_account": "none", "slurm_partition": "NONE"}))
+    assert requested["slurm_account"] == "" and requested["slurm_partition"] == ""
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def test_none_leaves_the_choice_to_slurm():
         ({"gpus_as": "gres", "gpu_type": "a100"}, "--gres=gpu:a100:4"),
     ],
 )
-def test_gpus_are_asked_for_in_the_form_of_the_site(more, expected):
+def test_gpus_are_requested_in_the_form_of_the_site(more, expected):
     line = options(NEEDS, site(**more)).split()
     assert [word for word in line if word.startswith(("--gpus", "--gres"))] == [expected]
     assert "--nodes=1" in line and not any(word.startswith("--ntasks-per-gpu") for word in line)
@@ -73,8 +73,8 @@ def test_the_options_name_account_partition_memory_time_and_cores():
 
 def test_jobs_with_gpus_have_a_partition_of_their_own_where_there_is_one():
     here = site(slurm_gpu_partition="a100")
-    assert asked_of_slurm(NEEDS, here)["slurm_partition"] == "a100"
-    assert asked_of_slurm(Resources(), here)["slurm_partition"] == "batch"
+    assert slurm_resources(NEEDS, here)["slurm_partition"] == "a100"
+    assert slurm_resources(Resources(), here)["slurm_partition"] == "batch"
 
 
 def test_several_nodes_ask_for_gpus_by_node():
@@ -83,14 +83,14 @@ def test_several_nodes_ask_for_gpus_by_node():
 
 
 def test_memory_grows_with_the_attempt_and_time_does_not():
-    asked = asked_of_slurm(NEEDS, site(), attempt=3)
-    assert (asked["mem_mb"], asked["runtime"]) == (3000, 600)
-    assert asked_of_machine(NEEDS, attempt=2) == {"mem_mb": 2000, "runtime": 600, "gpu": 4}
+    requested = slurm_resources(NEEDS, site(), attempt=3)
+    assert (requested["mem_mb"], requested["runtime"]) == (3000, 600)
+    assert machine_resources(NEEDS, attempt=2) == {"mem_mb": 2000, "runtime": 600, "gpu": 4}
 
 
 @pytest.mark.parametrize(("minutes", "warning", "expected"), [(600, 300, 300), (6, 300, 180), (600, 0, None)])
 def test_the_warning_comes_before_the_limit_and_never_in_the_first_half(minutes, warning, expected):
     needs = Resources(runtime_minutes=minutes, warning_seconds=warning)
-    extra = asked_of_slurm(needs, site(slurm_extra="--qos=long"))["slurm_extra"]
+    extra = slurm_resources(needs, site(slurm_extra="--qos=long"))["slurm_extra"]
     assert extra.endswith("--open-mode=append --qos=long")
     assert (f"--signal=TERM@{expected} " in extra) if expected else "--signal" not in extra

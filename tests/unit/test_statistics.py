@@ -16,7 +16,6 @@ from selfdistill.statistics import (
     bootstrap_interval,
     holm,
     maj_at_k,
-    mcnemar,
     mean_interval,
     paired_difference,
     pass_at_k,
@@ -187,22 +186,6 @@ def test_exact_interval_has_its_closed_forms():
 def test_a_binomial_interval_needs_trials():
     with pytest.raises(ValueError, match="trial"):
         binomial_interval(0, 0)
-
-
-@settings(max_examples=30, deadline=None)
-@given(st.integers(0, 8), st.integers(0, 8))
-def test_mcnemar_is_the_two_sided_sign_test_of_the_disagreements(only_a, only_b):
-    a = [1] * only_a + [0] * only_b + [1, 0]
-    b = [0] * only_a + [1] * only_b + [1, 0]
-    n, least = only_a + only_b, min(only_a, only_b)
-    expected = min(1.0, 2 * sum(comb(n, i) for i in range(least + 1)) / 2**n)
-    result = mcnemar(a, b)
-    assert result[:2] == (only_a, only_b)
-    assert result.p_value == pytest.approx(expected)
-
-
-def test_mcnemar_without_disagreement_is_one():
-    assert mcnemar([1, 0, 1], [1, 0, 1]) == (0, 0, 1.0)
 
 
 def test_holm_matches_a_hand_made_family():

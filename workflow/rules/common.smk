@@ -4,7 +4,7 @@ import shlex
 import sys
 
 from selfdistill.artifacts import refusal
-from selfdistill.plan.site import ASKED, Site
+from selfdistill.plan.site import RESOURCE_NAMES, Site
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 
@@ -117,16 +117,16 @@ def label(stage, is_share=False):
 
 def needs(stage, is_share=False):
     """What a job asks for, from config/runtime.yaml and the site; memory grows with each attempt."""
-    asked = one_line(
-        lambda wildcards, attempt: PLAN.asked(
+    requested = one_line(
+        lambda wildcards, attempt: PLAN.resources(
             stage, wildcards.run, attempt, SITE, is_share=is_share
         )
     )
 
     def one(name):
-        return lambda wildcards, attempt: asked(wildcards, attempt).get(name)
+        return lambda wildcards, attempt: requested(wildcards, attempt).get(name)
 
-    return {name: one(name) for name in ASKED}
+    return {name: one(name) for name in RESOURCE_NAMES}
 
 
 def cores(stage):

@@ -10,12 +10,12 @@ from typing import Any
 
 from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import read_yaml
-from selfdistill.plan.site import PROFILE, Site, asked_of_slurm
+from selfdistill.plan.site import PROFILE, Site, slurm_resources
 from selfdistill.plan.workspace import merged_settings, model_slug_of
 from selfdistill.schema.runtime import Resources, RuntimeConfig
 
 
-class _Asked(dict):
+class _Resources(dict):
     """Resources as the plugin reads them: by key and by attribute."""
 
     __getattr__ = dict.__getitem__
@@ -42,9 +42,9 @@ def options(needs: Resources, here: Site) -> str:
     from snakemake_executor_plugin_slurm.submit_string import get_submit_command
     from snakemake_executor_plugin_slurm.utils import set_gres_string
 
-    asked = _Asked(asked_of_slurm(needs, here))
-    job: Any = SimpleNamespace(resources=asked, threads=needs.cpus)
-    account, partition = asked["slurm_account"], asked["slurm_partition"]
+    resources = _Resources(slurm_resources(needs, here))
+    job: Any = SimpleNamespace(resources=resources, threads=needs.cpus)
+    account, partition = resources["slurm_account"], resources["slurm_partition"]
     parts = {
         "run_uuid": "", "slurm_logfile": "", "comment_str": "", "workdir": "",
         "account": f"-A {account}" if account else "", "partition": f"-p {partition}" if partition else "",

@@ -1,10 +1,9 @@
-"""A user's Slurm site, filled in once in profiles/slurm/config.yaml, and what a job asks of Slurm because of it.
+"""A user's Slurm site (profiles/slurm/config.yaml), and the resources that a job requests there or on one machine.
 
     default-resources: {slurm_account: ..., slurm_partition: ..., slurm_gpu_partition: ..., gpus_as: ..., gpu_type: ...}
 
 Each rule turns its needs (config/runtime.yaml) and the site into the resources that Snakemake's Slurm executor reads.
-`none` is a valid account or partition: Slurm's own default is taken. An empty one is not: nothing is submitted before
-somebody has decided.
+Account and partition must be filled in before anything is submitted; `none` takes Slurm's own default.
 """
 
 from __future__ import annotations
@@ -23,10 +22,10 @@ from selfdistill.schema.runtime import Resources
 PROFILE = "profiles/slurm/config.yaml"
 NONE = "none"
 _REQUIRED = ("slurm_account", "slurm_partition")
-#: What the retry of a refused job asks for: it says its reason again, and need not wait for GPUs to do so.
+#: What the retry of a refused job requests: it only repeats its error message, so it need not wait for GPUs.
 REFUSED = Resources(mem_mb=2000, runtime_minutes=5, warning_seconds=0)
-#: Everything that a rule may ask for; what a job does not ask for is left out.
-ASKED = (
+#: All resources that a rule may request. A job leaves out those that it does not need.
+RESOURCE_NAMES = (
     "mem_mb", "runtime", "gpu", "gpu_model", "gres", "nodes", "tasks", "tasks_per_gpu", "slurm_account",
     "slurm_partition", "slurm_extra",
 )  # fmt: skip
@@ -55,7 +54,7 @@ class Site(Model):
 
     @property
     def problem(self) -> str | None:
-        """What is still to be filled in, with the way out."""
+        """Which fields are still empty, and how to fill them in; None if the site is complete."""
         empty = [name for name in _REQUIRED if not getattr(self, name)]
         if not empty:
             return None
@@ -65,11 +64,11 @@ class Site(Model):
         )
 
     def refused_account(self) -> str | None:
-        """What is wrong with the account, where Slurm keeps accounts. (The executor would wait for ever, silently.)"""
+        """The error for an account that Slurm does not know, else None. (The executor would wait forever, silently.)"""
         account, known = self.account(), accounts_here()
         if not account or not known or account.lower() in known:
             return None
-        return f"{PROFILE}: slurm_account: {account} is no account of yours. Known: {', '.join(sorted(known))}."
+        return f"{PROFILE}: slurm_account: {account} is not one of your accounts. Known: {', '.join(sorted(known))}."
 
     def account(self) -> str:
         return unless_none(self.slurm_account)
@@ -79,7 +78,7 @@ class Site(Model):
 
 
 def accounts_here() -> set[str]:
-    """Accounts of this user, in lower case; empty where Slurm keeps none or does not answer."""
+    """Accounts of this user, in lower case; empty if Slurm has no accounting or does not answer."""
     words = ["--noheader", "--parsable2", "--associations", "list", "user"]
     try:
         command = ["sacctmgr", *words, getpass.getuser(), "format=account"]
@@ -93,13 +92,13 @@ def unless_none(value: str) -> str:
     return "" if value.lower() == NONE else value
 
 
-def asked_of_slurm(needs: Resources, site: Site, attempt: int = 1) -> dict[str, int | str]:
-    """Resources of the Slurm executor for one job.
+def slurm_resources(needs: Resources, site: Site, attempt: int = 1) -> dict[str, int | str]:
+    """Resources of one job for the Slurm executor; a retry gets more memory.
 
-    `--nodes` is always given: `--gpus=4` alone may be met by four nodes with one GPU each. With several nodes GPUs are
-    always asked for by node (`--gres`), since `--gpus` counts those of the whole job.
+    `--nodes` is always given: Slurm may serve `--gpus=4` alone from four nodes with one GPU each. A job of several
+    nodes requests GPUs per node (`--gres`), since `--gpus` counts the GPUs of the whole job.
     """
-    asked: dict[str, int | str] = {
+    requested: dict[str, int | str] = {
         "mem_mb": needs.mem_mb * attempt,
         "runtime": needs.runtime_minutes,
         "nodes": needs.nodes,
@@ -111,23 +110,23 @@ def asked_of_slurm(needs: Resources, site: Site, attempt: int = 1) -> dict[str, 
     }
     gpu_type = unless_none(site.gpu_type)
     if needs.gpus and (site.gpus_as == "gres" or needs.nodes > 1):
-        asked["gres"] = f"gpu:{gpu_type}:{needs.gpus}" if gpu_type else f"gpu:{needs.gpus}"
+        requested["gres"] = f"gpu:{gpu_type}:{needs.gpus}" if gpu_type else f"gpu:{needs.gpus}"
     elif needs.gpus:
-        asked |= {"gpu": needs.gpus} | ({"gpu_model": gpu_type} if gpu_type else {})
-    return asked
+        requested |= {"gpu": needs.gpus} | ({"gpu_model": gpu_type} if gpu_type else {})
+    return requested
 
 
 def _options(needs: Resources, site: Site) -> str:
-    """Said before the limit to every process of the job's steps; output is kept when Slurm starts the job again.
+    """Further options of sbatch: SIGTERM to every process before the time limit, and logs that survive a requeue.
 
-    Slurm may say it a minute early, so a short job is warned in its second half, whatever `warning_seconds` says.
+    Slurm may send the signal a minute early, so a short job gets it in its second half, whatever `warning_seconds` is.
     """
     seconds = min(needs.warning_seconds, needs.runtime_minutes * 30)
     warning = [f"--signal=TERM@{seconds}"] if seconds else []
     return " ".join([*warning, "--open-mode=append", *([site.slurm_extra] if site.slurm_extra else [])])
 
 
-def asked_of_machine(needs: Resources, attempt: int = 1) -> dict[str, int | str]:
-    """Resources of a job on one machine: what Snakemake shares out between jobs that run at once."""
-    asked = {"mem_mb": needs.mem_mb * attempt, "runtime": needs.runtime_minutes}
-    return asked | ({"gpu": needs.gpus} if needs.gpus else {})
+def machine_resources(needs: Resources, attempt: int = 1) -> dict[str, int | str]:
+    """Resources of one job on one machine, which Snakemake divides between the jobs that run at the same time."""
+    requested = {"mem_mb": needs.mem_mb * attempt, "runtime": needs.runtime_minutes}
+    return requested | ({"gpu": needs.gpus} if needs.gpus else {})

@@ -18,7 +18,7 @@ from selfdistill.files import pretty_json, sha256_text, write_if_changed
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import CONFIG_FILE, load_config, load_runtime, read_yaml
-from selfdistill.plan.site import REFUSED, Site, asked_of_machine, asked_of_slurm
+from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
 from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
@@ -169,12 +169,12 @@ class Workspace:
             self._needs[stage, run] = merged_settings(self.runtime, stage, model)
         return self._needs[stage, run]
 
-    def asked(
+    def resources(
         self, stage: str, run: str, attempt: int, site: Site | None, *, is_share: bool = False
     ) -> dict[str, int | str]:
-        """What a job asks Slurm for, or without a site, the one machine."""
+        """What a job requests from Slurm, or without a site from the one machine."""
         needs = self.needs(stage, run, attempt, is_share=is_share)
-        return asked_of_machine(needs, attempt) if site is None else asked_of_slurm(needs, site, attempt)
+        return machine_resources(needs, attempt) if site is None else slurm_resources(needs, site, attempt)
 
     def shards(self, stage: str, run: str) -> int:
         """Cluster jobs that an artifact's completions are spread over; of a finished one, those that made it.
@@ -195,10 +195,6 @@ class Workspace:
         folder = self.root / stage / run / "shards"
         paths = [folder / f"{number}-of-{count}.done" for number in range(1, count + 1)] if count > 1 else []
         return [str(path) for path in paths if self.plans or path.exists()]
-
-    def sealed_share(self) -> tuple[int, int]:
-        """(artifacts that exist already, artifacts planned) over everything planned so far."""
-        return sum((self.root / name / "manifest.json").is_file() for name in self.users), len(self.users)
 
 
 def _recorded_shards(provenance: Path) -> int:
