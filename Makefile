@@ -4,7 +4,7 @@
 LOCK ?= $(or $(word 1,$(shell cat .venv/selfdistill-environment 2>/dev/null)),cpu)
 
 BIN := $(CURDIR)/.venv/bin
-PYTHON_FILES := src tests benchmarks
+PYTHON_FILES := src tests benchmarks examples
 
 # One thread per job: two jobs of two threads on two cores wait for each other. No tool reports home.
 export OMP_NUM_THREADS ?= 1
