@@ -20,7 +20,7 @@ from selfdistill.toy.tokenizer import build_tokenizer
 from selfdistill.training import optimiser as optim
 from selfdistill.training.data import Rollout, Row, TrainingPrompt
 from selfdistill.training.distributed import World
-from selfdistill.training.methods import make_method
+from selfdistill.training.methods import Tokens, make_method
 from selfdistill.training.network import Network
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
@@ -161,6 +161,26 @@ def test_advantages_and_teacher_prompts_are_those_of_the_engine(step):
         assert prompts == [plan.teacher_prompt_ids for plan in _plans(METHODS["sdpo"][0], group)]
         has_no_teacher += prompts.count(None)
     assert 0 < has_no_teacher < len(groups) * one_step.GROUP_SIZE
+
+
+@pytest.mark.parametrize("advantage", [0.6, -0.4])
+def test_clips_and_caps_are_those_of_the_engine(step, advantage):
+    """An old policy far from the present one, so that every clip and cap acts."""
+    base, groups = step
+    row = max(groups[0], key=lambda rollout: len(rollout.completion_ids))
+    student_LV = one_step.completion_logits(base, row.prompt_ids, row).detach()
+    logprobs_L = one_step.logprobs_of(student_LV, row)
+    old_L = logprobs_L + torch.linspace(-2, 2, len(logprobs_L))
+    advantages_L = torch.full_like(old_L, advantage)
+    teacher_ids = one_step.encode(TOKENIZER, one_step.REPROMPT.format(question=row.question, demonstration="so"))
+    teacher_LV = one_step.completion_logits(base, teacher_ids, row).detach()
+    tokens = Tokens(student_LV, teacher_LV, torch.tensor(row.completion_ids), logprobs_L, old_L, advantages_L)
+
+    def engine(name):
+        return make_method(_spec(METHODS[name][0]), TOKENIZER, 256).token_loss(tokens)
+
+    torch.testing.assert_close(one_step.grpo_loss(row, advantage, student_LV, old_L), engine("grpo"))
+    torch.testing.assert_close(one_step.sdpo_loss(base)(row, teacher_ids, student_LV, old_L), engine("sdpo"))
 
 
 def test_the_example_runs_and_says_what_it_does(capsys, monkeypatch):
