@@ -1,4 +1,4 @@
-# Uncertainty words, and the tables of the paper.
+# Epistemic words, and the tables of the paper.
 
 
 rule epistemics:
@@ -14,102 +14,28 @@ rule epistemics:
     params:
         label=label("epistemics"),
     message:
-        "Count uncertainty words: {params.label}"
+        "Count epistemic words: {params.label}"
     shell:
         launch("epistemics")
 
 
-rule ood_table:
+rule table:
     input:
-        **behind("ood"),
+        plan=view_plan,
+        manifests=view_manifests,
     output:
-        "results/ood/{name}.csv",
+        report(
+            "results/{view}/{name}.csv",
+            caption="../report/table.rst",
+            category="Tables",
+            labels={"view": "{view}", "name": "{name}"},
+        ),
     log:
-        "logs/views/ood-{name}.log",
+        "logs/views/{view}-{name}.log",
     localrule: True
     params:
-        digest=digest("ood"),
+        digest=view_digest,
     message:
-        "Table results/ood/{wildcards.name}.csv"
+        "Table results/{wildcards.view}/{wildcards.name}.csv"
     shell:
-        make_view("ood")
-
-
-rule epistemic_table:
-    input:
-        **behind("epistemic"),
-    output:
-        "results/epistemic/{name}.csv",
-    log:
-        "logs/views/epistemic-{name}.log",
-    localrule: True
-    params:
-        digest=digest("epistemic"),
-    message:
-        "Table results/epistemic/{wildcards.name}.csv"
-    shell:
-        make_view("epistemic")
-
-
-rule curves_table:
-    input:
-        **behind("curves"),
-    output:
-        "results/curves/{name}.csv",
-    log:
-        "logs/views/curves-{name}.log",
-    localrule: True
-    params:
-        digest=digest("curves"),
-    message:
-        "Table results/curves/{wildcards.name}.csv"
-    shell:
-        make_view("curves")
-
-
-rule richness_table:
-    input:
-        **behind("richness"),
-    output:
-        "results/richness/{name}.csv",
-    log:
-        "logs/views/richness-{name}.log",
-    localrule: True
-    params:
-        digest=digest("richness"),
-    message:
-        "Table results/richness/{wildcards.name}.csv"
-    shell:
-        make_view("richness")
-
-
-rule sft_table:
-    input:
-        **behind("sft"),
-    output:
-        "results/sft/{name}.csv",
-    log:
-        "logs/views/sft-{name}.log",
-    localrule: True
-    params:
-        digest=digest("sft"),
-    message:
-        "Table results/sft/{wildcards.name}.csv"
-    shell:
-        make_view("sft")
-
-
-rule coverage_table:
-    input:
-        **behind("coverage"),
-    output:
-        "results/coverage/{name}.csv",
-    log:
-        "logs/views/coverage-{name}.log",
-    localrule: True
-    params:
-        digest=digest("coverage"),
-    message:
-        "Table results/coverage/{wildcards.name}.csv"
-    shell:
-        make_view("coverage")
+        make_view("{wildcards.view}")

@@ -1,10 +1,12 @@
 # What all rules use: the plan, the launcher, and short names for inputs, outputs and resources.
 
+import functools
 import shlex
 import sys
 
 from selfdistill.artifacts import refusal
 from selfdistill.plan.site import RESOURCE_NAMES, Site
+from selfdistill.plan.views import TABLES
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 
@@ -22,6 +24,7 @@ VIEW = f"exec {PYTHON} -m selfdistill.views"
 
 wildcard_constraints:
     run=r"[a-z0-9._-]{1,60}-[0-9a-f]{12}",
+    view="|".join(TABLES),
     name=r"[a-z][a-z0-9_]*",
     shard=r"[0-9]+-of-[0-9]+",
 
@@ -29,9 +32,10 @@ wildcard_constraints:
 def one_line(function):
     """A user's mistake ends the workflow with its message, not with a traceback."""
 
-    def wrapped(*arguments):
+    @functools.wraps(function)
+    def wrapped(*arguments, **keywords):
         try:
-            return function(*arguments)
+            return function(*arguments, **keywords)
         except UserError as error:
             print(f"error: {error}", file=sys.stderr)
             sys.exit(2)
@@ -60,68 +64,76 @@ def artifact(stage):
 
 def upstream(stage):
     """Manifests of the inputs in the frozen spec; their time stamps never cause a rerun."""
-    return one_line(
-        lambda wildcards: [
-            ancient(path) for path in PLAN.upstream(stage, wildcards.run)
-        ]
-    )
+
+    @one_line
+    def manifests(wildcards):
+        return [ancient(path) for path in PLAN.upstream(stage, wildcards.run)]
+
+    return manifests
 
 
-def behind(view):
-    """The plan of a view and the manifests it names."""
-    files = one_line(
-        lambda wildcards: PLAN.view_inputs(view, wildcards.get("name", view))
-    )
-    return {
-        "plan": lambda wildcards: files(wildcards)[0],
-        "manifests": lambda wildcards: files(wildcards)[1:],
-    }
+def view_and_name(wildcards):
+    """What a table's path says; the report has neither."""
+    return wildcards.get("view", "report"), wildcards.get("name", "report")
+
+
+@one_line
+def view_plan(wildcards):
+    """The plan of a view. It is an input, so a view whose plan changes is made again."""
+    return PLAN.view_inputs(*view_and_name(wildcards))[0]
+
+
+@one_line
+def view_manifests(wildcards):
+    """The manifests of the artifacts that a view shows."""
+    return PLAN.view_inputs(*view_and_name(wildcards))[1:]
+
+
+@one_line
+def view_digest(wildcards):
+    """Digest of a view's plan: the job checks that it reads the plan it was scheduled with."""
+    return PLAN.plan_digest(*view_and_name(wildcards))
 
 
 def shards(stage):
-    """Markers of the shares of a job that config/runtime.yaml spreads over several; none otherwise."""
-    return one_line(
-        lambda wildcards: [
-            ancient(path) for path in PLAN.shard_markers(stage, wildcards.run)
-        ]
-    )
+    """Markers of the shards of a job that config/runtime.yaml spreads over several jobs; none otherwise."""
+
+    @one_line
+    def markers(wildcards):
+        return [ancient(path) for path in PLAN.shard_markers(stage, wildcards.run)]
+
+    return markers
 
 
 def shard_marker(stage):
     return f"results/artifacts/{stage}/{{run}}/shards/{{shard}}.done"
 
 
-def launch(stage, is_share=False):
-    """The command of a stage, or of one share of its prompts."""
+def launch(stage, is_shard=False):
+    """The command of a stage, or of one shard of its prompts."""
     target = "{output}"
-    if is_share:
+    if is_shard:
         manifest = artifact(stage).replace("{run}", "{wildcards.run}")
         target = f"{manifest} --shard {{wildcards.shard}} --marker {{output}}"
     return f"{LAUNCH} {stage} {target} --log {{log}} {RUNTIME}"
 
 
 def make_view(view):
-    """The command of a table or page."""
-    return f"{VIEW}.{view} {{input.plan}} {{output}} --digest {{params.digest}} --log {{log}}"
+    """The command of a table or of the report."""
+    return f"{VIEW} {view} {{input.plan}} {{output}} --digest {{params.digest}} --log {{log}}"
 
 
-def digest(view):
-    return one_line(
-        lambda wildcards: PLAN.plan_digest(view, wildcards.get("name", view))
-    )
+def label(stage, is_shard=False):
+    """The readable name of an artifact, with the experiments that use it."""
+    return lambda wildcards: PLAN.label(stage, wildcards.run, is_shard=is_shard)
 
 
-def label(stage, is_share=False):
-    return lambda wildcards: PLAN.label(stage, wildcards.run, is_share=is_share)
+def needs(stage, is_shard=False):
+    """Resources of a job, from config/runtime.yaml and the site."""
 
-
-def needs(stage, is_share=False):
-    """What a job asks for, from config/runtime.yaml and the site; memory grows with each attempt."""
-    requested = one_line(
-        lambda wildcards, attempt: PLAN.resources(
-            stage, wildcards.run, attempt, SITE, is_share=is_share
-        )
-    )
+    @one_line
+    def requested(wildcards, attempt):
+        return PLAN.resources(stage, wildcards.run, attempt, SITE, is_shard=is_shard)
 
     def one(name):
         return lambda wildcards, attempt: requested(wildcards, attempt).get(name)
@@ -130,17 +142,21 @@ def needs(stage, is_share=False):
 
 
 def cores(stage):
-    found = one_line(
-        lambda wildcards, attempt: PLAN.needs(stage, wildcards.run, attempt)
-    )
-    return lambda wildcards, attempt: found(wildcards, attempt).cpus
+    @one_line
+    def cpus(wildcards, attempt):
+        return PLAN.needs(stage, wildcards.run, attempt).cpus
+
+    return cpus
 
 
 if workflow.is_main_process:
     refusal.begin_run()
     checked_plan()
     if SITE and SITE.problem:
-        print(f"warning: {SITE.problem} Nothing is submitted before.", file=sys.stderr)
+        print(
+            f"warning: {SITE.problem} Nothing will be submitted until then.",
+            file=sys.stderr,
+        )
 
 
 onstart:

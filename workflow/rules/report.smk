@@ -3,14 +3,19 @@
 
 rule report:
     input:
-        **behind("report"),
+        plan=view_plan,
+        manifests=view_manifests,
     output:
-        "results/report.html",
+        report(
+            "results/report.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
     log:
         "logs/views/report.log",
     localrule: True
     params:
-        digest=digest("report"),
+        digest=view_digest,
     message:
         "Report results/report.html"
     shell:

@@ -1,5 +1,5 @@
-# Rollouts and evaluations that config/runtime.yaml spreads over several cluster jobs: one job a share of the prompts.
-# The rule of the stage itself then puts the shares in order. How many there are is part of no identity.
+# Rollouts and evaluations that config/runtime.yaml spreads over several cluster jobs: one job for each shard of the
+# prompts. The rule of the stage itself then joins the shards. Their number is not part of any identity.
 
 
 rule rollouts_shard:
@@ -11,13 +11,13 @@ rule rollouts_shard:
         "logs/rollouts/{run}.{shard}.log",
     threads: cores("rollouts")
     resources:
-        **needs("rollouts", is_share=True),
+        **needs("rollouts", is_shard=True),
     params:
-        label=label("rollouts", is_share=True),
+        label=label("rollouts", is_shard=True),
     message:
-        "Sample rollouts, share {wildcards.shard}: {params.label}"
+        "Sample rollouts, shard {wildcards.shard}: {params.label}"
     shell:
-        launch("rollouts", is_share=True)
+        launch("rollouts", is_shard=True)
 
 
 rule evaluate_shard:
@@ -29,10 +29,10 @@ rule evaluate_shard:
         "logs/evaluate/{run}.{shard}.log",
     threads: cores("evaluate")
     resources:
-        **needs("evaluate", is_share=True),
+        **needs("evaluate", is_shard=True),
     params:
-        label=label("evaluate", is_share=True),
+        label=label("evaluate", is_shard=True),
     message:
-        "Evaluate, share {wildcards.shard}: {params.label}"
+        "Evaluate, shard {wildcards.shard}: {params.label}"
     shell:
-        launch("evaluate", is_share=True)
+        launch("evaluate", is_shard=True)

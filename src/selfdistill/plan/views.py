@@ -169,3 +169,5 @@ VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
     "coverage": _coverage,
     "report": _report,
 }
+#: Views that are tables: `results/<view>/<name>.csv`.
+TABLES = tuple(view for view in VIEWS if view != "report")

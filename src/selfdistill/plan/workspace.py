@@ -144,21 +144,21 @@ class Workspace:
         artifact = Artifact.open(self.root / stage / run)
         return [str(locate(i, self.root) / "manifest.json") for i in artifact.input_ids.values()]
 
-    def label(self, stage: str, run: str, *, is_share: bool = False) -> str:
+    def label(self, stage: str, run: str, *, is_shard: bool = False) -> str:
         """Readable name of an artifact with the experiments that use it."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        needed = _short(self.needs(stage, run, is_share=is_share))
+        needed = _short(self.needs(stage, run, is_shard=is_shard))
         return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({needed})"
 
-    def needs(self, stage: str, run: str, attempt: int = 1, *, is_share: bool = False) -> Resources:
+    def needs(self, stage: str, run: str, attempt: int = 1, *, is_shard: bool = False) -> Resources:
         """What a job needs: almost nothing when it was refused before and is only tried again, and no GPU when its
         shares are jobs of their own and it only puts them in order.
         """
         if attempt > 1 and refusal.recall(self.root / stage / run) is not None:
             return REFUSED
         settings, resources = self._settings(stage, run)
-        if stage in SHARDED and settings.shards > 1 and not is_share:
+        if stage in SHARDED and settings.shards > 1 and not is_shard:
             return resources.model_copy(update={"gpus": 0})
         return resources
 
@@ -170,10 +170,10 @@ class Workspace:
         return self._needs[stage, run]
 
     def resources(
-        self, stage: str, run: str, attempt: int, site: Site | None, *, is_share: bool = False
+        self, stage: str, run: str, attempt: int, site: Site | None, *, is_shard: bool = False
     ) -> dict[str, int | str]:
         """What a job requests from Slurm, or without a site from the one machine."""
-        needs = self.needs(stage, run, attempt, is_share=is_share)
+        needs = self.needs(stage, run, attempt, is_shard=is_shard)
         return machine_resources(needs, attempt) if site is None else slurm_resources(needs, site, attempt)
 
     def shards(self, stage: str, run: str) -> int:
