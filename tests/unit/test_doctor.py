@@ -92,7 +92,7 @@ def test_a_slurm_without_accounts_needs_squeue(project):
     fake_slurm(project, "accounting_storage/none")
     output = doctor(expect=1)
     (line,) = lines_of(output, "accounting")
-    assert line[0] == "fail" and "write squeue" in line[2]
+    assert line[0] == "fail" and "Set it to squeue" in line[2]
     assert lines_of(output, "slurm")[0][0] == lines_of(output, "partition")[0][0] == "ok"
     path = project / PROFILE
     path.write_text(path.read_text().replace("slurm-status-command: sacct", "slurm-status-command: squeue"))

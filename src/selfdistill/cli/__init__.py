@@ -1,4 +1,4 @@
-"""The command line: `selfdistill --help` lists the commands, one module of this folder a theme."""
+"""The command line: `selfdistill --help` lists the commands. Each module of this folder holds related commands."""
 
 from __future__ import annotations
 
@@ -6,22 +6,34 @@ import sys
 
 import typer
 
-from selfdistill.cli import assets, contamination, counting, doctor, estimate, grading, identity, maintenance, tracking
+from selfdistill.cli import (
+    assets,
+    console,
+    contamination,
+    counting,
+    doctor,
+    estimate,
+    grading,
+    identity,
+    maintenance,
+    tracking,
+)
 from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
 
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Ask what is behind a result, why something would run, and keep the store in order.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
 )
 for module in (identity, maintenance, tracking, contamination, counting, doctor, estimate, grading):
     module.register(app)
-app.add_typer(assets.app, name="assets", help="External models and data sets.")
+app.add_typer(assets.app, name="assets", help="External models and data sets.", rich_help_panel=console.MACHINE)
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2."""
+    """Entry point. A user's mistake is printed as one line, with exit code 2."""
     try:
         app()
     except UserError as error:

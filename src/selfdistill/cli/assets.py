@@ -1,4 +1,4 @@
-"""assets add | fetch | check: name external files, bring them to this machine, and verify them."""
+"""assets add | fetch | check: register external files, download them, and verify them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from selfdistill.schema.assets import UNRESOLVED, AssetEntry
 from selfdistill.schema.errors import UserError, explain_validation
 
 app = typer.Typer(no_args_is_help=True)
-#: How the states begin that are nobody's fault.
+#: Beginnings of the states that are no error.
 _HARMLESS = ("ok", "missing", "unresolved", "no digests yet")
 
 
@@ -26,7 +26,7 @@ class Kind(StrEnum):
 @app.command()
 def fetch(
     name: Annotated[str, typer.Argument(help="Name in config/assets.lock.yaml.")],
-    files: Annotated[list[str] | None, typer.Argument(help="Only these files of it.")] = None,
+    files: Annotated[list[str] | None, typer.Argument(help="Only these files of the asset.")] = None,
 ) -> None:
     """Download an asset at its pinned revision (a GGUF model is converted) and record its digests."""
     from selfdistill.assets import Assets
@@ -37,8 +37,8 @@ def fetch(
 
 
 @app.command()
-def check(name: Annotated[str | None, typer.Argument(help="One asset; none means all.")] = None) -> None:
-    """Say which assets are here and which to bring; exit code 1 if a digest is wrong. Nothing is downloaded."""
+def check(name: Annotated[str | None, typer.Argument(help="One asset (default: all).")] = None) -> None:
+    """Show which assets are on this machine. The exit code is 1 if a digest is wrong. Nothing is downloaded."""
     from selfdistill.assets import Assets
     from selfdistill.assets import check as check_asset
 
@@ -52,20 +52,20 @@ def check(name: Annotated[str | None, typer.Argument(help="One asset; none means
 
 @app.command()
 def add(
-    name: Annotated[str, typer.Argument(help="A name for it.")],
+    name: Annotated[str, typer.Argument(help="Name of the asset.")],
     path: Annotated[Path | None, typer.Argument(help="A file or folder of your own.")] = None,
-    hub: Annotated[str | None, typer.Option(help="Instead: owner/name of a repository of the model hub.")] = None,
-    git: Annotated[str | None, typer.Option(help="Instead: address of a git repository.")] = None,
-    kind: Annotated[Kind, typer.Option(help="What a repository holds.")] = Kind.dataset,
-    revision: Annotated[str | None, typer.Option(help="Commit, 40 hex digits; none: the first fetch pins it.")] = None,
-    ref: Annotated[str | None, typer.Option(help="Branch or tag that the first fetch looks up.")] = None,
-    licence: Annotated[str, typer.Option(help="SPDX name.")] = "unknown",
+    hub: Annotated[str | None, typer.Option(help="Instead of a path: OWNER/NAME on the Hugging Face hub.")] = None,
+    git: Annotated[str | None, typer.Option(help="Instead of a path: URL of a git repository.")] = None,
+    kind: Annotated[Kind, typer.Option(help="What the repository contains.")] = Kind.dataset,
+    revision: Annotated[str | None, typer.Option(help="Commit (default: the first fetch pins one).")] = None,
+    ref: Annotated[str | None, typer.Option(help="Branch or tag whose commit the first fetch pins.")] = None,
+    licence: Annotated[str, typer.Option(help="SPDX identifier.")] = "unknown",
 ) -> None:
-    """Record a file or folder of your own in config/assets.local.yaml, or a repository in config/assets.lock.yaml."""
+    """Register a file or folder of your own (config/assets.local.yaml), or a repository (config/assets.lock.yaml)."""
     from selfdistill.assets import Assets, add_entry, add_local
 
     if sum(origin is not None for origin in (path, hub, git)) != 1:
-        raise UserError("say where it is: a path, or --hub OWNER/NAME, or --git ADDRESS; one of them.")
+        raise UserError("give exactly one of: a path, --hub OWNER/NAME, --git URL.")
     assets = Assets.here()
     if path is not None:
         added = add_local(assets, name, path)
@@ -85,4 +85,4 @@ def add(
         entry = add_entry(assets, name, AssetEntry(**settings))
     except ValidationError as error:
         raise explain_validation(error, AssetEntry, f"assets add {name}") from None
-    console.print(f"{name}: {entry.repo} {entry.revision}. `selfdistill assets fetch {name}` brings it.")
+    console.print(f"{name}: {entry.repo} {entry.revision}. To download it: selfdistill assets fetch {name}")

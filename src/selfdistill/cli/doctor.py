@@ -1,13 +1,16 @@
-"""doctor: is this machine ready, and what would each rule ask Slurm for."""
+"""doctor: check this machine, or show what each rule would request from Slurm."""
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable, Iterator
 from typing import Annotated
 
 import typer
 
-from selfdistill.cli.checks import FAIL, WARN, Check, all_checks
-from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.cli import checks, slurm_checks
+from selfdistill.cli.checks import FAIL, WARN, Check
+from selfdistill.cli.console import MACHINE, ConfigFile, console, show_table, workspace
 from selfdistill.cli.identity import nodes_behind
 from selfdistill.cli.requests import requests
 from selfdistill.plan.settings import CONFIG_FILE
@@ -17,32 +20,54 @@ _COLOUR = {"ok": "green", WARN: "yellow", FAIL: "red"}
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(doctor)
+    app.command(rich_help_panel=MACHINE)(doctor)
 
 
 def doctor(
     targets: Annotated[
-        list[str] | None, typer.Argument(help="Experiments or targets for --resources; none means all experiments.")
+        list[str] | None, typer.Argument(help="Experiments or targets for --resources (default: all experiments).")
     ] = None,
     resources: Annotated[
-        bool, typer.Option("--resources", help="Print instead what each rule would ask Slurm for.")
+        bool, typer.Option("--resources", help="Show instead what each rule would request from Slurm.")
     ] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="A warning counts as a failure.")] = False,
-    configfile: Annotated[str, typer.Option("--configfile", help="The config file.")] = CONFIG_FILE,
+    strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as failures.")] = False,
+    configfile: ConfigFile = CONFIG_FILE,
 ) -> None:
-    """Check this machine, one line a check. Exit code 1 if something fails; warnings leave it at 0."""
+    """Check this machine, one line per check. The exit code is 1 if a check fails; warnings do not count."""
     if resources:
         _show_requests(targets or [], configfile)
         return
     found: list[Check] = []
-    for check in all_checks(configfile):
+    for check in _all_checks(configfile):
         found.append(check)
-        # Names of accounts and folders may hold brackets: only the first word is marked up.
+        # The text may contain brackets (accounts, folders), so only the state is rich markup.
         console.print(f"[{_COLOUR[check.state]}]{check.state:4}[/]  {check.name:12}", end="  ")
         console.print(check.text, markup=False, soft_wrap=True)
     bad = {FAIL, WARN} if strict else {FAIL}
     if any(check.state in bad for check in found):
         raise typer.Exit(1)
+
+
+def _all_checks(configfile: str) -> Iterator[Check]:
+    """Every check, most basic first. A check that raises counts as failed; the others still run."""
+    named: list[tuple[str, Callable[[], Iterator[Check]]]] = [
+        ("python", checks.python),
+        ("torch", checks.torch),
+        ("gpus", checks.gpus),
+        ("vllm", lambda: checks.vllm(configfile)),
+        ("disk", checks.disk),
+        *slurm_checks.CHECKS,
+        ("mlflow", checks.mlflow),
+        ("assets", lambda: checks.assets(configfile)),
+        ("sandbox", checks.sandbox),
+    ]
+    for name, check in named:
+        try:
+            yield from check()
+        except UserError as error:
+            yield Check(name, FAIL, str(error))
+        except (OSError, ImportError, subprocess.SubprocessError, ValueError) as error:
+            yield Check(name, FAIL, f"{type(error).__name__}: {error}")
 
 
 def _show_requests(targets: list[str], configfile: str) -> None:

@@ -1,4 +1,4 @@
-"""estimate: whether a run fits the GPUs, before it is started."""
+"""estimate: whether a training run fits in GPU memory, before it starts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.cli.console import MACHINE, ConfigFile, console, show_table, workspace
 from selfdistill.estimate import (
     PUBLISHED,
     Dimensions,
@@ -30,22 +30,26 @@ _FLOPS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
 
 
 def register(app: typer.Typer) -> None:
-    app.command()(estimate)
+    app.command(rich_help_panel=MACHINE)(estimate)
 
 
 def estimate(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment.")],
-    gpus: Annotated[int | None, typer.Option(min=1, help="GPUs, one process each; else the runtime file's.")] = None,
+    gpus: Annotated[
+        int | None, typer.Option(min=1, help="GPUs, one process each (default: as in the runtime file).")
+    ] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="Memory of one GPU in GB (1e9 bytes).")] = None,
     sharding: Annotated[
-        Literal["none", "full"] | None, typer.Option(help="full: each GPU holds its share; else the runtime file's.")
+        Literal["none", "full"] | None,
+        typer.Option(help="full: FSDP, weights spread over the GPUs (default: as in the runtime file)."),
     ] = None,
     completion_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest completion; needed for sft, whose data is not made yet.")
+        int | None,
+        typer.Option(min=1, help="Tokens of the longest completion; required for sft, whose data does not exist yet."),
     ] = None,
-    configfile: Annotated[str, typer.Option("--configfile", help="The config file.")] = CONFIG_FILE,
+    configfile: ConfigFile = CONFIG_FILE,
 ) -> None:
-    """Print what a training run holds on each GPU, whether it fits, and which settings would help."""
+    """Show what a training run keeps in the memory of each GPU, whether it fits, and which settings would help."""
     project = workspace(configfile)
     work = _workload(project, experiment, gpus, sharding, completion_tokens)
     capacity = None if gpu_memory is None else round(gpu_memory * 1e9)
@@ -63,7 +67,7 @@ def _workload(
     chosen = get(project.planner.experiments, name)
     spec = chosen.train_spec(chosen.seeds[0])
     if spec.on_policy is None and completion_tokens is None:
-        raise UserError(f"experiment {name} trains on given completions: say how long they are, --completion-tokens N.")
+        raise UserError(f"experiment {name} trains on given completions. Say how long they are: --completion-tokens N.")
     runtime, _ = merged_settings(project.runtime, "train", project.planner.model(chosen.entry.model).slug)
     return workload_of(
         spec,
@@ -77,7 +81,7 @@ def _workload(
 
 
 def _dimensions(project: Workspace, model: str) -> Dimensions:
-    """Sizes of a model: of its folder where it is on this machine, else the published ones, else those to be made."""
+    """Sizes of a model: from its config.json if it is on this machine, else from the settings or the published ones."""
     entry, node = project.planner.config.models[model], project.planner.model(model)
     made = node.folder(project.root) / "payload" / "model" / "config.json"
     if made.is_file():
@@ -94,8 +98,8 @@ def _dimensions(project: Workspace, model: str) -> Dimensions:
     if known is not None and known.repo in PUBLISHED:
         return PUBLISHED[known.repo]
     raise UserError(
-        f"model {model}: its config.json is not on this machine and its sizes are not in the planner's table. "
-        f"`selfdistill assets fetch {entry.asset}` brings it."
+        f"model {model}: its config.json is not on this machine, and its sizes are not in the built-in table. "
+        f"Run: selfdistill assets fetch {entry.asset}"
     )
 
 
@@ -124,27 +128,27 @@ def _toy_dimensions(made: ToyArchitecture) -> Dimensions:
 
 def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     unit = "GPU" if work.device == "cuda" else "process"
-    layout = "sharded" if work.is_sharded else "a whole network on each" if work.processes > 1 else "one process"
-    console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}; each holds at most")
+    layout = "sharded" if work.is_sharded else "all weights on each" if work.processes > 1 else "one process"
+    console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}. Peak memory of each:")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]
     rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.samples_in_turns else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
-    show_table(("part", "held", "GB", "what"), rows)
+    show_table(("part", "while", "GB", "what"), rows)
     if work.separate_samplers and work.engine != "none":
         more = work.separate_samplers * work.tensor_parallel
         plural = "s" * (more > 1)
-        console.print(f"\nSampling: {more} more {unit}{plural} on each node (separate_samplers), not counted here.")
+        console.print(f"\nSampling takes {more} more {unit}{plural} on each node, not included above.")
     console.print()
 
 
 def _show_verdict(plan: Plan, gpu_memory: float | None) -> None:
     if plan.fits is None:
-        console.print(f"Peak {_gb(plan.peak)} GB. With --gpu-memory GB this says whether it fits.")
+        console.print(f"Peak: {_gb(plan.peak)} GB. Give --gpu-memory GB to see whether it fits.")
     elif plan.fits:
         console.print(f"[bold]Fits[/bold]: {_gb(plan.peak)} of {gpu_memory:g} GB.")
     else:
-        console.print(f"[bold]Does not fit[/bold]: {_gb(plan.peak)} GB are needed, {gpu_memory:g} GB are there.")
+        console.print(f"[bold]Does not fit[/bold]: needs {_gb(plan.peak)} GB of {gpu_memory:g} GB.")
 
 
 def _show_suggestions(work: Workload, plan: Plan) -> None:
@@ -152,7 +156,7 @@ def _show_suggestions(work: Workload, plan: Plan) -> None:
     if not found:
         return
     verdicts = {None: "", True: "fits", False: "does not fit"}
-    console.print("\nOne change at a time (settings in config/runtime.yaml leave results and keys alone):\n")
+    console.print("\nWhat single changes would do (settings of config/runtime.yaml change neither results nor keys):\n")
     show_table(
         ("change", "peak GB", "", "belongs to"),
         [(s.change, _gb(s.peak), verdicts[s.fits], "recipe" if s.changes_results else "machine") for s in found],
@@ -167,11 +171,11 @@ def _show_work(work: Workload) -> None:
         for flops in (cost.sampling_flops, cost.teacher_flops, cost.student_flops, cost.flops)
     )
     console.print(
-        f"\nA step at most: {cost.completions:,} completions, {cost.sampled_tokens:,} sampled tokens, "
-        f"{cost.student_tokens:,} tokens trained on, {cost.teacher_tokens:,} read by the teacher; "
+        f"\nOne step, at most: {cost.completions:,} completions, {cost.sampled_tokens:,} sampled tokens, "
+        f"{cost.student_tokens:,} trained tokens, {cost.teacher_tokens:,} tokens read by the teacher; "
         f"{total} {unit} (sampling {sampling}, teacher {teacher}, student {student}).\n"
-        "Every completion is taken at its longest: --completion-tokens N shows a shorter case. Seconds depend on the "
-        "rate that a machine reaches, which has to be measured."
+        "This assumes that every completion reaches the token limit; --completion-tokens N shows a shorter case. "
+        "How long it takes depends on the FLOP/s that the machine reaches, which must be measured."
     )
 
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Row, Writer, read_batches, scalar_at, texts_at, value_at
 from selfdistill.grading import Grade, Outcome, WorkerPool, grade
 from selfdistill.schema.common import ChoiceGrader, Grader, MathGrader
@@ -37,7 +38,7 @@ class Rules(StrEnum):
 
 
 def register(app: typer.Typer) -> None:
-    app.command(name="grade")(grade_command)
+    app.command(rich_help_panel=OWN_DATA, name="grade")(grade_command)
 
 
 def grade_command(

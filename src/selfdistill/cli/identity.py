@@ -1,4 +1,4 @@
-"""where, explain, status: what stands behind a name, and why something would be computed."""
+"""where, explain, status: the artifacts behind a name, why something would be computed, and how far a study is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfdistill.artifacts.store import Artifact, all_artifacts
-from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.cli.console import RESULTS, ConfigFile, console, show_table, workspace
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.settings import CONFIG_FILE
@@ -16,12 +16,10 @@ from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError, nearest
 
-ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]
-
 
 def register(app: typer.Typer) -> None:
     for command in (where, explain_command, status):
-        app.command(name=command.__name__.removesuffix("_command"))(command)
+        app.command(name=command.__name__.removesuffix("_command"), rich_help_panel=RESULTS)(command)
 
 
 def nodes_behind(project: Workspace, name: str) -> list[Node]:
@@ -35,7 +33,7 @@ def nodes_behind(project: Workspace, name: str) -> list[Node]:
         view, label = "report", "report"
     if not view:
         known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
-        raise UserError(f"`{name}` is no experiment and no target.{nearest(short, known)}")
+        raise UserError(f"`{name}` is neither an experiment nor a target.{nearest(short, known)}")
     return list(closure(plan_view(project.planner, view, label).nodes.values()))
 
 
@@ -43,7 +41,7 @@ def where(
     name: Annotated[str, typer.Argument(help="Experiment, target, or key of an artifact.")],
     configfile: ConfigFile = CONFIG_FILE,
 ) -> None:
-    """Print the artifacts behind a name, upstream first."""
+    """List the artifacts behind a name, upstream first."""
     project = workspace(configfile)
     by_key = [a for a in all_artifacts(project.root) if name in (a.key, a.folder.name, a.name)]
     if by_key:
@@ -64,7 +62,7 @@ def _state(artifact: Artifact) -> str:
 def explain_command(
     name: Annotated[str, typer.Argument(help="Experiment or target.")], configfile: ConfigFile = CONFIG_FILE
 ) -> None:
-    """Say what would be computed and why: the difference to the nearest existing artifact, field by field."""
+    """Explain what would be computed and why: the difference from the nearest existing artifact, field by field."""
     project = workspace(configfile)
     nodes = nodes_behind(project, name)
     explanations = explain(nodes, project.root)
@@ -74,7 +72,7 @@ def explain_command(
     for entry in explanations:
         console.print(f"\n[bold]{entry.node.name}[/bold]", soft_wrap=True)
         if entry.nearest is None:
-            console.print("  is new: no other artifact has this name.")
+            console.print("  is new: no artifact of this name exists.")
             continue
         console.print(f"  differs from {entry.nearest.name}:", soft_wrap=True)
         for change in entry.changes:
@@ -87,7 +85,7 @@ def _line(change: Change) -> str:
 
 
 def status(configfile: ConfigFile = CONFIG_FILE) -> None:
-    """Print how far every experiment is, and what the store holds."""
+    """Show the progress of every experiment, and what the store holds."""
     project = workspace(configfile)
     rows = []
     for name in sorted(project.planner.experiments):

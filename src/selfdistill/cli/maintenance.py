@@ -1,4 +1,4 @@
-"""verify, discard, gc, lock: keep the store whole and small."""
+"""verify, discard, gc, lock: check the store, forget results, remove what is unused, record code changes."""
 
 from __future__ import annotations
 
@@ -11,39 +11,38 @@ import typer
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, locate
-from selfdistill.cli.console import console, show_table, workspace
+from selfdistill.cli.console import RESULTS, ConfigFile, console, show_table, workspace
 from selfdistill.plan.graph import closure
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import PLANS, plan_path, read_plan
 from selfdistill.schema.errors import UserError
 
-Yes = Annotated[bool, typer.Option("--yes", help="Do it; without, only say what would be done.")]
-ConfigFile = Annotated[str, typer.Option("--configfile", help="The config file.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without this option the command only says what it would do.")]
 
 
 def register(app: typer.Typer) -> None:
     for command in (verify, discard, gc, lock):
-        app.command()(command)
+        app.command(rich_help_panel=RESULTS)(command)
 
 
 def find_artifacts(names: list[str], root: Path = ROOT) -> list[Artifact]:
-    """Artifacts by key, `slug-key`, `stage/slug-key` or path; UserError for a name that fits none."""
+    """Artifacts by key, `slug-key`, `stage/slug-key` or path; UserError for an unknown name."""
     everything = all_artifacts(root)
     found = []
     for name in names:
         wanted = name.rstrip("/").removesuffix("/manifest.json")
         matches = [a for a in everything if wanted in (a.key, a.folder.name, a.name, str(a.folder))]
         if not matches:
-            raise UserError(f"no artifact is called `{name}`: give a key, stage/slug-key, or its path.")
+            raise UserError(f"there is no artifact `{name}`. Give a key, stage/slug-key, or a path.")
         found += matches
     return found
 
 
 def verify(
-    names: Annotated[list[str] | None, typer.Argument(help="Artifacts; none means all that are sealed.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(help="Artifacts (default: all sealed ones).")] = None,
 ) -> None:
-    """Hash contents again and compare with the manifests; exit code 1 if anything differs."""
+    """Hash the payloads again and compare them with the manifests. The exit code is 1 if anything differs."""
     chosen = find_artifacts(names) if names else [a for a in all_artifacts() if a.is_sealed]
     problems: list[str] = []
     for artifact in chosen:
@@ -75,8 +74,8 @@ def descendants(artifacts: list[Artifact], root: Path = ROOT) -> list[Artifact]:
 
 
 def discard(
-    names: Annotated[list[str], typer.Argument(help="Artifacts whose results are to be forgotten.")],
-    dependants: Annotated[bool, typer.Option(help="Also what was made from them.")] = True,
+    names: Annotated[list[str], typer.Argument(help="Artifacts whose results to forget.")],
+    dependants: Annotated[bool, typer.Option(help="Also forget what was made from them.")] = True,
     yes: Yes = False,
 ) -> None:
     """Forget results so that they are computed again (their specs stay)."""
@@ -93,7 +92,7 @@ def discard(
             table.unlink()
         console.print(f"{'removed' if yes else 'would remove'} {table}, which shows them", soft_wrap=True)
     if not yes:
-        console.print("Nothing was changed; add --yes.")
+        console.print("Nothing was changed. Add --yes to do it.")
 
 
 def tables_of(artifacts: list[Artifact]) -> list[Path]:
@@ -109,7 +108,7 @@ def tables_of(artifacts: list[Artifact]) -> list[Path]:
 
 
 def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
-    """Remove artifacts that nothing in the config needs; ancestors of what is kept are always kept."""
+    """Remove artifacts that the config does not need. Whatever a kept artifact was made from is kept, too."""
     project = workspace(configfile)
     kept: set[str] = set()
     for view, names in view_names(project.planner).items():
@@ -117,7 +116,7 @@ def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
             try:
                 kept |= {node.name for node in closure(plan_view(project.planner, view, name).nodes.values())}
             except UserError:
-                # An asset that is no longer pinned, say: what the view last needed is kept.
+                # For example an asset that is no longer pinned: keep what the view needed last.
                 kept |= last_planned(view, name, project.root)
     removable = [a for a in all_artifacts(project.root) if a.name not in kept]
     rows = [(a.name, f"{_size(a.folder) / 1e6:.1f} MB") for a in removable]
@@ -148,9 +147,9 @@ def _size(folder: Path) -> int:
 
 def lock(
     stage: Annotated[str | None, typer.Argument(help="Stage whose code changed.")] = None,
-    bump: Annotated[bool, typer.Option("--bump", help="Results change: VERSION was raised.")] = False,
+    bump: Annotated[bool, typer.Option("--bump", help="Results change; VERSION was raised.")] = False,
     same_results: Annotated[bool, typer.Option("--same-results", help="Results stay the same.")] = False,
-    reason: Annotated[str, typer.Option(help="One sentence for stages.lock.json.")] = "",
+    reason: Annotated[str, typer.Option(help="One sentence, recorded in stages.lock.json.")] = "",
 ) -> None:
     """Check stages.lock.json, or record the decision about a change of a stage's code."""
     if stage is None:
@@ -162,6 +161,6 @@ def lock(
         console.print("stages.lock.json is up to date.")
         return
     if bump == same_results:
-        raise UserError("say either --bump or --same-results.")
+        raise UserError("give either --bump or --same-results.")
     update_lock(stage, "bump" if bump else "same-results", reason)
     console.print(f"{stage}: recorded.")

@@ -1,4 +1,4 @@
-"""What each rule would ask Slurm for: the options that the executor plugin itself would write."""
+"""What each rule would request from Slurm: the options of sbatch, written by the executor plugin itself."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class _Resources(dict):
 
 
 def site() -> Site:
-    """The site of profiles/slurm/config.yaml; an empty one where there is no such file."""
+    """The site of profiles/slurm/config.yaml; an empty one if the file does not exist."""
     path = Path(PROFILE)
     profile = read_yaml(path) if path.is_file() else {}
     return Site.of(profile.get("default-resources")) or Site()

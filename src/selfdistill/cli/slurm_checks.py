@@ -1,4 +1,4 @@
-"""The doctor's lines about Slurm: its commands, the controller, partitions, accounting, and what the profile says."""
+"""The doctor's checks of Slurm: its commands, the controller, partitions, accounting, and the profile."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ _MIN_JOB_AGE_SECONDS = 200
 def commands() -> Iterator[Check]:
     absent = [name for name in _COMMANDS if shutil.which(name) is None]
     if len(absent) == len(_COMMANDS):
-        yield Check("slurm", OK, "not on this machine (--profile local needs none)")
+        yield Check("slurm", OK, "not on this machine (--profile local does not need it)")
     elif absent:
         yield Check("slurm", FAIL, f"{', '.join(absent)} not found")
     elif "is UP" not in (output_of("scontrol", "ping") or ""):
-        yield Check("slurm", FAIL, "its controller does not answer: scontrol ping")
+        yield Check("slurm", FAIL, "its controller does not answer (scontrol ping)")
     else:
         yield Check("slurm", OK, f"{(output_of('sinfo', '--version') or '').strip()}, its controller answers")
 
 
 def partitions() -> Iterator[Check]:
-    """One line each, and whether the profile names one that exists."""
+    """One line for each partition, and whether the one in the profile exists."""
     listed = output_of("sinfo", "--noheader", "--format=%P|%a|%l|%D|%c|%m|%G")
     known = []
     for line in (listed or "").splitlines():
@@ -66,7 +66,7 @@ def _describe() -> str:
 
 
 def accounting() -> Iterator[Check]:
-    """Whether the profile asks for states in a way that works here."""
+    """Whether the profile's way of asking for job states works on this cluster."""
     config = output_of("scontrol", "show", "config")
     if config is None:
         return
@@ -76,13 +76,13 @@ def accounting() -> Iterator[Check]:
     asked = (read_yaml(path) if path.is_file() else {}).get("slurm-status-command", "sacct")
     age = int(re.sub(r"\D", "", settings.get("MinJobAge", "")) or 0)
     if asked == "sacct" and not has_accounts:
-        text = f"{PROFILE}: slurm-status-command: sacct, but this Slurm keeps no accounts: write squeue"
+        text = f"{PROFILE}: slurm-status-command: sacct, but this cluster has no accounting. Set it to squeue"
         yield Check("accounting", FAIL, text)
     elif asked == "squeue" and age < _MIN_JOB_AGE_SECONDS:
-        text = f"{PROFILE}: slurm-status-command: squeue, but Slurm forgets jobs after {age} s (MinJobAge)"
-        yield Check("accounting", WARN, text + (": write sacct" if has_accounts else ""))
+        text = f"{PROFILE}: slurm-status-command: squeue, but Slurm forgets finished jobs after {age} s (MinJobAge)"
+        yield Check("accounting", WARN, text + (". Set it to sacct" if has_accounts else ""))
     else:
-        yield Check("accounting", OK, f"{'on' if has_accounts else 'off'}; the profile asks {asked}")
+        yield Check("accounting", OK, f"{'on' if has_accounts else 'off'}; the profile uses {asked}")
 
 
 CHECKS = [("slurm", commands), ("partition", partitions), ("site", profile), ("accounting", accounting)]

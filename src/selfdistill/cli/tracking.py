@@ -1,4 +1,4 @@
-"""track: bring the MLflow store up to date with the artifacts."""
+"""track: update the MLflow store from the artifacts."""
 
 from __future__ import annotations
 
@@ -7,23 +7,26 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.cli.console import RESULTS
+
 
 def register(app: typer.Typer) -> None:
-    app.command()(track)
+    app.command(rich_help_panel=RESULTS)(track)
 
 
 def track(
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing when nothing changed.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing if nothing changed.")] = False,
     best_effort: Annotated[
-        bool, typer.Option("--best-effort", help="A store that cannot be written is a warning, not an error.")
+        bool, typer.Option("--best-effort", help="Only warn if the store cannot be written.")
     ] = False,
     everything: Annotated[
-        bool, typer.Option("--all", help="Compare run by run, even if no file changed since the last call.")
+        bool, typer.Option("--all", help="Compare every run, even if no file changed since the last call.")
     ] = False,
 ) -> None:
-    """Write every new artifact, metric and checkpoint to MLflow; what is there already stays.
+    """Write new artifacts, metrics and checkpoints to MLflow; runs that are already there stay.
 
-    The store is results/mlflow/mlflow.db, or the one that MLFLOW_TRACKING_URI names. It is an index: it may be deleted.
+    The store is results/mlflow/mlflow.db, or the one that MLFLOW_TRACKING_URI names. It is an index: it can be deleted
+    and written again from the artifacts.
     """
     from selfdistill.tracking import track as sync
 
