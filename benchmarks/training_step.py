@@ -59,8 +59,9 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
     torch.set_num_threads(threads)
     from selfdistill.generation.base import sample_seed
     from selfdistill.generation.torch_sampler import TorchSampler
+    from selfdistill.rollouts import Prompt
     from selfdistill.schema.runtime import StageRuntime
-    from selfdistill.training.data import TrainingFolder, TrainingPrompt, draw_indices
+    from selfdistill.training.data import TrainingFolder, draw_indices
     from selfdistill.training.loop import train
 
     spec, lengths = our_spec(size, method), lengths_of(size)
@@ -73,7 +74,7 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
     model, tokenizer = make_network(size), make_tokenizer(size)
     chats = questions_of(size)
     ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
-    prompts = [TrainingPrompt(row, str(row), "", "", chat, ids[row]) for row, chat in enumerate(chats)]
+    prompts = [Prompt(row, str(row), "", "", chat, ids[row]) for row, chat in enumerate(chats)]
     reports: list[dict] = []
     with tempfile.TemporaryDirectory() as place:
         folder = TrainingFolder(*(Path(place) / name for name in ("checkpoints", "state", "metrics.jsonl", "profile")))

@@ -106,11 +106,11 @@ class Study:
         freeze(folder, node.frozen_spec)
         return Artifact.open(folder)
 
-    def run(self, node: Node, *options: str, expect: int = 0) -> Artifact:
+    def run(self, node: Node, *options: str, expect: int = 0, log: str | None = None) -> Artifact:
         artifact = self.freeze(node)
-        log = self.root / "logs" / f"{node.stage}.log"
-        arguments = [node.stage, str(artifact.manifest_path), "--log", str(log), "--runtime", str(self.runtime)]
-        assert launch.run([*arguments, *options]) == expect, log.read_text()
+        path = self.root / "logs" / f"{log or node.stage}.log"
+        arguments = [node.stage, str(artifact.manifest_path), "--log", str(path), "--runtime", str(self.runtime)]
+        assert launch.run([*arguments, *options]) == expect, path.read_text()
         return Artifact.open(artifact.folder)
 
     def rollouts(self, *, samples: int = 4, contexts: Node | None = None, seed: int = 0) -> Node:

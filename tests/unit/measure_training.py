@@ -15,9 +15,10 @@ import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.rollouts import Prompt
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
+from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.loop import train
 from tiny import tiny_tokenizer
 from training_session import Verdict
@@ -34,14 +35,14 @@ def every_other(texts, golds, stop_reasons):
     return [Verdict("correct", 1.0) if index % 2 else Verdict("wrong", 0.0) for index in range(len(texts))]
 
 
-def prompts_of(tokenizer, count: int, length: int) -> list[TrainingPrompt]:
+def prompts_of(tokenizer, count: int, length: int) -> list[Prompt]:
     """Prompts of exactly `length` tokens."""
     prompts = []
     for row in range(count):
         messages = [{"role": "user", "content": " ".join(["so"] * (length - 5))}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert len(ids) == length
-        prompts.append(TrainingPrompt(row, f"p{row}", "family", str(row % 2), messages, ids))
+        prompts.append(Prompt(row, f"p{row}", "family", str(row % 2), messages, ids))
     return prompts
 
 

@@ -20,10 +20,10 @@ from selfdistill.assets import Assets
 from selfdistill.contexts import demonstration_text, encode_teacher_prompt
 from selfdistill.generation.base import Completion
 from selfdistill.prompts import chat, encode_chat, leaks_thinking, strip_thinking
+from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
-from selfdistill.training.data import Rollout, TrainingPrompt
 from selfdistill.training.methods.sdpo import SdpoMethod
 
 ASSETS = {
@@ -205,7 +205,7 @@ def sdpo(model: str, thinking: bool | None) -> SdpoMethod:
 
 def group(model: str, thinking: bool | None, texts: list[str]) -> list[Rollout]:
     messages = chat(QUESTION, None)
-    prompt = TrainingPrompt(0, "p", "", "2", messages, encode_chat(tokenizer(model), messages, thinking))
+    prompt = Prompt(0, "p", "", "2", messages, encode_chat(tokenizer(model), messages, thinking))
     return [
         Rollout(
             prompt, sample, Completion([1], [0.0], "eos"), text, "correct" if text else "wrong", float(bool(text)), "2"

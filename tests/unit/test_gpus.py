@@ -1,4 +1,4 @@
-"""GPUs of one machine, shared out by locks: none is held twice, and a dead job holds none."""
+"""GPUs of one machine are reserved by locks: none is used twice, and a dead job holds none."""
 
 import os
 import subprocess
@@ -9,8 +9,12 @@ import time
 
 import pytest
 
-from selfdistill.run.gpus import VISIBLE, gpus_of, own_gpus, visible_gpus
+from selfdistill.artifacts.store import Artifact
+from selfdistill.run.gpus import VISIBLE, gpus_of, reserve_gpus, visible_gpus
+from selfdistill.run.job import Job, Shard, Tee
+from selfdistill.run.launch import _gpus
 from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import Resources, StageRuntime
 
 
 @pytest.fixture(autouse=True)
@@ -20,15 +24,15 @@ def lock_folder(tmp_path, monkeypatch):
     monkeypatch.setenv(VISIBLE, "4,5,6")
 
 
-def test_a_job_sees_its_own_gpus_and_afterwards_what_it_saw_before():
+def test_a_job_sees_its_reserve_gpus_and_afterwards_what_it_saw_before():
     assert visible_gpus() == ["4", "5", "6"]
-    with own_gpus(2, visible_gpus(), print) as taken:
+    with reserve_gpus(2, visible_gpus(), print) as taken:
         assert taken == ["4", "5"] and os.environ[VISIBLE] == "4,5"
     assert os.environ[VISIBLE] == "4,5,6"
 
 
 def test_what_one_job_holds_another_does_not_get():
-    with own_gpus(2, ["a", "b", "c"], print), own_gpus(1, ["a", "b", "c"], print) as taken:
+    with reserve_gpus(2, ["a", "b", "c"], print), reserve_gpus(1, ["a", "b", "c"], print) as taken:
         assert taken == ["c"]
 
 
@@ -36,16 +40,16 @@ def test_a_job_waits_until_enough_are_free_and_says_so_once():
     said, got = [], []
 
     def second():
-        with own_gpus(2, ["a", "b", "c"], said.append, poll_seconds=0.05) as taken:
+        with reserve_gpus(2, ["a", "b", "c"], said.append, poll_seconds=0.05) as taken:
             got.append(taken)
 
-    with own_gpus(2, ["a", "b", "c"], print):
+    with reserve_gpus(2, ["a", "b", "c"], print):
         waiting = threading.Thread(target=second)
         waiting.start()
         time.sleep(0.4)
         assert got == [] and len(said) == 1 and "2 of 3 GPUs" in said[0]
         # It keeps none while it waits.
-        with own_gpus(1, ["c"], print):
+        with reserve_gpus(1, ["c"], print):
             pass
     waiting.join(10)
     assert got == [["a", "b"]]
@@ -53,20 +57,55 @@ def test_a_job_waits_until_enough_are_free_and_says_so_once():
 
 def test_a_killed_job_holds_nothing():
     code = (
-        "import sys, time\nfrom selfdistill.run.gpus import own_gpus\n"
-        "with own_gpus(1, ['a'], print):\n    print('held', flush=True)\n    time.sleep(60)\n"
+        "import sys, time\nfrom selfdistill.run.gpus import reserve_gpus\n"
+        "with reserve_gpus(1, ['a'], print):\n    print('held', flush=True)\n    time.sleep(60)\n"
     )
     job = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     assert job.stdout.readline() == "held\n"
     job.kill()
     job.wait()
-    with own_gpus(1, ["a"], pytest.fail) as taken:
+    with reserve_gpus(1, ["a"], pytest.fail) as taken:
         assert taken == ["a"]
 
 
 def test_more_gpus_than_there_are_is_one_clear_line():
-    with pytest.raises(UserError, match="asks for 4 GPUs and sees 3"), own_gpus(4, visible_gpus(), print):
+    with pytest.raises(UserError, match="needs 4 GPUs and sees 3"), reserve_gpus(4, visible_gpus(), print):
         pass
+
+
+def job_with_gpus(tmp_path, shard=None, **settings):
+    tee = Tee(tmp_path / "log", "test")
+    return Job(Artifact(tmp_path), StageRuntime(device="cuda", **settings), tee, shard=shard or Shard())
+
+
+def reserved(job, needs):
+    """GPUs that a job sees while it runs, as launch decides."""
+    with job.tee, _gpus(job, needs):
+        return visible_gpus()
+
+
+def test_shards_with_one_gpu_each_divide_the_gpus_of_a_machine(tmp_path):
+    """What `samplers: 3` did within one job: three engines, each on its own GPU."""
+    needs = Resources(gpus=1)
+    jobs = [job_with_gpus(tmp_path / str(index), Shard(index, 3), shards=3) for index in range(3)]
+    with jobs[0].tee, _gpus(jobs[0], needs), jobs[1].tee, _gpus(jobs[1], needs):
+        first = reserved(jobs[2], needs)
+        assert first == ["6"]
+    assert reserved(job_with_gpus(tmp_path, shards=3), needs) == ["4", "5", "6"], "the merging job reserves none"
+
+
+def test_jobs_inside_one_slurm_allocation_divide_its_gpus_and_a_job_of_its_own_keeps_those_slurm_gave(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    needs = Resources(gpus=1)
+    first, second = (job_with_gpus(tmp_path / name) for name in "ab")
+    with first.tee, _gpus(first, needs):
+        assert reserved(second, needs) == ["5"]
+        monkeypatch.setenv("SLURM_JOB_ID", "18")
+        assert reserved(second, needs) == ["4"], "GPU 4 of another allocation is another GPU"
+    assert reserved(first, Resources(gpus=3)) == ["4", "5", "6"]
+    assert not list(tmp_path.glob("selfdistill-gpus-*-18/6.lock"))
 
 
 def test_each_process_of_a_job_gets_its_own_gpus():

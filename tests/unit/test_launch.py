@@ -161,7 +161,7 @@ with Watchdog(0.4, lambda text: print(text, flush=True), Path(sys.argv[1])) as w
         [sys.executable, "-c", code, tmp_path / "hang.txt"], capture_output=True, text=True, timeout=50, check=False
     )
     assert done.returncode == 70
-    assert "no sign of life" in done.stdout and "`step 3: updates`" in done.stdout
+    assert "no heartbeat" in done.stdout and "`step 3: updates`" in done.stdout
     assert "time.sleep" in (tmp_path / "hang.txt").read_text() or "line 7" in (tmp_path / "hang.txt").read_text()
 
 

@@ -21,21 +21,21 @@ PACKAGE = Path(selfdistill.__file__).parent
 LAYERS = (
     {"schema", "files", "epistemic", "statistics", "losses"},
     {"prompts", "grading", "generation", "estimate", "artifacts", "assets", "toy"},
-    {"contexts", "contamination", "plan", "sources"},
+    {"contexts", "contamination", "plan", "rollouts", "sources"},
     {"training", "run", "tracking", "views"},
     {"stages", "cli"},
 )
 #: Text, numbers and tensors in and out: these know of no artifact, no plan and no tracking.
 DOMAIN = {
     "prompts", "epistemic", "statistics", "losses", "grading", "generation", "contexts", "contamination", "toy",
-    "training", "estimate",
+    "training", "estimate", "rollouts",
 }  # fmt: skip
 ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
 #: Units and modules that every Slurm job loads when it parses the Snakefile.
 PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py", "plan/")
 #: Text in, text or numbers out; tensors only in losses. No tables there, and no networks.
-LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts", "contamination", "estimate"}
+LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts", "contamination", "estimate", "rollouts"}
 
 
 def unit_of(path: Path) -> str:

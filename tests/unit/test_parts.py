@@ -1,4 +1,4 @@
-"""Part files: whatever way completions were cut into parts, the result is the same file."""
+"""Part files: the result is the same file, however completions were divided into parts."""
 
 from __future__ import annotations
 
@@ -78,15 +78,11 @@ def test_a_prompt_done_twice_counts_once_and_a_missing_one_is_an_error(tmp_path)
     assert not (tmp_path / "y.parquet").exists()
 
 
-def test_shares_cover_everything_once_and_divide_again():
+def test_shards_cover_everything_once():
     items = list(range(23))
     for count in (1, 2, 5):
-        shares = [Shard(index, count) for index in range(count)]
-        assert sorted(item for share in shares for item in share.own(items)) == items
-        halves = [share.part(index, 2) for share in shares for index in range(2)]
-        assert sorted(item for half in halves for item in half.own(items)) == items
-        for share in shares:
-            assert set(share.own(items)) == set(share.part(0, 2).own(items)) | set(share.part(1, 2).own(items))
+        shards = [Shard(index, count) for index in range(count)]
+        assert sorted(item for shard in shards for item in shard.select(items)) == items
     assert Shard.parse("2-of-8") == Shard(1, 8) and str(Shard(1, 8)) == "2-of-8"
     for wrong in ("0-of-2", "3-of-2", "2", "a-of-b"):
         with pytest.raises(ValueError):

@@ -238,7 +238,7 @@ def test_a_data_set_that_names_what_is_not_there_is_one_error(raw, assets):
     [
         ("train", {"processes": 4}, 4),
         ("train", {"processes": 4, "separate_samplers": 2, "tensor_parallel": 2}, 8),
-        ("evaluate", {"samplers": 2, "tensor_parallel": 4}, 8),
+        ("evaluate", {"tensor_parallel": 4}, 4),
         ("prompts", {}, 0),
     ],
 )

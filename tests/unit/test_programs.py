@@ -186,7 +186,7 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
     from selfdistill.schema.sources import FileSource
     from selfdistill.schema.stages import DatasetSpec, ModelSpec, PromptsSpec, RolloutsSpec
     from selfdistill.stages.contexts import read_attempts
-    from selfdistill.stages.shared import generate as drawing
+    from selfdistill.stages.shared import generate
 
     monkeypatch.chdir(tmp_path)
     prompt = {
@@ -231,11 +231,12 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
     freeze(rollouts.folder(), rollouts.frozen_spec)
     artifact = Artifact.open(rollouts.folder())
     with Tee(tmp_path / "log", "test") as tee:
-        drawn = drawing.Drawing(Job(artifact, StageRuntime(), tee), spec, [prompt])
-        monkeypatch.setattr(drawing.Drawing, "_sampler", lambda self, step: Writer())
-        monkeypatch.setattr(drawing, "load_tokenizer", lambda model, step: Writer())
-        drawn.draw(None)
-        drawn.merge([None])
+        job = generate.RolloutJob(Job(artifact, StageRuntime(), tee), spec, generate.read_prompts(artifact))
+        monkeypatch.setattr(generate, "model_folder", lambda model, step: tmp_path)
+        monkeypatch.setattr(generate, "load_sampler", lambda *_, **__: Writer())
+        monkeypatch.setattr(generate, "load_tokenizer", lambda folder: Writer())
+        job.sample(None)
+        job.merge([None])
     artifact.seal({})
     stored = read_rows(artifact.payload / "rollouts.parquet")
     assert [row["reward"] for row in stored] == [0.0, 1.0]

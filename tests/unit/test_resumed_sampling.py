@@ -1,4 +1,4 @@
-"""Rollouts and evaluation that are killed, stopped, cut into shares or put side by side end in the same completions."""
+"""Rollouts and evaluation that are killed, stopped or sharded end in the same completions."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_killed_job_goes_on_with_what_it_had_and_ends_in_the_same_bytes(study,
     artifact = study.run(node)
     assert result(artifact) == whole
     log = (artifact.folder / "log.txt").read_text()
-    assert "3 of 5 prompts are kept from before" in log and "tokens/s)" in log
+    assert "3 of 5 prompts were finished before" in log and "tokens/s)" in log
     assert not artifact.state.exists()
 
 
@@ -129,33 +129,32 @@ def test_checkpoints_that_are_done_are_not_sampled_again(study, runtime, monkeyp
     assert [row["step"] for row in read_rows(study.run(node).payload / "rollouts.parquet")] == [2] * 10
 
 
-def test_processes_side_by_side_draw_what_one_draws(study, runtime):
+def test_shards_that_run_at_the_same_time_sample_what_one_job_samples_and_the_last_job_merges(study, runtime):
     node = study.rollouts(seed=4)
-    runtime(samplers=1)
-    alone = texts(study.run(node))
-    runtime(samplers=2, part_prompts=1)
-    study.freeze(node).unseal()
-    artifact = study.run(node)
-    assert texts(artifact) == alone
-    logs = {path.name for path in (study.root / "logs").glob("rollouts.*-of-2.log")}
-    assert logs == {"rollouts.1-of-2.log", "rollouts.2-of-2.log"}
-
-
-def test_shares_of_several_jobs_are_put_together_by_the_last(study, runtime):
-    node = study.rollouts(seed=5)
-    runtime()
+    runtime(part_prompts=1)
     alone = texts(study.run(node))
     study.freeze(node).unseal()
-    for share in ("2-of-2", "1-of-2"):
-        marker = study.root / f"{share}.done"
-        artifact = study.run(node, "--shard", share, "--marker", str(marker))
-        assert marker.exists() and not artifact.is_sealed
-        assert (artifact.folder / f"provenance-{share}.json").is_file()
-    (study.root / "logs/rollouts.log").unlink()
-    artifact = study.run(node)
+    shards = {name: study.root / f"{name}.done" for name in ("2-of-2", "1-of-2")}
+    children = [
+        multiprocessing.get_context("fork").Process(
+            target=study.run, args=(node, "--shard", name, "--marker", str(marker)), kwargs={"log": name}
+        )
+        for name, marker in shards.items()
+    ]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join()
+        assert child.exitcode == 0
+    artifact = study.freeze(node)
+    assert not artifact.is_sealed
+    for name, marker in shards.items():
+        assert marker.exists() and (artifact.folder / f"provenance-{name}.json").is_file()
+        assert len(list((artifact.state / "step-0").glob(f"{name}-*.arrow"))) in (2, 3)
+    artifact = study.run(node, log="merge")
     assert texts(artifact) == alone
-    assert "sampling" not in (study.root / "logs/rollouts.log").read_text()
-    # A share that is started after all finds that there is nothing to do.
+    assert "sampling" not in (study.root / "logs/merge.log").read_text()
+    # A shard that starts after the merge has nothing to do.
     marker.unlink()
-    study.run(node, "--shard", "1-of-2", "--marker", str(marker))
+    study.run(node, "--shard", name, "--marker", str(marker))
     assert marker.exists()

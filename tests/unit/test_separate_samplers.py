@@ -139,7 +139,7 @@ def test_a_training_ends_with_its_samplers_and_says_where_to_look(study):
     child.join(60)
     assert child.exitcode == 1
     text = (artifact.folder / "log.txt").read_text()
-    assert "a sampling process has ended; its last words are in" in text and "sampling-0.log" in text
+    assert "a sampling process has exited; see the end of" in text and "sampling-0.log" in text
     assert not artifact.is_sealed
 
 
@@ -182,7 +182,7 @@ def lines(tmp_path):
     threads = [threading.Thread(target=serve, args=(address, tiny_model(12)), daemon=True) for address in addresses]
     for thread in threads:
         thread.start()
-    samplers = [RemoteSampler(addresses, number, log=tmp_path / "log") for number in range(2)]
+    samplers = [RemoteSampler(addresses, rank, log=tmp_path / "log") for rank in range(2)]
     yield samplers
     for sampler in samplers:
         sampler.close()
@@ -194,12 +194,12 @@ def lines(tmp_path):
 def together(samplers, call):
     """The call from every training process, as they make it: at the same time."""
     found = {}
-    threads = [threading.Thread(target=lambda s=s: found.update({s.number: call(s)})) for s in samplers]
+    threads = [threading.Thread(target=lambda s=s: found.update({s.local_rank: call(s)})) for s in samplers]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(60)
-    return [found[sampler.number] for sampler in samplers]
+    return [found[sampler.local_rank] for sampler in samplers]
 
 
 def test_answers_are_those_of_one_sampler_whoever_asks(lines):
@@ -207,7 +207,7 @@ def test_answers_are_those_of_one_sampler_whoever_asks(lines):
     seen = []
 
     def ask(sampler):
-        own = PROMPTS[sampler.number :: 2], SEEDS[sampler.number :: 2]
+        own = PROMPTS[sampler.local_rank :: 2], SEEDS[sampler.local_rank :: 2]
         return sampler.generate(*own, SHORT, lambda count, tokens: seen.append((count, tokens)))
 
     first, second = together(lines, ask)
@@ -252,7 +252,7 @@ def test_another_process_that_hangs_up_is_not_the_end_of_the_training(tmp_path):
     server = Server(TorchSampler(tiny_model(12), [2], shares_model=False), [theirs for _, theirs in ends])
     ends[0][0].send(("sample", [], [], SHORT))
     ends[1][0].close()
-    with pytest.raises(RuntimeError, match="training process 1 of this machine has hung up"):
+    with pytest.raises(RuntimeError, match="local rank 1 of the training has closed its connection"):
         server.run()
 
 
@@ -276,11 +276,11 @@ def test_a_tied_head_that_a_model_folder_leaves_out_is_put_in(tmp_path):
     assert found[weights_files.HEAD].equal(model.lm_head.weight) and found.keys() == model.state_dict().keys()
 
 
-def test_only_the_first_process_sends_weights(lines, tmp_path):
-    with pytest.raises(RuntimeError, match="only the first"):
+def test_only_local_rank_0_sends_weights(lines, tmp_path):
+    with pytest.raises(RuntimeError, match="only local rank 0"):
         lines[1].load_weights(tmp_path)
 
 
 def test_a_sampler_that_never_starts_is_named(tmp_path):
-    with pytest.raises(RuntimeError, match="did not start; see .*words"):
-        RemoteSampler([tmp_path / "0"], 0, log=tmp_path / "words", has_ended=lambda: True)
+    with pytest.raises(RuntimeError, match="did not start; see the end of .*words"):
+        RemoteSampler([tmp_path / "0"], 0, log=tmp_path / "words", has_exited=lambda: True)

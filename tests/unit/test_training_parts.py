@@ -7,14 +7,11 @@ import pytest
 import torch
 
 from selfdistill.generation.base import Completion
+from selfdistill.rollouts import Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
-from selfdistill.training.data import (
-    Rollout,
-    draw_indices,
-    plan_micro_batches,
-)
+from selfdistill.training.data import draw_indices, plan_micro_batches
 from selfdistill.training.methods import make_method
 from selfdistill.training.network import Network, backward_through_head, completion_logprobs, pack
 from selfdistill.training.optimiser import clip_gradients, learning_rate

@@ -94,7 +94,7 @@ def beside(study):
     training = subprocess.Popen([*command, "--runtime", str(study.runtime)])
     ready = f"step {1 + max([0, *(int(p.name.split('-')[1]) for p in artifact.state.glob('step-*'))])}/500"
     wait_for(lambda: log.is_file() and ready in log.read_text(), 120)
-    leader = min(process for process, _, command in processes() if "generation.server" in command)
+    leader = min(process for process, _, command in processes() if "generation.remote.server" in command)
     assert sum(group == leader for _, group, _ in processes()) > 2
     yield training, leader, log
     training.kill()
@@ -106,7 +106,7 @@ def test_the_end_of_an_engine_of_several_processes_is_heard_of_and_leaves_none_o
     training, leader, log = beside
     os.kill(leader, signal.SIGKILL)
     assert training.wait(60) == 1
-    assert "a sampling process has ended" in log.read_text()
+    assert "a sampling process has exited" in log.read_text()
     wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
 
 
@@ -134,11 +134,11 @@ def wait_for(condition, seconds):
         time.sleep(0.1)
 
 
-def test_engines_side_by_side_draw_what_one_draws(study):
+def test_shards_sample_what_one_engine_samples(study):
     node = study.rollouts()
-    use(study, samplers=1)
     alone = read_rows(study.run(node).payload / "rollouts.parquet", ["row_id", "sample", "completion_ids"])
     study.freeze(node).unseal()
-    use(study, samplers=2, part_prompts=1)
+    for shard in ("1-of-2", "2-of-2"):
+        study.run(node, "--shard", shard, "--marker", str(study.root / shard))
     together = read_rows(study.run(node).payload / "rollouts.parquet", ["row_id", "sample", "completion_ids"])
     assert together == alone

@@ -11,16 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.rollouts import Prompt
 from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
 from selfdistill.schema.methods import Grpo, Sdpo, Sft, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy
-from selfdistill.training.data import (
-    SftExample,
-    TrainingFolder,
-    TrainingPrompt,
-)
+from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
 from tiny import tiny_model, tiny_tokenizer
@@ -48,12 +45,12 @@ def grade(texts, golds, stop_reasons):
     return [Verdict("correct" if ok else "wrong", float(ok)) for ok in right]
 
 
-def make_prompts(count: int = 6) -> list[TrainingPrompt]:
+def make_prompts(count: int = 6) -> list[Prompt]:
     prompts = []
     for row in range(count):
         messages = [{"role": "user", "content": f"which {row} " + "so " * (row % 3)}]
         ids = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        prompts.append(TrainingPrompt(row, f"p{row}", "family", str(row % 2), messages, ids))
+        prompts.append(Prompt(row, f"p{row}", "family", str(row % 2), messages, ids))
     return prompts
 
 

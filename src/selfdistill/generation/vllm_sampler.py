@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits
+from selfdistill.generation.loading import end_token_ids
 from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop_engine
 from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
 from selfdistill.schema.common import Sampling
@@ -41,7 +42,7 @@ class VllmSampler(Sampler):
         """
         sleeps = is_colocated and runtime.device == "cuda"
         engine = start_engine(folder, runtime, sleeps=sleeps, max_positions=max_positions)
-        return cls(engine, _eos_token_ids(folder), sleeps=sleeps)
+        return cls(engine, end_token_ids(folder), sleeps=sleeps)
 
     def stream(
         self,
@@ -189,14 +190,3 @@ class VllmSampler(Sampler):
         if sleeping:
             self.engine.wake_up(tags=sleeping)
             self.asleep -= set(sleeping)
-
-
-def _eos_token_ids(folder: Path) -> set[int]:
-    """End tokens of the generation configuration and of the tokenizer."""
-    from transformers import AutoTokenizer, GenerationConfig
-
-    ids = {AutoTokenizer.from_pretrained(folder).eos_token_id}
-    if (folder / "generation_config.json").is_file():
-        configured = GenerationConfig.from_pretrained(folder).eos_token_id
-        ids |= set(configured) if isinstance(configured, list) else {configured}
-    return {token for token in ids if token is not None}

@@ -49,7 +49,7 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
     used = runtime_of_stage.gpus_used(stage)
     if used > needs.gpus:
         raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'} takes {used} GPUs (processes, samplers, "
+            f"config/runtime.yaml: {stage} of {model or 'every model'} takes {used} GPUs (processes, "
             f"separate_samplers, tensor_parallel) and asks for {needs.gpus}: set its resources.gpus to {used}."
         )
     return runtime_of_stage, needs

@@ -1,8 +1,8 @@
-"""One machine, several jobs, some GPUs: each job gets GPUs of its own.
+"""GPUs of one machine, reserved by jobs that run at the same time.
 
-On a cluster Slurm hands out GPUs. On one machine a job takes as many as it asks for, by a lock on each (held until the
-process ends, however it ends), and shows its libraries those alone through CUDA_VISIBLE_DEVICES. Jobs of other
-projects of the same user respect the same locks.
+On a cluster Slurm assigns GPUs to jobs. On one machine, or for several jobs inside one Slurm allocation, a job locks as
+many GPUs as it needs and sees only those (CUDA_VISIBLE_DEVICES). A lock is released when its process exits or dies.
+All projects of a user share the locks.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _POLL_SECONDS = 2.0
 
 
 def visible_gpus() -> list[str]:
-    """Names of the GPUs that this process may use: those of CUDA_VISIBLE_DEVICES, else all that the driver lists."""
+    """GPUs that this process may use: those in CUDA_VISIBLE_DEVICES, else all that the driver lists."""
     if VISIBLE in os.environ:
         return [name for name in os.environ[VISIBLE].split(",") if name]
     if shutil.which("nvidia-smi") is None:
@@ -38,34 +38,36 @@ def visible_gpus() -> list[str]:
 
 
 def gpus_of(index: int, per_process: int, visible: Sequence[str]) -> list[str]:
-    """The GPUs of one of several processes of a job, in the words of CUDA_VISIBLE_DEVICES. UserError: too few."""
-    own = list(visible[index * per_process : (index + 1) * per_process])
-    if len(own) < per_process:
+    """GPUs of one of several processes of a job, as in CUDA_VISIBLE_DEVICES. UserError where there are too few."""
+    assigned = list(visible[index * per_process : (index + 1) * per_process])
+    if len(assigned) < per_process:
         raise UserError(
-            f"runtime: the processes and engines of this job ask for more GPUs than the {len(visible)} that it has "
-            f"({','.join(visible)}): lower samplers, separate_samplers or tensor_parallel, or ask for more in "
-            "resources.gpus (config/runtime.yaml)."
+            f"runtime: the processes of this job need more GPUs than the {len(visible)} that are left for them "
+            f"({','.join(visible)}): lower separate_samplers or tensor_parallel, or raise resources.gpus "
+            "(config/runtime.yaml)."
         )
-    return own
+    return assigned
 
 
 @contextmanager
-def own_gpus(
-    count: int, gpus: Sequence[str], say: Callable[[str], None], poll_seconds: float = _POLL_SECONDS
+def reserve_gpus(
+    count: int, gpus: Sequence[str], report: Callable[[str], None], poll_seconds: float = _POLL_SECONDS
 ) -> Iterator[list[str]]:
-    """Wait until `count` of `gpus` are free, hold them, and make them the visible ones.
+    """Wait until `count` of `gpus` are free, lock them, and make only these visible.
 
-    All or none are taken, so that two jobs never wait for each other. Raises UserError where there are fewer.
+    A job locks all or none, so that two jobs never wait for each other. Raises UserError where there are fewer.
     """
     if len(gpus) < count:
         raise UserError(
-            f"this job asks for {count} GPUs and sees {len(gpus)}. "
+            f"this job needs {count} GPUs and sees {len(gpus)}. "
             "Lower `gpus` and `processes` of its stage and model in config/runtime.yaml, or use a larger machine."
         )
-    folder = Path(tempfile.gettempdir()) / f"selfdistill-gpus-{os.getuid()}"
+    # Every Slurm job has a GPU 0: its locks are not those of another job on the same node.
+    allocation = f"-{os.environ['SLURM_JOB_ID']}" if "SLURM_JOB_ID" in os.environ else ""
+    folder = Path(tempfile.gettempdir()) / f"selfdistill-gpus-{os.getuid()}{allocation}"
     folder.mkdir(mode=0o700, exist_ok=True)
     before = os.environ.get(VISIBLE)
-    is_told = False
+    is_reported = False
     while True:
         with ExitStack() as held:
             taken = _take(count, gpus, folder, held)
@@ -77,14 +79,14 @@ def own_gpus(
                     os.environ.pop(VISIBLE)
                     os.environ |= {} if before is None else {VISIBLE: before}
                 return
-        if not is_told:
-            say(f"waiting: {count} of {len(gpus)} GPUs are wanted, and other jobs hold too many of them.")
-            is_told = True
+        if not is_reported:
+            report(f"waiting for {count} of {len(gpus)} GPUs; other jobs use them.")
+            is_reported = True
         time.sleep(poll_seconds)
 
 
 def _take(count: int, gpus: Sequence[str], folder: Path, held: ExitStack) -> list[str] | None:
-    """Lock `count` GPUs; None where not so many are free."""
+    """Lock `count` GPUs; None where fewer are free."""
     taken: list[str] = []
     for gpu in gpus:
         lock = FileLock(folder / f"{gpu.replace('/', '_')}.lock", timeout=0)

@@ -1,4 +1,4 @@
-"""What a stage gets to work with: its artifact, this machine's settings, a log, and the wish to stop."""
+"""What a stage works with: its artifact, runtime settings, a log, and whether a stop was requested."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from selfdistill.schema.runtime import StageRuntime
 
 
 class Tee:
-    """Lines for people: every line goes to the log files; messages also go to the terminal with their stage's name.
+    """Log files and terminal: `log` writes to the files alone, `print` also to the terminal with the stage's name.
 
-    Snakemake deletes its log when a job starts again; `history` keeps the lines of every attempt.
+    Snakemake deletes its log when a job starts again; `history` keeps the lines of all attempts.
     """
 
     def __init__(self, log: Path, label: str, history: Path | None = None, stream: TextIO | None = None) -> None:
@@ -40,13 +40,13 @@ class Tee:
             file.close()
 
     def log(self, text: str) -> None:
-        """A line for the log alone, with seconds since the start."""
+        """Write a line to the log files, with seconds since the start."""
         for file in self._files:
             file.write(f"{time.monotonic() - self._started:9.1f}s {text}\n")
             file.flush()
 
-    def say(self, text: str) -> None:
-        """A line for the log and the terminal."""
+    def print(self, text: str) -> None:
+        """Write a line to the log files and the terminal."""
         self.log(text)
         print(f"[{self._label}] {text}", file=self._stream, flush=True)
 
@@ -61,7 +61,7 @@ class Tee:
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several equal shares of a job's prompts; written `2-of-8`, counted from 1."""
+    """One of several cluster jobs that divide the prompts of an artifact; written `2-of-8`, counted from 1."""
 
     index: int = 0
     count: int = 1
@@ -78,16 +78,13 @@ class Shard:
         return f"{self.index + 1}-of-{self.count}"
 
     @property
-    def is_whole(self) -> bool:
-        return self.count == 1
+    def is_partial(self) -> bool:
+        """Whether there are other shards."""
+        return self.count > 1
 
-    def own(self, items: Sequence[Any]) -> list[Any]:
-        """Every count-th item: long and short prompts are spread evenly."""
+    def select(self, items: Sequence[Any]) -> list[Any]:
+        """This shard's items: every count-th, so that long and short prompts are spread evenly."""
         return list(items[self.index :: self.count])
-
-    def part(self, index: int, count: int) -> Shard:
-        """A share of this share."""
-        return Shard(self.index + self.count * index, self.count * count)
 
 
 @dataclass
@@ -104,15 +101,15 @@ class Job:
 
     @property
     def stop_requested(self) -> bool:
-        """Whether somebody wants this job to save its state and end."""
+        """Whether this job should save its state and exit."""
         return self.is_stopped or (self.stop_file is not None and self.stop_file.exists())
 
     def progress(self, total: int, what: str) -> Progress:
-        """A bar on a terminal, a line per tenth in the log."""
+        """A progress bar on a terminal, a line for every 10 % in the log."""
         return Progress(self.tee, total, what)
 
     def steps(self, total: int, what: str) -> Callable[[dict[str, Any]], None]:
-        """Takes what each training step reports: a bar on a terminal, one line a step in the log."""
+        """A function that takes each training step's values: a progress bar on a terminal, a line a step in the log."""
         bar = tqdm(total=total, desc=f"{self.tee.label}: {what}", leave=False, disable=not self.tee.has_terminal)
 
         def report(values: dict[str, Any]) -> None:
@@ -128,7 +125,7 @@ def _short(value: Any) -> str:
 
 
 class Progress:
-    """How far a known amount of work has come; call it with the numbers of items and of tokens newly finished."""
+    """Progress of a known amount of work. Call it with the numbers of newly finished items and tokens."""
 
     def __init__(self, tee: Tee, total: int, what: str) -> None:
         self._tee, self._total, self._what = tee, total, what

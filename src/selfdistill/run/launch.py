@@ -1,9 +1,9 @@
 """Run one stage: `python -m selfdistill.run.launch STAGE MANIFEST --log FILE --runtime FILE`.
 
-What every stage shares lives here, so that a stage module holds one `main(job)` and nothing else: the artifact's lock,
-the seal that makes a spurious rerun cheap, provenance, the log, signals, and one clear line for a user's mistake.
+This is what all stages share, so that a stage module is one `main(job)`: the artifact's lock, its seal (a sealed
+artifact is not computed again), provenance, the log, signals, and a one-line message for a user's mistake.
 
-Exit codes: 0 done; 2 a user's mistake (never worth a retry); 75 interrupted with its state saved (run it again);
+Exit codes: 0 done; 2 a user's mistake (a retry cannot help); 75 interrupted, state saved (run it again);
 130 interrupted; 1 anything else, with a traceback.
 """
 
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from selfdistill.run import warm
 
-# Everything else is imported where it is used: the client of a warm start must begin at once.
+# Everything else is imported where it is used, because the client of a warm start must start fast.
 if TYPE_CHECKING:
     from types import ModuleType
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the stage here, or with `--warm` in a fork of a process that has the libraries loaded."""
+    """Run the stage in this process, or with `--warm` in a fork of a process that has the libraries loaded."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if "--warm" in arguments and warm.is_possible():
         code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.run.launch")
@@ -55,28 +55,28 @@ def run(arguments: list[str]) -> int:
     with Tee(options.log, f"{options.stage} {folder.name[:-13]}", history) as tee:
         reason = refusal.recall(folder)
         if reason is not None:
-            tee.say(f"error: refused again, a retry cannot help: {reason}")
+            tee.print(f"error: not tried again, because a retry cannot help: {reason}")
             return EXIT_USER_ERROR
         try:
             return _run(options, tee)
         except UserError as error:
-            tee.say(f"error: {error}")
+            tee.print(f"error: {error}")
             refusal.remember(folder, str(error))
             return EXIT_USER_ERROR
         except Interrupted as error:
-            tee.say(f"interrupted: {error}")
+            tee.print(f"interrupted: {error}")
             return EXIT_RETRY
         except KeyboardInterrupt:
-            tee.say("interrupted: run the same command again to go on.")
+            tee.print("interrupted: run the same command again to continue.")
             return 128 + signal.SIGINT
         except OSError as error:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                tee.say(traceback.format_exc())
+                tee.print(traceback.format_exc())
                 return 1
-            tee.say(f"error: the disk is full ({error.filename or options.manifest.parent}). Free space, run again.")
+            tee.print(f"error: the disk is full ({error.filename or options.manifest.parent}). Free space, run again.")
             return EXIT_USER_ERROR
         except Exception:
-            tee.say(traceback.format_exc())
+            tee.print(traceback.format_exc())
             return 1
 
 
@@ -86,8 +86,8 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("--log", type=Path, required=True)
     parser.add_argument("--runtime", default="config/runtime.yaml")
-    parser.add_argument("--shard", help="do only this share of the prompts, e.g. 2-of-8; the result comes later")
-    parser.add_argument("--marker", type=Path, help="with --shard: written when the share is done")
+    parser.add_argument("--shard", help="sample only this shard of the prompts, such as 2-of-8")
+    parser.add_argument("--marker", type=Path, help="with --shard: file that is created when the shard is done")
     parser.add_argument("--warm", action="store_true", help="fork from a process that has the libraries loaded")
     return parser.parse_args(arguments)
 
@@ -103,7 +103,7 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
     shard = Shard.parse(options.shard) if options.shard else Shard()
     with _locked(artifact, tee, shard):
         if artifact.is_sealed or artifact.restore():
-            tee.say("already sealed: nothing to compute.")
+            tee.print("already sealed: nothing to compute.")
         else:
             _compute(options, tee, artifact, shard)
         if options.marker is not None:
@@ -113,7 +113,7 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
 
 
 def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: Shard) -> None:
-    """Run the stage, and seal what it made; a share of a job is not sealed."""
+    """Run the stage and seal the artifact; a shard is not sealed."""
     from selfdistill.artifacts import refusal
     from selfdistill.artifacts.provenance import Provenance
     from selfdistill.plan.settings import load_runtime
@@ -128,38 +128,38 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
         artifact.unseal()
     signal.signal(signal.SIGTERM, lambda _signum, _frame: _stop(job))
     with _gpus(job, needs):
-        provenance = Provenance.start(artifact, runtime, "" if shard.is_whole else f"-{shard}")
+        provenance = Provenance.start(artifact, runtime, f"-{shard}" if shard.is_partial else "")
         artifact.payload.mkdir(parents=True, exist_ok=True)
         try:
             summary = _run_stage(module, job, needs, options)
-            if shard.is_whole:
+            if not shard.is_partial:
                 artifact.seal(summary)
                 refusal.forget(artifact.folder)
         finally:
             provenance.finish(sealed=artifact.is_sealed)
-    tee.say("sealed." if shard.is_whole else f"share {shard} is done.")
+    tee.print(f"shard {shard} is done." if shard.is_partial else "sealed.")
 
 
 def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse.Namespace) -> dict[str, Any]:
-    """The stage here, or in the processes that the machine settings ask for; its summary."""
-    from selfdistill.run.sampling_processes import run_side_by_side
-    from selfdistill.run.training_processes import run_in_workers
+    """Run the stage in this process, or in the training processes that config/runtime.yaml asks for; its summary."""
+    from selfdistill.run.training_processes import run_training_processes
 
-    if getattr(module, "SHARDED", False) and job.runtime.samplers > 1:
-        run_side_by_side(job, options.runtime, options.log)
     if getattr(module, "DISTRIBUTED", False) and job.runtime.processes * needs.nodes > 1:
-        return run_in_workers(job, options.runtime, options.log, needs.nodes)
+        return run_training_processes(job, options.runtime, options.log, needs.nodes)
     return module.main(job)
 
 
 def _gpus(job: Job, needs: Resources) -> AbstractContextManager[Any]:
-    """GPUs for this job alone, on a machine where Slurm does not hand them out."""
-    from selfdistill.run.gpus import own_gpus, visible_gpus
+    """Reserve GPUs for this job, unless Slurm has assigned it exactly the ones that it needs."""
+    from selfdistill.run.gpus import reserve_gpus, visible_gpus
 
-    only_joins_shares = job.shard.is_whole and job.runtime.shards > 1
-    if job.runtime.device != "cuda" or not needs.gpus or only_joins_shares or "SLURM_JOB_ID" in os.environ:
+    only_merges = job.runtime.shards > 1 and not job.shard.is_partial
+    if job.runtime.device != "cuda" or not needs.gpus or only_merges or needs.nodes > 1:
         return nullcontext()
-    return own_gpus(needs.gpus, visible_gpus(), job.tee.say)
+    visible = visible_gpus()
+    if "SLURM_JOB_ID" in os.environ and len(visible) <= needs.gpus:
+        return nullcontext()
+    return reserve_gpus(needs.gpus, visible, job.tee.print)
 
 
 def _set_threads(threads: int) -> None:
@@ -170,25 +170,25 @@ def _set_threads(threads: int) -> None:
 
 
 def _stop(job: Job) -> None:
-    """First SIGTERM: a resumable stage saves its state at the next safe point; others end at once."""
+    """On SIGTERM a resumable stage saves its state at the next safe point; others exit at once."""
     from selfdistill.schema.errors import Interrupted
 
     if job.is_resumable:
         job.is_stopped = True
     else:
-        raise Interrupted("stopped by SIGTERM; this stage keeps no state and starts anew.")
+        raise Interrupted("stopped by SIGTERM; this stage has no state and will start over.")
 
 
 def _locked(artifact: Artifact, tee: Tee, shard: Shard | None = None) -> FileLock:
-    """The lock of the artifact, or of a share of it: a second scheduler waits until the first is done."""
+    """The lock of the artifact, or of a shard of it: a second process waits until the first is done."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(artifact.folder / (f".lock-{shard}" if shard and not shard.is_whole else ".lock"))
+    lock = FileLock(artifact.folder / (f".lock-{shard}" if shard and shard.is_partial else ".lock"))
     try:
         lock.acquire(timeout=0)
         lock.release()
     except Timeout:
-        tee.say(f"waiting: another process is computing {artifact.name}.")
+        tee.print(f"waiting: another process is computing {artifact.name}.")
     return lock
 
 

@@ -1,17 +1,19 @@
-"""Several processes for one training job: on one node started by torchrun or accelerate, on several by srun.
+"""Several processes for one training job, started by torchrun or accelerate on one node and by srun on several.
 
-The launching process keeps the artifact's lock, provenance and seal; the workers only run the stage. A file tells them
-to stop, since signals do not cross torchrun's own shutdown (which kills after 30 seconds), nor nodes; a file says how
-they ended.
+The launching process holds the artifact's lock, provenance and seal; the training processes only run the stage. It asks
+them to stop through a file, because signals do not reach other nodes and torchrun kills 30 seconds after one. They
+report their outcome in another file, because exceptions do not cross processes.
 
     python -m selfdistill.run.training_processes MANIFEST RUNTIME_FILE LOG
 
-This is what each worker runs; LOG has no flag, since torchrun has a --log of its own.
+This is the command of each training process; LOG has no flag because torchrun has its own --log.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import json
 import os
 import signal
 import socket
@@ -24,29 +26,29 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.files import write_atomically
 from selfdistill.plan.settings import load_runtime
 from selfdistill.plan.workspace import merged_settings, model_slug
 from selfdistill.run.job import Job, Tee
-from selfdistill.run.outcomes import hear, run_stage, tell
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime
 
 _STOP, _OUTCOME = "stop", "outcome.json"
 _SLURM_KEPT = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF")
 
 
-def run_in_workers(job: Job, runtime_file: str, log: Path, nodes: int = 1) -> dict[str, Any]:
-    """Run the job's stage in `runtime.processes` processes on each node; returns the summary of the first.
+def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 1) -> dict[str, Any]:
+    """Run the job's stage in `runtime.processes` processes on each node; returns the summary of rank 0.
 
-    Raises Interrupted and UserError as the stage did; RuntimeError when the workers died without a word.
+    Raises Interrupted and UserError as the stage did; RuntimeError when the processes died without an outcome.
     """
     folder = job.artifact.folder / "workers"
     folder.mkdir(exist_ok=True)
     for name in (_STOP, _OUTCOME):
         (folder / name).unlink(missing_ok=True)
-    worker = ["-m", "selfdistill.run.training_processes", str(job.artifact.manifest_path), runtime_file, str(log)]
+    command = ["-m", "selfdistill.run.training_processes", str(job.artifact.manifest_path), runtime_file, str(log)]
     with _across_nodes(nodes, job.runtime) if nodes > 1 else _on_one_node(job.runtime) as (launcher, environment):
-        process = subprocess.Popen([*launcher, *worker], env=environment, preexec_fn=_ignore_sigterm)
+        process = subprocess.Popen([*launcher, *command], env=environment, preexec_fn=_ignore_sigterm)
         try:
             while process.poll() is None:
                 if job.stop_requested and not (folder / _STOP).exists():
@@ -56,27 +58,60 @@ def run_in_workers(job: Job, runtime_file: str, log: Path, nodes: int = 1) -> di
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait()
-    return hear(folder / _OUTCOME, "the training processes", process.returncode)
+    return read_outcome(folder / _OUTCOME, process.returncode)
+
+
+def run_stage(job: Job) -> tuple[dict[str, Any], int]:
+    """Run the job's stage; returns its outcome and the exit code.
+
+    The exit code of an interruption is 0: all processes exit together, and on another code the launcher would kill
+    those that are still saving.
+    """
+    try:
+        return {"summary": importlib.import_module(f"selfdistill.stages.{job.artifact.stage}").main(job)}, 0
+    except Interrupted as error:
+        return {"interrupted": str(error)}, 0
+    except UserError as error:
+        return {"error": str(error)}, EXIT_USER_ERROR
+
+
+def write_outcome(path: Path, outcome: dict[str, Any]) -> None:
+    write_atomically(path, json.dumps(outcome))
+
+
+def read_outcome(path: Path, exit_code: int) -> dict[str, Any]:
+    """The summary of a stage that ran in other processes.
+
+    Raises Interrupted and UserError as the stage did, RuntimeError where it left no outcome.
+    """
+    if not path.is_file():
+        raise RuntimeError(f"the training processes exited with code {exit_code} and no outcome; see the log above")
+    outcome = json.loads(path.read_text(encoding="utf-8"))
+    if "interrupted" in outcome:
+        raise Interrupted(outcome["interrupted"])
+    if "error" in outcome:
+        raise UserError(outcome["error"])
+    return outcome["summary"]
 
 
 def _ignore_sigterm() -> None:
-    """Slurm signals every process of a job; a launcher that heard it would kill the workers while they save."""
+    """Slurm signals every process of a job; on SIGTERM a launcher would kill the training processes while they save."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 @contextmanager
 def _on_one_node(runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, str]]]:
-    """torchrun, or accelerate where a file says so. Both take a port that is free, so jobs cannot collide."""
+    """torchrun, or accelerate with the configured file. Both choose a free port, so jobs cannot collide."""
     if runtime.accelerate_config is None:
         module = ["torch.distributed.run", "--standalone", f"--nproc-per-node={runtime.processes}"]
     else:
         if not Path(runtime.accelerate_config).is_file():
-            raise UserError(f"config/runtime.yaml: accelerate_config: there is no file {runtime.accelerate_config}.")
+            raise UserError(f"config/runtime.yaml: accelerate_config: {runtime.accelerate_config} does not exist.")
         module = [
             "accelerate.commands.launch", f"--config_file={runtime.accelerate_config}",
             f"--num_processes={runtime.processes}", "--main_process_port=0",
         ]  # fmt: skip
-    # SIGTERM is for the workers: a launcher that heard it would end them while they save.
+    # torchrun would kill the training processes on SIGTERM while they save.
     yield (
         [sys.executable, "-m", *module],
         os.environ | {"OMP_NUM_THREADS": str(runtime.threads), "PET_SIGNALS_TO_HANDLE": "SIGINT,SIGHUP,SIGQUIT"},
@@ -85,22 +120,24 @@ def _on_one_node(runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, s
 
 @contextmanager
 def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, str]]]:
-    """srun starts a task for each process, as torchrun would; Slurm's own variables say which one it is.
+    """srun starts a task for each process, as torchrun would; Slurm's variables give each its rank.
 
-    The rendezvous is a store that this process holds open on a port the system chose, so jobs that share a node
-    cannot collide. `--overlap`: the step shares the cores, memory and GPUs of the step that this process runs in.
+    The rendezvous is a store in this process, on a port that the system chose, so jobs that share a node cannot
+    collide. `--overlap`: the step shares the cores, memory and GPUs of the step that this process runs in.
     """
     from torch.distributed import TCPStore
 
     if "SLURM_JOB_ID" not in os.environ:
-        raise UserError(f"config/runtime.yaml: nodes: {nodes}, but this is not a Slurm job. Use --profile slurm.")
+        raise UserError(
+            f"config/runtime.yaml: nodes: {nodes}, but this is not a Slurm job. Use --profile slurm, or set nodes: 1."
+        )
     host = socket.gethostname()
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)
     launcher = [
         "srun", f"--nodes={nodes}", f"--ntasks={nodes * runtime.processes}", f"--ntasks-per-node={runtime.processes}",
         "--distribution=block", "--overlap", "--kill-on-bad-exit=1", "--cpu-bind=none", sys.executable,
     ]  # fmt: skip
-    # Variables of the step this process runs in would limit the new one to its one task on one node.
+    # Variables of the current step would limit the new step to one task on one node.
     inherited = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SRUN_")) or k in _SLURM_KEPT}
     yield (
         launcher,
@@ -109,14 +146,14 @@ def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str]
             "OMP_NUM_THREADS": str(runtime.threads),
             "MASTER_ADDR": host,
             "MASTER_PORT": str(store.port),
-            # The store is there already: every worker is its client (what torchrun tells its workers, too).
+            # The store exists already, so every training process is a client of it (as under torchrun).
             "TORCHELASTIC_USE_AGENT_STORE": "True",
         },
     )
 
 
 def _take_rank_from_slurm() -> None:
-    """In a task that srun started: the variables that torch and accelerate read."""
+    """Set the variables that torch and accelerate read, in a task that srun started."""
     if "RANK" in os.environ:
         return
     names = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
@@ -125,7 +162,7 @@ def _take_rank_from_slurm() -> None:
 
 
 def main() -> int:
-    """One worker: run the stage; the first also reports how it ended."""
+    """One training process: run the stage; rank 0, and any rank with an error, writes the outcome."""
     parser = argparse.ArgumentParser(prog="selfdistill.run.training_processes")
     parser.add_argument("manifest", type=Path)
     parser.add_argument("runtime")
@@ -142,7 +179,7 @@ def main() -> int:
         signal.signal(signal.SIGTERM, lambda _signum, _frame: setattr(job, "is_stopped", True))
         outcome, code = run_stage(job)
     if rank == 0 or "error" in outcome:
-        tell(folder / _OUTCOME, outcome)
+        write_outcome(folder / _OUTCOME, outcome)
     return code
 
 

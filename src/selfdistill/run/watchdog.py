@@ -1,7 +1,7 @@
-"""Ends a job that gives no sign of life, and says in which phase it hung.
+"""Ends a job that hangs, and reports the phase in which it hung.
 
-A hang (a collective operation that waits for a dead process, an engine that never answers) would otherwise hold its
-GPUs until the time limit. The state that was saved before stays, so the next attempt goes on from there.
+A hang (a collective operation that waits for a dead process, an engine that never answers) would otherwise occupy its
+GPUs until the time limit. The last saved state is kept, so the next attempt resumes from it.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
 
-#: Exit code of a hang: software error, worth a retry (EX_SOFTWARE).
+#: Exit code of a hang: a software error (EX_SOFTWARE); a retry may help.
 EXIT_HANG = 70
 
 
 class Watchdog:
-    """Call `alive(phase)` at the beginning of every phase; after `seconds` without a call the process ends.
+    """Call `heartbeat(phase)` at the beginning of every phase; after `seconds` without a call the process exits.
 
-    `say` gets one line; the stacks of all threads are appended to the file `stacks`.
+    `report` gets one line; the stacks of all threads are appended to the file `stacks`.
     """
 
-    def __init__(self, seconds: float, say: Callable[[str], None], stacks: Path) -> None:
-        self._seconds, self._say, self._stacks = seconds, say, stacks
+    def __init__(self, seconds: float, report: Callable[[str], None], stacks: Path) -> None:
+        self._seconds, self._report, self._stacks = seconds, report, stacks
         self._phase, self._seen = "start", time.monotonic()
         self._done = threading.Event()
 
-    def alive(self, phase: str) -> None:
+    def heartbeat(self, phase: str) -> None:
         self._phase, self._seen = phase, time.monotonic()
 
     def __enter__(self) -> Watchdog:
@@ -43,7 +43,7 @@ class Watchdog:
         while not self._done.wait(min(self._seconds / 4, 10.0)):
             silent = time.monotonic() - self._seen
             if silent > self._seconds:
-                self._say(f"error: no sign of life for {silent:.0f} s in phase `{self._phase}`; ending the job.")
+                self._report(f"error: no heartbeat for {silent:.0f} s in phase `{self._phase}`; ending the job.")
                 with self._stacks.open("a") as file:
                     faulthandler.dump_traceback(file)
                 os._exit(EXIT_HANG)

@@ -27,15 +27,16 @@ class StageRuntime(Model):
     )
     gpu_memory_fraction: float = Field(0.85, gt=0, lt=1, description="Share of a GPU's memory that vLLM may take.")
     tensor_parallel: int = Field(1, gt=0, description="GPUs that share one vLLM engine.")
-    samplers: int = Field(
-        1, gt=0, description="Sampling processes of a rollout or evaluation job; on GPUs each has tensor_parallel."
-    )
     separate_samplers: int = Field(
         0,
         ge=0,
         description="Sampling processes beside the training processes, on their own GPUs; 0: both take turns.",
     )
-    shards: int = Field(1, gt=0, description="Cluster jobs that a rollout or evaluation job is spread over.")
+    shards: int = Field(
+        1,
+        gt=0,
+        description="Jobs that divide the prompts of a rollouts or evaluate artifact; each gets the resources of the stage.",
+    )
     part_prompts: int = Field(64, gt=0, description="Prompts whose finished completions are saved together.")
     state_every_steps: int = Field(10, gt=0, description="Training steps between saved resume states.")
     max_sampler_gap: float = Field(
@@ -55,7 +56,7 @@ class StageRuntime(Model):
             return self.processes + self.separate_samplers * self.tensor_parallel
         if stage == "train":
             return max(self.processes, self.tensor_parallel)
-        return self.samplers * self.tensor_parallel if stage in ("rollouts", "evaluate") else 0
+        return self.tensor_parallel if stage in ("rollouts", "evaluate") else 0
 
 
 class Resources(Model):

@@ -22,7 +22,7 @@ def main(job: Job) -> dict[str, Any]:
     problems = read_attempts(job.artifact.input("rollouts"), guided=spec.kind == "regenerated")
     contexts, missing = build_contexts(spec.kind, problems, instruction=spec.instruction, seed=spec.seed)
     write_rows(job.artifact.payload / "contexts.parquet", map(asdict, contexts), CONTEXTS)
-    job.tee.say(f"{len(contexts)} of {len(problems)} problems have a context; missing: {dict(missing)}")
+    job.tee.print(f"{len(contexts)} of {len(problems)} problems have a context; missing: {dict(missing)}")
     return {"contexts": len(contexts), "problems": len(problems), "missing": dict(sorted(missing.items()))}
 
 

@@ -50,7 +50,7 @@ def main(job: Job) -> dict[str, Any]:
     if spec.expect is not None:
         summary["source"] = repeats.summary()
     summary |= compared
-    job.tee.say(f"{summary['problems']} problems, {summary['distinct']} distinct; dropped: {summary['dropped']}")
+    job.tee.print(f"{summary['problems']} problems, {summary['distinct']} distinct; dropped: {summary['dropped']}")
     return summary
 
 
@@ -175,5 +175,5 @@ def _compare(
     write_rows(job.artifact.payload / "near_duplicates.parquet", rows, NEAR_DUPLICATES)
     kept = [problem for problem in problems if problem["problem_id"] not in dropped]
     counts["near duplicate of a compared data set"] += len(problems) - len(kept)
-    job.tee.say(f"duplicates in compared data sets, exact and near ({near.threshold:g} and up): {compared}")
+    job.tee.print(f"duplicates in compared data sets, exact and near ({near.threshold:g} and up): {compared}")
     return kept, {"compared": compared}

@@ -9,16 +9,17 @@ import json
 from typing import Any
 
 from selfdistill.artifacts.tables import PROMPTS, read_rows, write_rows
+from selfdistill.generation.loading import load_tokenizer
 from selfdistill.prompts import chat, encode_chat, render_question
 from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import PromptsSpec
-from selfdistill.stages.shared.models import load_tokenizer
+from selfdistill.stages.shared.models import model_folder
 
 
 def main(job: Job) -> dict[str, Any]:
     spec = job.artifact.spec(PromptsSpec)
-    tokenizer = load_tokenizer(job.artifact.input("model"))
+    tokenizer = load_tokenizer(model_folder(job.artifact.input("model")))
     problems = read_rows(job.artifact.input("problems").payload / "problems.parquet")
     prompts, too_long, unknown = [], 0, 0
     for problem in problems:

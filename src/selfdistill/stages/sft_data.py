@@ -37,7 +37,7 @@ def main(job: Job) -> dict[str, Any]:
     for arm, found in arms.items():
         summary[f"{arm}_solved"] = len(found)
         summary[f"{arm}_mean_tokens"] = sum(found[name]["completion_tokens"] for name in paired) / len(paired)
-    job.tee.say(f"{len(paired)} pairs from {len(prompts)} problems: {summary}")
+    job.tee.print(f"{len(paired)} pairs from {len(prompts)} problems: {summary}")
     return summary
 
 

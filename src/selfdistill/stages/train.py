@@ -1,26 +1,26 @@
-"""GRPO, SDPO or SFT from a base model: checkpoints, on-policy rollouts, metrics by step. Resumes where it stopped."""
+"""GRPO, SDPO or SFT from a base model: checkpoints, on-policy rollouts, metrics by step. Resumes from its state."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from contextlib import closing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
-from selfdistill.grading import WorkerPool, check_machine, grade, shown_answer
+from selfdistill.generation.loading import load_model, load_tokenizer
+from selfdistill.grading import WorkerPool, check_machine
+from selfdistill.rollouts import grade_function
 from selfdistill.run.job import Job
 from selfdistill.run.watchdog import Watchdog
-from selfdistill.schema.common import Grader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.stages.shared.models import load_model, load_tokenizer
+from selfdistill.stages.shared.generate import read_prompts
+from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.training_sampler import make_training_sampler
-from selfdistill.training.data import SftExample, TrainingFolder, TrainingPrompt
+from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
-from selfdistill.training.rollouts import Grade
 
 RESUMES = True
 DISTRIBUTED = True
@@ -30,23 +30,23 @@ def main(job: Job) -> dict[str, Any]:
     artifact, spec = job.artifact, job.artifact.spec(TrainSpec)
     if spec.on_policy:
         check_machine(spec.on_policy.grader)
-    base = artifact.input("model")
-    model, tokenizer = load_model(base, device=job.runtime.device), load_tokenizer(base)
-    sampler = make_training_sampler(job, spec, model, tokenizer)
+    base = model_folder(artifact.input("model"))
+    model, tokenizer = load_model(base, job.runtime.device), load_tokenizer(base)
+    sampler = make_training_sampler(job, spec, model)
     stacks = artifact.folder / "hang.txt"
     with (
         closing(sampler) if sampler is not None else nullcontext(),
         WorkerPool(job.runtime.grader_processes) as pool,
-        Watchdog(job.runtime.watchdog_seconds, job.tee.say, stacks) as watchdog,
+        Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks) as watchdog,
     ):
         summary = train(
             model,
             tokenizer,
             spec,
-            prompts=training_prompts(job) if spec.on_policy else [],
+            prompts=read_prompts(artifact) if spec.on_policy else [],
             examples=None if spec.on_policy else sft_examples(job, spec),
             sampler=sampler,
-            grade=grader_of(spec.on_policy.grader, pool) if spec.on_policy else None,
+            grade=grade_function(spec.on_policy.grader, pool) if spec.on_policy else None,
             evaluation=make_evaluation(job, spec, sampler, tokenizer, pool),
             folder=TrainingFolder(
                 artifact.payload / "checkpoints", artifact.state, artifact.metrics, artifact.folder / "profile"
@@ -67,23 +67,13 @@ def is_result(metric: str) -> bool:
     return not metric.startswith("seconds") and metric not in ("tokens_per_second", "peak_memory_mb")
 
 
-def grader_of(settings: Grader, pool: WorkerPool) -> Grade:
-    return lambda texts, golds, stops: grade(texts, golds, stops, settings, pool)
-
-
 def make_evaluation(job: Job, spec: TrainSpec, sampler: Any, tokenizer: Any, pool: WorkerPool) -> Evaluation | None:
-    """What is looked at while training, if anything."""
+    """The evaluation during training, or None where the recipe has none."""
     settings = spec.evaluation
     if settings is None:
         return None
-    prompts = training_prompts(job, "evaluation_prompts")[: settings.limit]
-    return Evaluation(settings, prompts, sampler, grader_of(settings.grader, pool), tokenizer)
-
-
-def training_prompts(job: Job, role: str = "prompts") -> list[TrainingPrompt]:
-    rows = read_rows(job.artifact.input(role).payload / "prompts.parquet")
-    fields = ("row_id", "problem_id", "family", "answer", "prompt_ids")
-    return [TrainingPrompt(messages=json.loads(row["messages"]), **{f: row[f] for f in fields}) for row in rows]
+    prompts = read_prompts(job.artifact, "evaluation_prompts")[: settings.limit]
+    return Evaluation(settings, prompts, sampler, grade_function(settings.grader, pool), tokenizer)
 
 
 def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
@@ -99,20 +89,18 @@ def rollout_writer(job: Job, spec: TrainSpec) -> Callable[[int, list[dict[str, A
     folder = job.artifact.payload / "rollouts"
 
     def write(step: int, rows: list[dict[str, Any]]) -> None:
-        grader = spec.on_policy.grader
-        shown = ({**row, "answer": shown_answer(row["answer"], grader)} for row in rows)
-        write_rows(folder / f"step-{step:06d}.parquet", shown, rollout_columns(grader.kind))
+        write_rows(folder / f"step-{step:06d}.parquet", rows, rollout_columns(spec.on_policy.grader.kind))
 
     return write
 
 
 def step_reporter(job: Job, steps: int, watchdog: Watchdog) -> Callable[[dict[str, Any]], None]:
-    """Finished steps go to the log; signs of life before each phase feed the watchdog."""
+    """Log finished steps; pass on the heartbeat of each phase to the watchdog."""
     line = job.steps(steps, "training")
 
     def report(values: dict[str, Any]) -> None:
         if "phase" in values:
-            watchdog.alive(f"step {values['step']}: {values['phase']}")
+            watchdog.heartbeat(f"step {values['step']}: {values['phase']}")
         else:
             line(values)
 

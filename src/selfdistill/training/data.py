@@ -8,23 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from selfdistill.generation.base import Completion, sample_seed
+from selfdistill.generation import sample_seed
 from selfdistill.schema.stages import TrainSpec
 
 #: What one more micro-batch costs, in padded tokens: overhead of a forward and backward pass of a small model.
 _MICRO_BATCH_COST = 256
-
-
-@dataclass(frozen=True)
-class TrainingPrompt:
-    """A question as the student sees it."""
-
-    row_id: int
-    problem_id: str
-    family: str
-    answer: str
-    messages: list[dict[str, str]]
-    prompt_ids: list[int]
 
 
 @dataclass(frozen=True)
@@ -55,20 +43,6 @@ class TrainingSummary:
     checkpoint_steps: list[int]
     resumed_from: int | None
     last_metrics: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Rollout:
-    """One graded completion of a prompt; `sample` counts within its group. `feedback` is empty but for programs."""
-
-    prompt: TrainingPrompt
-    sample: int
-    completion: Completion
-    text: str
-    outcome: str
-    reward: float
-    extracted: str
-    feedback: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
-"""Evaluation while training: a few problems of a benchmark every N steps, as numbers in the step's metrics.
+"""Evaluation during training: a few problems of a benchmark every N steps, as metrics of the step.
 
-Sampled and graded as the evaluate stage does it, with seeds that depend on problem and sample alone, so that steps are
-compared under the same noise and nothing of the training itself changes.
+Sampled and graded like the evaluate stage. Seeds depend on problem and sample alone, so steps are compared under the
+same noise, and training itself does not change.
 """
 
 from __future__ import annotations
@@ -11,47 +11,50 @@ from dataclasses import dataclass
 from typing import Any
 
 from selfdistill.epistemic import PAPER_WORDS, count_many, density
-from selfdistill.generation.base import OnProgress, Sampler, sample_seed
+from selfdistill.generation.base import OnProgress, Sampler
+from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups, sampling_seeds
 from selfdistill.schema.training import TrainingEvaluation
-from selfdistill.training.data import TrainingPrompt
 from selfdistill.training.distributed import World
-from selfdistill.training.rollouts import Grade
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What the training loop is given: problems, and who samples and grades them."""
+    """Settings, problems, and what samples and grades them."""
 
     settings: TrainingEvaluation
-    prompts: Sequence[TrainingPrompt]
+    prompts: Sequence[Prompt]
     sampler: Sampler
-    grade: Grade
+    grade: GradeFunction
     tokenizer: Any
 
     def is_due(self, step: int, last: int) -> bool:
         return step % self.settings.every_steps == 0 or step == last
 
     def run(self, world: World, on_progress: OnProgress) -> dict[str, float]:
-        """Metrics of the present weights. Every process calls it and samples its share."""
-        places = world.own(range(len(self.prompts)))
+        """Metrics of the current weights. Collective: every rank calls it and samples its part."""
+        places = world.select(range(len(self.prompts)))
         prompts = [self.prompts[place] for place in places]
-        seeds = [
-            [sample_seed(self.settings.seed, prompt.row_id, sample) for sample in range(self.settings.samples)]
-            for prompt in prompts
-        ]
-        drawn = self.sampler.generate([p.prompt_ids for p in prompts], seeds, self.settings.sampling, on_progress)
-        flat = [(prompt, completion) for prompt, group in zip(prompts, drawn, strict=True) for completion in group]
-        texts = self.tokenizer.batch_decode([c.token_ids for _, c in flat], skip_special_tokens=True)
-        verdicts = self.grade(texts, [p.answer for p, _ in flat], [c.stop_reason for _, c in flat])
-        words = count_many(texts, PAPER_WORDS, "substring")
-        counts = [sum(words[word][index] for word in words) for index in range(len(texts))]
-        own = [
-            (verdict.reward, len(completion.token_ids), completion.stop_reason == "length", verdict.outcome, count)
-            for (_, completion), verdict, count in zip(flat, verdicts, counts, strict=True)
-        ]
-        size = self.settings.samples
-        groups = world.gather([own[i : i + size] for i in range(0, len(own), size)], len(self.prompts))
-        return _metrics([row for group in groups for row in group])
+        seeds = sampling_seeds(self.settings.seed, prompts, self.settings.samples)
+        ids = [prompt.prompt_ids for prompt in prompts]
+        completions = self.sampler.generate(ids, seeds, self.settings.sampling, on_progress)
+        groups = grade_groups(prompts, completions, self.tokenizer, self.grade)
+        rows = world.gather(dict(zip(places, map(_counted, groups), strict=True)))
+        return _metrics([row for group in rows for row in group])
+
+
+def _counted(group: Group) -> list[tuple[float, int, bool, str, int]]:
+    """(reward, tokens, whether it was cut off, outcome, epistemic words) of each completion."""
+    words = count_many([rollout.text for rollout in group], PAPER_WORDS, "substring")
+    return [
+        (
+            rollout.reward,
+            len(rollout.completion.token_ids),
+            rollout.completion.stop_reason == "length",
+            rollout.outcome,
+            sum(counts[index] for counts in words.values()),
+        )
+        for index, rollout in enumerate(group)
+    ]
 
 
 def _metrics(rows: Sequence[tuple[float, int, bool, str, int]]) -> dict[str, float]:

@@ -5,7 +5,7 @@
 
 A *step* is one batch of rollouts with all its updates; an *update* is one optimiser step. Checkpoints, schedule and
 moving average count steps. For SFT a step is a batch of given completions. Everything random is a function of the
-spec's seed and the step, so an interrupted run goes on as if nothing had happened.
+spec's seed and the step, so a resumed run ends in the same weights as one that was never interrupted.
 """
 
 from __future__ import annotations
@@ -18,20 +18,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from selfdistill.generation.base import Sampler
+from selfdistill.generation import Sampler
+from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups, rollout_rows
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training import guards, metrics
+from selfdistill.training import guards, metrics, sampling
 from selfdistill.training import optimiser as optim
-from selfdistill.training import rollouts as on_policy
 from selfdistill.training.checkpoint import save_checkpoint
 from selfdistill.training.data import (
     Row,
     RowPlan,
     SftExample,
     TrainingFolder,
-    TrainingPrompt,
     TrainingSummary,
     draw_indices,
 )
@@ -49,10 +48,10 @@ def train(
     tokenizer: Any,
     spec: TrainSpec,
     *,
-    prompts: Sequence[TrainingPrompt],
+    prompts: Sequence[Prompt],
     examples: Sequence[SftExample] | None,
     sampler: Sampler | None,
-    grade: on_policy.Grade | None,
+    grade: GradeFunction | None,
     folder: TrainingFolder,
     runtime: StageRuntime,
     evaluation: Evaluation | None = None,
@@ -60,15 +59,14 @@ def train(
     stop_requested: Callable[[], bool],
     report: Callable[[dict[str, Any]], None],
 ) -> TrainingSummary:
-    """Train `model` (float32 weights, changed in place) as `spec` says, going on from `folder.state` if there is one.
+    """Train `model` (float32 weights, changed in place) by `spec`, resuming from the state in `folder.state` if any.
 
-    `grade` maps (completions, golds, stop reasons) to verdicts; `examples` is for SFT, the other inputs for on-policy
-    methods. `record_rollouts(step, rows)` gets the rows of rollouts.parquet of each step, again after a resume for
-    steps done again. `report` gets each step's metrics, and `{"step", "phase"}` as a sign of life in between.
-    Both are called by the first process only.
+    `examples` is for SFT; `prompts`, `sampler` and `grade` are for on-policy methods. `record_rollouts(step, rows)`
+    gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `report` gets
+    the metrics of each step, and `{"step", "phase"}` as a heartbeat in between. Only the main rank calls these two.
 
-    Raises Interrupted after `stop_requested()` (state saved: the same call goes on), UserError for unusable inputs,
-    for training without signal, and for divergence.
+    Raises Interrupted after `stop_requested()` (the state is saved; the same call resumes), UserError for unusable
+    inputs, training without a signal, and divergence.
     """
     guards.check_inputs(spec, prompts, examples, sampler, grade)
     parts = build_parts(model, tokenizer, spec, runtime)
@@ -83,10 +81,10 @@ def train(
 class _Loop:
     spec: TrainSpec
     tokenizer: Any
-    prompts: Sequence[TrainingPrompt]
+    prompts: Sequence[Prompt]
     examples: Sequence[SftExample]
     sampler: Sampler | None
-    grade: on_policy.Grade | None
+    grade: GradeFunction | None
     evaluation: Evaluation | None
     folder: TrainingFolder
     runtime: StageRuntime
@@ -109,7 +107,7 @@ class _Loop:
                 found = self._on_policy_step(step) if self.spec.on_policy else self._supervised_step(step)
             found |= self._evaluate(step)
             found = self._record(step, {**found, "learning_rate": rate}, time.perf_counter() - started)
-            self._keep(step)
+            self._save(step)
         return TrainingSummary(self.spec.steps, self.spec.checkpoint_steps, resumed_from, found)
 
     def _supervised_step(self, step: int) -> dict[str, float]:
@@ -126,8 +124,8 @@ class _Loop:
             found = metrics.rollout_metrics(groups, plans)
             if self.parts.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
-            if self.parts.world.is_first:
-                self.record_rollouts(step, on_policy.rollout_rows(groups, step))
+            if self.parts.world.is_main:
+                self.record_rollouts(step, rollout_rows(groups, step, self.spec.on_policy.grader))
         guards.check_contexts(step, found, self.parts.method.max_truncated_share)
         rows = [
             Row(rollout.prompt.prompt_ids, rollout.completion.token_ids, plan, rollout.completion.logprobs)
@@ -139,7 +137,7 @@ class _Loop:
         return found
 
     def _evaluate(self, step: int) -> dict[str, float]:
-        """Send the new weights to the sampler where it will be used; look at the benchmark where that is due."""
+        """Send the new weights to the sampler if it samples next; evaluate if this step is due."""
         is_due = self.evaluation is not None and self.evaluation.is_due(step, self.spec.steps)
         samples_next = self.spec.on_policy is not None and step < self.spec.steps
         if self.sampler is not None and (is_due or samples_next):
@@ -148,45 +146,46 @@ class _Loop:
         if not is_due:
             return {}
         with self._phase(step, "evaluation"):
-            return self.evaluation.run(self.parts.world, lambda *_: self._sign_of_life(step, "evaluation"))
+            return self.evaluation.run(self.parts.world, lambda *_: self._heartbeat(step, "evaluation"))
 
     def _plain_weights(self) -> Iterator[tuple[str, Any]]:
         return plain_weights(self.parts.model)
 
-    def _rollouts(self, step: int) -> list[on_policy.Group]:
-        """Graded groups of the step: those an interruption has left, or new ones."""
+    def _rollouts(self, step: int) -> list[Group]:
+        """Graded groups of the step: those saved by an interrupted run, or new ones."""
         world = self.parts.world
-        drawn = on_policy.step_prompts(self.spec, self.prompts, step)
+        prompts = sampling.step_prompts(self.spec, self.prompts, step)
         if self.progress.pending is not None:
-            groups = on_policy.groups_from_json(self.progress.pending, drawn)
+            groups = sampling.groups_from_json(self.progress.pending, prompts)
             self.progress.pending = None
             return groups
+        places = world.select(range(len(prompts)))
         with self._phase(step, "sampling"):
-            completions = on_policy.sample_groups(
-                self.spec, drawn, step, self.sampler, world, lambda *_: self._while_sampling(step)
+            completions = sampling.sample_groups(
+                self.spec, prompts, places, step, self.sampler, lambda *_: self._on_sampling_progress(step)
             )
         with self._phase(step, "grading"):
-            own = on_policy.grade_groups(completions, world.own(drawn), self.tokenizer, self.grade)
-            groups = world.gather(own, len(drawn))
-        if world.is_any(self.stop_requested()):
-            self.progress.pending = on_policy.groups_to_json(groups)
+            graded = grade_groups([prompts[place] for place in places], completions, self.tokenizer, self.grade)
+            groups = world.gather(dict(zip(places, graded, strict=True)))
+        if world.any(self.stop_requested()):
+            self.progress.pending = sampling.groups_to_json(groups)
             self._interrupt()
         return groups
 
     def _update(self, step: int, rows: Sequence[Row], mini_batch_rows: int) -> dict[str, float]:
         mini_batches = [rows[start : start + mini_batch_rows] for start in range(0, len(rows), mini_batch_rows)]
         with self._phase(step, "updates"):
-            found = self.parts.updater.run(mini_batches, step, lambda: self._sign_of_life(step, "updates"))
+            found = self.parts.updater.run(mini_batches, step, lambda: self._heartbeat(step, "updates"))
             if self.parts.teacher is not None:
                 self.parts.teacher.update()
         return found
 
     def _record(self, step: int, found: dict[str, float], elapsed: float) -> dict[str, float]:
-        """Complete, write and report the step's metrics; stop where there is nothing to learn."""
+        """Complete, write and report the metrics of the step. UserError where there is nothing to learn."""
         found["tokens_per_second"] = found.pop("tokens") / elapsed
         found |= {f"seconds_{name}": value for name, value in self.seconds.items()}
         found |= {"seconds_step": elapsed, "peak_memory_mb": metrics.peak_memory_mb(self.parts.world.device)}
-        if self.parts.world.is_first:
+        if self.parts.world.is_main:
             line = {"step": step, **found}
             metrics.append_metrics(self.folder.metrics, line)
             self.report(line)
@@ -195,63 +194,63 @@ class _Loop:
         guards.check_sampler_gap(step, found, self.runtime.max_sampler_gap)
         return found
 
-    def _keep(self, step: int) -> None:
-        """Checkpoint and state where they are due; leave where that is wished."""
+    def _save(self, step: int) -> None:
+        """Save checkpoint and state on schedule; exit if a stop was requested."""
         parts = self.parts
         if step in self.spec.checkpoint_steps:
-            self._sign_of_life(step, "checkpoint")
+            self._heartbeat(step, "checkpoint")
             save_checkpoint(
                 parts.model, self.tokenizer, self.folder.checkpoints, step, DTYPES[self.spec.precision],
-                is_writer=parts.world.is_first,
+                is_writer=parts.world.is_main,
             )  # fmt: skip
-        parts.world.wait()
+        parts.world.barrier()
         if step == self.spec.steps:
             return
-        if parts.world.is_any(self.stop_requested()):
+        if parts.world.any(self.stop_requested()):
             self._interrupt()
         if step % self.runtime.state_every_steps == 0:
-            self._sign_of_life(step, "state")
+            self._heartbeat(step, "state")
             parts.save(self.folder.state, self.progress)
 
     def _interrupt(self) -> None:
-        self._sign_of_life(self.progress.step, "state")
+        self._heartbeat(self.progress.step, "state")
         self.parts.save(self.folder.state, self.progress)
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
 
     def _resume(self) -> int | None:
-        """Load the newest intact state, if any; remove every trace of what was done after it."""
-        is_first = self.parts.world.is_first
-        for place in (self.folder.checkpoints, self.folder.state):
-            place.mkdir(parents=True, exist_ok=True)
-            for leftover in place.glob(".step-*") if is_first else ():
+        """Load the newest intact state, if any, and remove what was written after it. Returns its step, or None."""
+        is_main = self.parts.world.is_main
+        for folder in (self.folder.checkpoints, self.folder.state):
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".step-*") if is_main else ():
                 shutil.rmtree(leftover)
-        self.parts.world.wait()
+        self.parts.world.barrier()
         loaded = self.parts.load(self.folder.state)
         if loaded is not None:
             self.progress = loaded
             _LOG.info("resumed from the state of step %d", loaded.step)
             if self.sampler is not None:
                 self.sampler.update_weights(self._plain_weights)
-        if is_first:
+        if is_main:
             metrics.drop_metrics_after(self.folder.metrics, self.progress.step)
         return None if loaded is None else loaded.step
 
-    def _while_sampling(self, step: int) -> None:
-        """A step's sampling can take longer than the grace before a kill: leave at once, the weights are unchanged.
+    def _on_sampling_progress(self, step: int) -> None:
+        """Exit at once if a stop was requested: sampling a step can take longer than Slurm waits before it kills.
 
-        Only where no other process would wait in vain; with several the wish is heard after sampling.
+        Only with one process: several must exit together, so they check after sampling.
         """
-        self._sign_of_life(step, "sampling")
+        self._heartbeat(step, "sampling")
         if self.parts.world.size == 1 and self.stop_requested():
             self._interrupt()
 
-    def _sign_of_life(self, step: int, phase: str) -> None:
-        if self.parts.world.is_first:
+    def _heartbeat(self, step: int, phase: str) -> None:
+        if self.parts.world.is_main:
             self.report({"step": step, "phase": phase})
 
     @contextmanager
     def _phase(self, step: int, name: str) -> Iterator[None]:
-        self._sign_of_life(step, name)
+        self._heartbeat(step, name)
         started = time.perf_counter()
         yield
         self.seconds[name] = self.seconds.get(name, 0.0) + time.perf_counter() - started

@@ -12,7 +12,8 @@ import torch
 
 from selfdistill.epistemic import PAPER_WORDS, count_many, density
 from selfdistill.files import write_atomically
-from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.rollouts import Rollout
+from selfdistill.training.data import RowPlan
 
 
 def append_metrics(path: Path, metrics: dict[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a training run that carry state, built once, saved and loaded together."""
+"""The objects of a training run that have state: built once, saved and loaded together."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 @dataclass
 class Parts:
-    """Policy, teacher, optimiser, and who shares the work."""
+    """Policy, method, teacher, optimiser and the ranks that train."""
 
     model: Any
     method: TrainingMethod
@@ -40,7 +40,7 @@ class Parts:
     world: World
 
     def save(self, folder: Path, progress: state.Progress) -> None:
-        """Write a resume state; every process calls it."""
+        """Write a resume state. Collective: every rank calls it."""
         state.save_state(folder, progress, self._write, self.world)
 
     def load(self, folder: Path) -> state.Progress | None:
@@ -55,7 +55,7 @@ class Parts:
         return state.read_progress(newest)
 
     def _weights(self) -> dict[str, dict[str, torch.Tensor]]:
-        """The memory of what training changes, besides the optimiser's."""
+        """The tensors that training changes, without the optimiser's."""
         return {
             "policy": trained_parameters(self.model),
             "teacher": self.teacher.state() if self.teacher else {},
@@ -65,7 +65,7 @@ class Parts:
         weights = {kind: {n: t.detach() for n, t in named.items()} for kind, named in self._weights().items()}
         if is_sharded(self.model):
             write_shards(folder / _SHARDS, self.model, self.adamw, weights)
-        elif self.world.is_first:
+        elif self.world.is_main:
             rest = {"optimiser": self.adamw.state_dict(), "generators": state.generator_states()}
             torch.save(weights | rest, folder / _TENSORS)
 
@@ -80,7 +80,7 @@ class Parts:
         tensors = torch.load(folder / _TENSORS, map_location=self.world.device, weights_only=True)
         for kind, named in self._weights().items():
             if named.keys() != tensors[kind].keys():
-                raise UserError(f"{folder}: the {kind} in this state is of another model. Delete {folder.parent}.")
+                raise UserError(f"{folder}: the {kind} in this state belongs to another model. Delete {folder.parent}.")
             for name, tensor in named.items():
                 tensor.copy_(tensors[kind][name])
         self.adamw.load_state_dict(tensors["optimiser"])
@@ -88,13 +88,13 @@ class Parts:
 
 
 def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime) -> Parts:
-    """Everything at step 0. Raises UserError for a model or a runtime that training cannot use."""
+    """Everything at step 0. Raises UserError for a model or runtime settings that training cannot use."""
     torch.manual_seed(sample_seed(spec.seed, "torch"))
-    world = World(runtime.device, shards=runtime.sharding == "full")
-    if world.size_of_node != runtime.processes:
+    world = World(runtime.device, is_sharded=runtime.sharding == "full")
+    if world.local_size != runtime.processes:
         raise UserError(
-            f"runtime: processes = {runtime.processes}, but training was started as {world.size_of_node}: start it "
-            "through the launcher, or set processes: 1."
+            f"runtime: processes = {runtime.processes}, but training was started with {world.local_size}: start it "
+            "through `python -m selfdistill.run.launch`, or set processes: 1."
         )
     model.to(world.device).train()
     if spec.lora is not None:
@@ -107,7 +107,7 @@ def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRunti
     student = Network(model, temperature=temperature, compute_dtype=DTYPES[spec.precision])
     student.check_head()
     teacher = TeacherNetwork(method.teacher, student) if method.teacher else None
-    if world.shards:
+    if world.is_sharded:
         _shard(student, teacher, world)
     adamw = make_adamw(model, spec.optimiser)
     updater = Updater(
@@ -125,7 +125,7 @@ def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRunti
 
 
 def _shard(student: Network, teacher: TeacherNetwork | None, world: World) -> None:
-    """Spread policy and teacher over the processes; a sharded model cannot be copied, so the copy comes first."""
+    """Shard policy and teacher over the ranks. A sharded model cannot be copied, so the teacher is copied first."""
     if teacher is not None:
         teacher.separate()
         if teacher.network is not student:

@@ -13,8 +13,8 @@ from selfdistill.training.distributed import World
 
 @contextmanager
 def profiled(folder: Path, step: int, wanted: int | None, world: World) -> Iterator[None]:
-    """Write `folder/step-N.json.gz` if this is the wanted step (first process only); else do nothing."""
-    if step != wanted or not world.is_first:
+    """Write `folder/step-N.json.gz` if this is the wanted step, on the main rank only."""
+    if step != wanted or not world.is_main:
         yield
         return
     activities = [torch.profiler.ProfilerActivity.CPU]

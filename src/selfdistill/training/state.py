@@ -1,11 +1,11 @@
 """Resume states: everything that decides the future, saved atomically, verified when read.
 
     state/step-N/   tensors.pt (policy, optimiser, teacher, generators)   progress.json   digests.json
-                    shards/ in place of tensors.pt where weights are sharded: each process writes its part, and any
-                    number of processes can read them again
+                    shards/ instead of tensors.pt where weights are sharded: each rank writes its part, and any
+                    number of ranks can read them again
 
 A run killed at any moment and resumed ends in the same bytes as one never interrupted (one CPU thread, float32).
-The newest state that verifies is used; a damaged one is skipped with a warning, never read. The two newest are kept.
+The newest state that verifies is loaded; a damaged one is skipped with a warning. The two newest are kept.
 `pending` holds the graded rollouts of a step that was interrupted between sampling and its updates.
 """
 
@@ -34,7 +34,7 @@ _PROGRESS, _DIGESTS = "progress.json", "digests.json"
 
 @dataclass
 class Progress:
-    """Plain numbers of the state. `pending` is the JSON form of a step's graded rollouts, or None."""
+    """Counters of the run. `pending` is the JSON form of a step's graded rollouts, or None."""
 
     step: int = 0
     steps_without_signal: int = 0
@@ -42,19 +42,19 @@ class Progress:
 
 
 def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], world: World) -> None:
-    """Write `folder/step-N` completely or not at all, then prune older ones. Every process calls it.
+    """Write `folder/step-N` completely or not at all, then delete older ones. Collective: every rank calls it.
 
-    `write` puts its tensors into the folder it is given.
+    `write` writes its tensors into the folder it is given.
     """
     target = folder / f"step-{progress.step}"
     partial = folder / f".{target.name}.partial"
-    if world.is_first:
+    if world.is_main:
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir(parents=True)
-    world.wait()
+    world.barrier()
     write(partial)
-    world.wait()
-    if world.is_first:
+    world.barrier()
+    if world.is_main:
         (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
         digests = {name: _sha256(partial / name) for name in _files(partial)}
         (partial / _DIGESTS).write_text(json.dumps(digests))
@@ -65,22 +65,22 @@ def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], 
         _sync(folder)
         for old in _states(folder)[_KEPT:]:
             shutil.rmtree(old)
-    world.wait()
+    world.barrier()
 
 
 def newest_state(folder: Path) -> Path | None:
     """The newest intact state, or None when there is none at all.
 
-    Raises UserError when there are states but none is intact: starting over silently would hide the damage.
+    Raises UserError when there are states but none is intact: training must not silently start over.
     """
     states = _states(folder)
     for state in states:
         fault = _fault(state)
         if fault is None:
             return state
-        _LOG.warning("resume state %s is damaged (%s): falling back to the one before it", state, fault)
+        _LOG.warning("resume state %s is damaged (%s); using the one before it", state, fault)
     if states:
-        raise UserError(f"{folder}: no intact resume state is left. Delete this folder to train from the start.")
+        raise UserError(f"{folder}: no intact resume state is left. Delete this folder to train from the beginning.")
     return None
 
 
@@ -89,7 +89,7 @@ def read_progress(state: Path) -> Progress:
 
 
 def generator_states() -> dict[str, Any]:
-    """States of torch's generators; sampling and data order use none of them (they are functions of the seed)."""
+    """States of torch's generators; sampling and data order do not use them (they are functions of the seed)."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         states["cuda"] = torch.cuda.get_rng_state()
@@ -113,11 +113,11 @@ def _files(state: Path) -> list[str]:
 
 
 def _fault(state: Path) -> str | None:
-    """Why a state must not be used, or None."""
+    """Why a state cannot be used, or None."""
     try:
         digests = json.loads((state / _DIGESTS).read_text())
         if set(digests) != set(_files(state)) - {_DIGESTS}:
-            return "its files are not those it was saved with"
+            return "files are missing or were added"
         for name, digest in digests.items():
             if _sha256(state / name) != digest:
                 return f"{name} does not match its digest"

@@ -1,9 +1,9 @@
 """All updates of one step: mini-batches, micro-batches, loss, gradient, optimiser.
 
-Denominators come from the whole mini-batch before it is split, so that loss and gradient do not depend on how it is
-split. Rows without gradient are not forwarded; they only count. Where weights are sharded, every process does as many
-passes as the one with most: what it lacks it fills with a row that counts nothing. Shapes: N completion tokens of a
-micro-batch.
+Denominators come from the whole mini-batch before it is split, so that loss and gradient do not depend on the split.
+Rows without a gradient are not forwarded; they only count in denominators. With sharded weights every rank must do the
+same number of passes, so ranks with fewer micro-batches add passes over a row of weight 0. Shapes: N completion tokens
+of a micro-batch.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from selfdistill.training.teacher import TeacherNetwork
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are forwarded together, and their places in the mini-batch. `counts` False: only keeps step."""
+    """Rows that are forwarded together, and their places in the mini-batch. `counts` False: weight 0."""
 
     places: list[int]
     rows: list[Row]
@@ -51,7 +51,7 @@ class MicroBatch:
 
 @dataclass
 class Updater:
-    """Holds what stays the same over steps. `is_epistemic_V` marks single tokens that are uncertainty words."""
+    """What stays the same over steps. `is_epistemic_V` marks tokens that are epistemic words by themselves."""
 
     method: TrainingMethod
     student: Network
@@ -63,21 +63,21 @@ class Updater:
     correction_clip: float | None
     is_epistemic_V: Tensor | None
 
-    def run(self, mini_batches: Sequence[Sequence[Row]], step: int, alive: Callable[[], None]) -> dict[str, float]:
+    def run(self, mini_batches: Sequence[Sequence[Row]], step: int, heartbeat: Callable[[], None]) -> dict[str, float]:
         """Do every update of a step; return its metrics. Raises UserError when loss or gradient is not finite."""
         micro_batches = [self._micro_batches(rows) for rows in mini_batches]
-        # The first update starts from the sampling policy itself: its ratio is 1 without looking.
+        # Before the first update the policy is the one that sampled, so its ratio is 1.
         old = [None, *(self._old_logprobs(micro) for micro in micro_batches[1:])]
         sums = TokenSums(self.student.device, self.is_epistemic_V)
         norms = []
         for rows, micro, old_logprobs in zip(mini_batches, micro_batches, old, strict=True):
             optim.clear_gradients(self.student.model)
-            self._accumulate(rows, micro, old_logprobs, sums, alive)
+            self._accumulate(rows, micro, old_logprobs, sums, heartbeat)
             norms.append(self._gradient_norm(step))
             if self.teacher is not None:
                 self.teacher.separate()
             self.adamw.step()
-        self.world.add_up([sums.values])
+        self.world.all_reduce([sums.values])
         return sums.metrics(
             norms,
             has_sampler=mini_batches[0][0].sampler_logprobs is not None,
@@ -86,10 +86,10 @@ class Updater:
         )
 
     def _gradient_norm(self, step: int) -> float:
-        """Sum gradients over processes and clip them; the norm before."""
+        """Sum gradients over ranks and clip them; return the norm before clipping."""
         gradients = optim.gradients(self.student.model)
-        if not self.world.shards:
-            self.world.add_up(gradients)
+        if not self.world.is_sharded:
+            self.world.all_reduce(gradients)
         norm = optim.clip_gradients(gradients, self.settings.max_grad_norm)
         if not math.isfinite(norm):
             raise UserError(
@@ -99,12 +99,12 @@ class Updater:
         return norm
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
-        """This process's micro-batches of the rows that have a gradient."""
+        """This rank's micro-batches of the rows that have a gradient."""
         active = [place for place, row in enumerate(rows) if row.plan.has_gradient and row.completion_ids]
         active.sort(key=lambda place: len(rows[place].prompt_ids) + len(rows[place].completion_ids))
-        own = self._plan(rows, self.world.own(active))
-        if self.world.shards and active:
-            most = max(len(self._plan(rows, share)) for share in self.world.shares(active))
+        own = self._plan(rows, self.world.select(active))
+        if self.world.is_sharded and active:
+            most = max(len(self._plan(rows, places)) for places in self.world.split(active))
             idle = MicroBatch(active[:1], [rows[active[0]]], counts=False)
             own += [idle] * (most - len(own))
         return own
@@ -138,16 +138,16 @@ class Updater:
         micro_batches: Sequence[MicroBatch],
         old_logprobs: dict[int, Tensor] | None,
         sums: TokenSums,
-        alive: Callable[[], None],
+        heartbeat: Callable[[], None],
     ) -> None:
-        """Gradients and sums of this process's rows."""
+        """Accumulate the gradients and sums of this rank's rows."""
         coefficients_R = token_coefficients(
             torch.tensor([len(row.completion_ids) for row in rows]),
             torch.tensor([row.plan.is_supervised for row in rows]),
             self.method.aggregation,
         ).tolist()
         for micro in micro_batches:
-            alive()
+            heartbeat()
             old_N = None if old_logprobs is None else torch.cat([old_logprobs[place] for place in micro.places])
             weights = [coefficients_R[place] if micro.counts else 0.0 for place in micro.places]
             self._backward(micro, micro.per_token(weights, self.student.device), old_N, sums)

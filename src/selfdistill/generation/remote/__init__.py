@@ -1,1 +1,1 @@
-"""Sampling processes beside the training processes: the client that training uses, the server that it talks to."""
+"""Separate sampling processes of a training: client (used by training), server, and starting and ending them."""

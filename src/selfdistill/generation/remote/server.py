@@ -1,8 +1,9 @@
-"""A sampling process beside the training processes of a machine, on GPUs of its own: `generation.remote` talks to it.
+"""A separate sampling process of a training, with its own GPUs. `generation.remote.client` is its counterpart.
 
     python -m selfdistill.generation.remote.server SETTINGS        (JSON, see `ServerSettings`)
 
-It answers when all training processes have asked, and ends when the first of them hangs up, however that one ends.
+It samples once all training processes of the node have sent a request, and exits when local rank 0 closes its
+connection or dies.
 """
 
 from __future__ import annotations
@@ -21,149 +22,129 @@ from pathlib import Path
 from typing import Any, Literal
 
 from selfdistill.generation.base import Sampler
+from selfdistill.generation.loading import load_sampler
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
 from selfdistill.schema.runtime import StageRuntime
 
 _ALIVE_SECONDS = 1.0
-#: From the end of the training to the end of this process, where it does not notice by itself.
-_SECONDS_TO_END = 10
+#: After the training has exited: time for a regular exit, before this process group is killed.
+_GRACE_SECONDS = 10
 
 
 class ServerSettings(Model):
-    """What a sampling process is started with."""
+    """Settings of a sampling process. `clients`: training processes on this node."""
 
     address: Path
     clients: int
     folder: Path
     engine: Literal["torch", "vllm"]
-    eos_token_ids: list[int]
     max_positions: int
     runtime: StageRuntime
 
 
 class TrainingEnded(Exception):
-    """The first training process has hung up: there is nothing more to do."""
+    """Local rank 0 of the training has closed its connection."""
 
 
 class Server:
-    """One engine and the connections of all training processes of this machine, the first of them first."""
+    """A sampler, and the connections to the training processes of this node by local rank."""
 
     def __init__(self, sampler: Sampler, clients: Sequence[Connection]) -> None:
         self.sampler, self.clients = sampler, clients
 
     def run(self) -> None:
-        """Answer until the training ends (TrainingEnded); RuntimeError where another process but the first hangs up."""
-        self._tell_all("ready")
+        """Serve until the training ends (TrainingEnded); RuntimeError where another rank than 0 disconnects."""
+        self._broadcast("ready")
         while True:
-            request = self._hear(0)
+            request = self._receive(0)
             if request[0] == "weights":
                 self.sampler.load_weights(Path(request[1]))
-                self._tell(0, "loaded")
+                self._send(0, "loaded")
             else:
-                self._sample([request, *(self._hear(number) for number in range(1, len(self.clients)))])
+                self._sample([request, *(self._receive(rank) for rank in range(1, len(self.clients)))])
 
     def _sample(self, requests: Sequence[tuple[Any, ...]]) -> None:
-        """One batch of what all training processes ask for; each gets its answers as they are ready."""
+        """Sample the requests of all training processes in one batch; send each its completions as they finish."""
         sampling = requests[0][3]
         prompts, seeds, owners = [], [], []
-        for number, (_, own_prompts, own_seeds, _) in enumerate(requests):
-            prompts += own_prompts
-            seeds += own_seeds
-            owners += [(number, place) for place in range(len(own_prompts))]
-        told = time.monotonic()
+        for rank, (_, rank_prompts, rank_seeds, _) in enumerate(requests):
+            prompts += rank_prompts
+            seeds += rank_seeds
+            owners += [(rank, place) for place in range(len(rank_prompts))]
+        sent = time.monotonic()
 
         def on_progress(*_: int) -> None:
-            nonlocal told
-            if time.monotonic() - told > _ALIVE_SECONDS:
-                told = time.monotonic()
-                self._tell_all("alive")
+            nonlocal sent
+            if time.monotonic() - sent > _ALIVE_SECONDS:
+                sent = time.monotonic()
+                self._broadcast("alive")
 
         for index, completions in self.sampler.stream(prompts, seeds, sampling, on_progress=on_progress):
-            number, place = owners[index]
-            self._tell(number, "answer", place, completions)
-        self._tell_all("end")
+            rank, place = owners[index]
+            self._send(rank, "answer", place, completions)
+        self._broadcast("end")
 
-    def _tell_all(self, *message: Any) -> None:
-        for number in range(len(self.clients)):
-            self._tell(number, *message)
+    def _broadcast(self, *message: Any) -> None:
+        for rank in range(len(self.clients)):
+            self._send(rank, *message)
 
-    def _tell(self, number: int, *message: Any) -> None:
-        with _noticing_the_end_of(number):
-            self.clients[number].send(message)
+    def _send(self, rank: int, *message: Any) -> None:
+        with _disconnection_of(rank):
+            self.clients[rank].send(message)
 
-    def _hear(self, number: int) -> tuple[Any, ...]:
-        with _noticing_the_end_of(number):
-            return self.clients[number].recv()
+    def _receive(self, rank: int) -> tuple[Any, ...]:
+        with _disconnection_of(rank):
+            return self.clients[rank].recv()
 
 
 @contextmanager
-def _noticing_the_end_of(number: int) -> Iterator[None]:
-    """A training ends with its first process; where another one is gone, its own log says why."""
+def _disconnection_of(rank: int) -> Iterator[None]:
+    """Local rank 0 ends the training (TrainingEnded); any other rank has failed, and its own log says why."""
     try:
         yield
     except (EOFError, ConnectionError) as error:
-        if number:
-            raise RuntimeError(f"training process {number} of this machine has hung up") from error
+        if rank:
+            raise RuntimeError(f"local rank {rank} of the training has closed its connection") from error
         raise TrainingEnded from error
 
 
-def make_sampler(settings: ServerSettings) -> Sampler:
-    """The engine over the model folder, alone on its device."""
-    if settings.engine == "vllm":
-        from selfdistill.generation.vllm_sampler import VllmSampler
-
-        return VllmSampler.load(settings.folder, settings.runtime, max_positions=settings.max_positions)
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    from selfdistill.generation.torch_sampler import TorchSampler
-
-    torch.set_num_threads(settings.runtime.threads)
-    model = AutoModelForCausalLM.from_pretrained(settings.folder, dtype=torch.float32).eval()
-    return TorchSampler(
-        model.to(settings.runtime.device),
-        settings.eos_token_ids,
-        max_batch_tokens=settings.runtime.sampler_batch_tokens,
-        shares_model=False,
-    )
-
-
 def accept(listener: Listener, count: int) -> list[Connection]:
-    """The connections of all training processes, in the order of their numbers."""
+    """Connections of all training processes, by local rank."""
     found: dict[int, Connection] = {}
     while len(found) < count:
         client = listener.accept()
         found[client.recv()] = client
-    return [found[number] for number in range(count)]
+    return [found[rank] for rank in range(count)]
 
 
-def end_with_parent(room: Path) -> None:
-    """Wait for the end of the process that started this one, however that ends; then end too, with all children.
+def exit_with_parent(folder: Path) -> None:
+    """Wait until the parent process exits or dies; then kill this process and its children.
 
-    A connection would show it, but not while an engine starts or reads weights.
+    The connections would show it, too, but not while an engine starts or reads weights.
     """
     os.read(sys.stdin.fileno(), 1)
-    time.sleep(_SECONDS_TO_END)
-    shutil.rmtree(room, ignore_errors=True)
+    time.sleep(_GRACE_SECONDS)
+    shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 
 
 def main(settings: ServerSettings) -> int:
-    """Serve until the training ends. A user's mistake is told to the training processes, which end with it."""
-    # A scheduler signals every process of a job, a terminal too: when to leave is the training's decision. Blocked and
-    # not ignored: vLLM's processes inherit it, and do not undo it. Python's own tracker of shared memory would, when it
-    # starts; so it is started before.
+    """Serve until the training ends. A user's mistake is sent to the training processes, which raise it."""
+    # Schedulers and terminals signal every process of a job, but only the training decides when to exit. The signals
+    # are blocked rather than ignored, because vLLM's processes inherit a mask and do not undo it. Python's tracker of
+    # shared memory resets the mask when it starts, so it is started first.
     resource_tracker.ensure_running()
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-    room = settings.address.parent
-    threading.Thread(target=end_with_parent, args=(room,), daemon=True).start()
+    folder = settings.address.parent
+    threading.Thread(target=exit_with_parent, args=(folder,), daemon=True).start()
     with Listener(str(settings.address), family="AF_UNIX") as listener:
         clients = accept(listener, settings.clients)
-    # A child that kept a connection open would hide the end of this process.
+    # A child that kept a connection open would hide the exit of this process from the training.
     os.register_at_fork(after_in_child=lambda: [client.close() for client in clients])
     try:
-        with closing(make_sampler(settings)) as sampler:
+        sampler = load_sampler(settings.folder, settings.engine, settings.runtime, max_positions=settings.max_positions)
+        with closing(sampler):
             Server(sampler, clients).run()
     except TrainingEnded:
         return 0
@@ -172,7 +153,7 @@ def main(settings: ServerSettings) -> int:
             client.send(("error", str(error)))
         return EXIT_USER_ERROR
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":

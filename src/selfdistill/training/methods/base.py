@@ -10,8 +10,9 @@ from torch import Tensor
 
 from selfdistill.losses import token_logprobs
 from selfdistill.losses.aggregation import Aggregation
+from selfdistill.rollouts import Rollout
 from selfdistill.schema.methods import Teacher
-from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.training.data import RowPlan
 
 
 @dataclass(frozen=True)

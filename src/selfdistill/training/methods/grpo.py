@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from selfdistill.losses import group_advantages, grpo_token_loss, kl_penalty
+from selfdistill.rollouts import Rollout
 from selfdistill.schema.methods import Grpo, Teacher
-from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.training.data import RowPlan
 from selfdistill.training.methods.base import Tokens
 
 

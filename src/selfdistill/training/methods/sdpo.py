@@ -15,9 +15,10 @@ from torch import Tensor
 from selfdistill.contexts import choose_demonstrations, demonstration_text, encode_teacher_prompt
 from selfdistill.losses import divergence, importance_weights, sampled_token_loss
 from selfdistill.prompts import leaks_thinking
+from selfdistill.rollouts import Rollout
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
-from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.training.data import RowPlan
 from selfdistill.training.methods.base import Tokens
 
 _MASKED = RowPlan(is_supervised=False, has_gradient=False)

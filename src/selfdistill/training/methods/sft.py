@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
+from selfdistill.rollouts import Rollout
 from selfdistill.schema.methods import Sft
-from selfdistill.training.data import Rollout, RowPlan
+from selfdistill.training.data import RowPlan
 from selfdistill.training.methods.base import Tokens
 
 

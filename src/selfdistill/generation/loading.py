@@ -1,0 +1,77 @@
+"""Model folders: tokenizer, model, end tokens, and a sampler over them. Heavy imports stand inside the functions."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from selfdistill.generation.base import Sampler
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import StageRuntime
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def load_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
+    """The model in evaluation mode, float32. UserError where config/runtime.yaml wants a GPU and none is visible."""
+    import torch
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("config/runtime.yaml says `device: cuda`, but no GPU is visible to this job.")
+    return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
+
+
+def end_token_ids(folder: Path) -> list[int]:
+    """All ids that end a completion: those of the generation configuration and the tokenizer's, sorted.
+
+    A folder without generation_config.json has its generation configuration in config.json, as in the library.
+    """
+    from transformers import AutoConfig, GenerationConfig
+
+    if (folder / "generation_config.json").is_file():
+        generation = GenerationConfig.from_pretrained(folder)
+    else:
+        generation = GenerationConfig.from_model_config(AutoConfig.from_pretrained(folder))
+    configured = generation.eos_token_id
+    ids = configured if isinstance(configured, list) else [configured]
+    return sorted({token for token in (*ids, load_tokenizer(folder).eos_token_id) if token is not None})
+
+
+def load_sampler(
+    folder: Path,
+    engine: Literal["torch", "vllm"],
+    runtime: StageRuntime,
+    *,
+    max_positions: int,
+    trained_model: Any = None,
+) -> Sampler:
+    """A sampler over the model in `folder`. `max_positions`: the longest sequence that will be asked for.
+
+    `trained_model`: the model that this process trains, in turns with sampling. The torch sampler uses its very
+    weights, or a copy where they will be sharded; vLLM gives its GPU memory back between calls.
+    """
+    if engine == "vllm":
+        from selfdistill.generation.vllm_sampler import VllmSampler
+
+        return VllmSampler.load(folder, runtime, is_colocated=trained_model is not None, max_positions=max_positions)
+    from selfdistill.generation.torch_sampler import TorchSampler
+
+    shares_model = trained_model is not None and runtime.sharding == "none"
+    if trained_model is None:
+        model = load_model(folder, runtime.device)
+    else:
+        model = trained_model if shares_model else copy.deepcopy(trained_model)
+    return TorchSampler(
+        model, end_token_ids(folder), max_batch_tokens=runtime.sampler_batch_tokens, shares_model=shares_model
+    )
