@@ -69,7 +69,8 @@ def grade_groups(
         for prompt, group in zip(prompts, completions, strict=True)
         for sample, completion in enumerate(group)
     ]
-    texts = tokenizer.batch_decode([completion.token_ids for _, _, completion in flat], skip_special_tokens=True)
+    # One by one: `batch_decode` makes one text of no completions, as a rank or part without prompts has them.
+    texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for _, _, completion in flat]
     verdicts = grade(texts, [prompt.answer for prompt, _, _ in flat], [c.stop_reason for _, _, c in flat])
     rollouts = (
         Rollout(prompt, sample, completion, text, verdict.outcome, verdict.reward, verdict.extracted, verdict.feedback)

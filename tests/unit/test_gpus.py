@@ -6,6 +6,7 @@ import sys
 import tempfile
 import threading
 import time
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -73,39 +74,37 @@ def test_more_gpus_than_there_are_is_one_clear_line():
         pass
 
 
-def job_with_gpus(tmp_path, shard=None, **settings):
-    tee = Tee(tmp_path / "log", "test")
-    return Job(Artifact(tmp_path), StageRuntime(device="cuda", **settings), tee, shard=shard or Shard())
+@contextmanager
+def running(folder, gpus, **settings):
+    """A job while it runs, as launch starts it in a process that sees GPUs 4, 5 and 6; yields the GPUs it then sees."""
+    os.environ[VISIBLE] = "4,5,6"
+    with Tee(folder / "log", "test") as tee:
+        shard = settings.pop("shard", Shard())
+        job = Job(Artifact(folder), StageRuntime(device="cuda", **settings), tee, shard=shard)
+        with _gpus(job, Resources(gpus=gpus)):
+            yield visible_gpus()
 
 
-def reserved(job, needs):
-    """GPUs that a job sees while it runs, as launch decides."""
-    with job.tee, _gpus(job, needs):
-        return visible_gpus()
+def test_shards_with_one_gpu_each_divide_the_gpus_of_a_machine_and_the_merging_job_needs_none(tmp_path):
+    with ExitStack() as jobs:
+        seen = [jobs.enter_context(running(tmp_path, 1, shards=3, shard=Shard(index, 3))) for index in range(3)]
+        merging = jobs.enter_context(running(tmp_path, 1, shards=3))
+    assert seen == [["4"], ["5"], ["6"]] and merging == ["4", "5", "6"]
 
 
-def test_shards_with_one_gpu_each_divide_the_gpus_of_a_machine(tmp_path):
-    """What `samplers: 3` did within one job: three engines, each on its own GPU."""
-    needs = Resources(gpus=1)
-    jobs = [job_with_gpus(tmp_path / str(index), Shard(index, 3), shards=3) for index in range(3)]
-    with jobs[0].tee, _gpus(jobs[0], needs), jobs[1].tee, _gpus(jobs[1], needs):
-        first = reserved(jobs[2], needs)
-        assert first == ["6"]
-    assert reserved(job_with_gpus(tmp_path, shards=3), needs) == ["4", "5", "6"], "the merging job reserves none"
-
-
-def test_jobs_inside_one_slurm_allocation_divide_its_gpus_and_a_job_of_its_own_keeps_those_slurm_gave(
-    tmp_path, monkeypatch
-):
+def test_jobs_inside_one_slurm_allocation_divide_its_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    needs = Resources(gpus=1)
-    first, second = (job_with_gpus(tmp_path / name) for name in "ab")
-    with first.tee, _gpus(first, needs):
-        assert reserved(second, needs) == ["5"]
+    with running(tmp_path, 1) as first, running(tmp_path, 1) as second:
+        assert (first, second) == (["4"], ["5"])
         monkeypatch.setenv("SLURM_JOB_ID", "18")
-        assert reserved(second, needs) == ["4"], "GPU 4 of another allocation is another GPU"
-    assert reserved(first, Resources(gpus=3)) == ["4", "5", "6"]
-    assert not list(tmp_path.glob("selfdistill-gpus-*-18/6.lock"))
+        with running(tmp_path, 1) as other:
+            assert other == ["4"], "GPU 4 of another allocation is another GPU"
+
+
+def test_a_slurm_job_that_was_given_what_it_needs_locks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with running(tmp_path, 3) as first, running(tmp_path, 3) as second:
+        assert first == second == ["4", "5", "6"]
 
 
 def test_each_process_of_a_job_gets_its_own_gpus():

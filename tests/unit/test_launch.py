@@ -154,7 +154,7 @@ import sys, time
 from pathlib import Path
 from selfdistill.run.watchdog import Watchdog
 with Watchdog(0.4, lambda text: print(text, flush=True), Path(sys.argv[1])) as watchdog:
-    watchdog.alive("step 3: updates")
+    watchdog.heartbeat("step 3: updates")
     time.sleep(60)
 """
     done = subprocess.run(
@@ -170,5 +170,5 @@ def test_signs_of_life_keep_a_slow_job_going(tmp_path):
     with Watchdog(0.3, said.append, tmp_path / "hang.txt") as watchdog:
         for _ in range(6):
             time.sleep(0.1)
-            watchdog.alive("phase")
+            watchdog.heartbeat("phase")
     assert said == []

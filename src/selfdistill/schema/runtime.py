@@ -33,9 +33,7 @@ class StageRuntime(Model):
         description="Sampling processes beside the training processes, on their own GPUs; 0: both take turns.",
     )
     shards: int = Field(
-        1,
-        gt=0,
-        description="Jobs that divide the prompts of a rollouts or evaluate artifact; each gets the resources of the stage.",
+        1, gt=0, description="Jobs that divide the prompts of a rollouts or evaluate artifact; each has the resources."
     )
     part_prompts: int = Field(64, gt=0, description="Prompts whose finished completions are saved together.")
     state_every_steps: int = Field(10, gt=0, description="Training steps between saved resume states.")

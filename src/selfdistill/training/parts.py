@@ -94,7 +94,7 @@ def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRunti
     if world.local_size != runtime.processes:
         raise UserError(
             f"runtime: processes = {runtime.processes}, but training was started with {world.local_size}: start it "
-            "through `python -m selfdistill.run.launch`, or set processes: 1."
+            "through the launcher (selfdistill.run.launch), or set processes: 1."
         )
     model.to(world.device).train()
     if spec.lora is not None:
