@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from selfdistill.generation.base import Completion
+from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
 from selfdistill.schema.methods import Grpo, Sdpo
 from selfdistill.schema.training import OnPolicy
 from selfdistill.toy.tokenizer import build_tokenizer
 from selfdistill.training import optimiser as optim
-from selfdistill.training.data import Rollout, Row, TrainingPrompt
+from selfdistill.training.data import Row
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import Tokens, make_method
 from selfdistill.training.network import Network
@@ -84,7 +85,7 @@ def _spec(method):
 def _plans(method, group):
     """What the engine's method decides about the rollouts of a group."""
     messages = [{"role": "user", "content": group[0].question}]
-    prompt = TrainingPrompt(0, "p", "id", "0", messages, group[0].prompt_ids)
+    prompt = Prompt(0, "p", "id", "0", messages, group[0].prompt_ids)
     rollouts = []
     for place, row in enumerate(group):
         completion = Completion(row.completion_ids, row.sampler_logprobs_L.tolist(), "eos")
