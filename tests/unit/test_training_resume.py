@@ -107,7 +107,7 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, whole, damage, c
         file.unlink()
     session.stop_requested = lambda: False
     assert session.run().resumed_from == 2
-    assert "falling back" in caplog.text
+    assert "using the one before it" in caplog.text
     assert session.weights() == whole["sdpo"].weights()
 
 
