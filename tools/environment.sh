@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes .venv from requirements/LOCK.lock.txt and installs this package into it, or finds it up to date.
+# Creates .venv from requirements/LOCK.lock.txt and installs this package into it, unless it is up to date.
 # usage: tools/environment.sh LOCK          (LOCK: cpu, vllm-cpu or vllm-cuda; docs/development.md)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -15,7 +15,7 @@ stop() {
     exit 2
 }
 
-# A Python that is new enough and can make virtual environments; one line saying what to install otherwise.
+# Print a Python that is new enough and has venv; otherwise say what to install and stop.
 find_python() {
     local candidate version newest=""
     for candidate in python3 python3.11 python3.12 python3.13 python3.14; do
@@ -33,7 +33,7 @@ find_python() {
     stop "Python 3.11 or newer is missing. Install it: sudo apt-get install python3 python3-venv"
 }
 
-# pip's output in a few lines: a counter while it collects, and whatever it warns of. All of it is in the log.
+# Shorten pip's output to a counter and warnings. The log keeps all of it.
 show_progress() {
     awk -v log_file="$log" -v total="$1" '
         /Location .* is ignored/ { next }
@@ -55,7 +55,7 @@ run_pip() {
     fi
 }
 
-# One package, a dependency of reasoning-gym, exists as C source only. Nothing but that source of problems needs it.
+# One dependency of reasoning-gym is published as C source only. Only that source of problems needs it.
 can_compile() {
     command -v gcc >/dev/null && "$1" -c '
 import os, sys, sysconfig
@@ -66,7 +66,7 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Pyth
     stop "There is no $lock_file. LOCK can be: $(cd requirements && ls -- *.lock.txt | sed 's/\.lock\.txt$//' | paste -sd' ')"
 command -v git >/dev/null || stop "git is missing. Install it: sudo apt-get install git"
 
-# Two of these at once would write into the same folder; the second waits for the first.
+# Two installations at once would write into the same folder, so the second waits.
 exec 9<"$lock_file"
 flock 9
 
@@ -79,10 +79,10 @@ if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ] && "$venv/bin/python" -c
     exit 0
 fi
 
-# A virtual environment works only where it was made, and only while its Python is there.
+# A virtual environment works only in the folder where it was made, and only while its Python exists.
 if [ "$made_in" != "$PWD" ] || ! "$venv/bin/python" -c '' 2>/dev/null; then
     python=$(find_python)
-    echo "Making $venv with $("$python" --version)"
+    echo "Creating $venv with $("$python" --version)"
     "$python" -m venv --clear "$venv"
 fi
 "$venv/bin/python" -m pip --version >/dev/null 2>&1 || "$venv/bin/python" -m ensurepip >/dev/null
@@ -92,7 +92,7 @@ packages=$venv/selfdistill-packages.txt
 grep -vE "$needs_compiler" "$lock_file" >"$packages"
 count=$(grep -c == "$packages")
 options=()
-# The locks with vLLM are complete, and leave out packages that vLLM asks for and that would break it.
+# The locks with vLLM are complete. They leave out packages that vLLM requires but that would break it.
 [ "$lock_name" = cpu ] || options=(--no-deps)
 echo "Installing $count packages from $lock_file (3 to 5 minutes the first time)"
 started=$SECONDS

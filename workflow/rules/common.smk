@@ -10,10 +10,9 @@ from selfdistill.plan.views import TABLES
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 
-# Jobs on a cluster parse this file again; only the main process may plan.
+# Jobs on a cluster parse this file again, but only the main process may plan.
 PLAN = Workspace(config, plans=workflow.is_main_process)
-# No shell stays between Snakemake and a stage: a signal for all of a job's processes would end it before the stage
-# has saved its state.
+# `exec` replaces the shell: a signal to all processes of a job would end the shell before the stage has saved its state.
 PYTHON = shlex.quote(sys.executable)
 LAUNCH = f"exec {PYTHON} -m selfdistill.run.launch"
 RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}" + (
@@ -154,7 +153,7 @@ if workflow.is_main_process:
     checked_plan()
     if SITE and SITE.problem:
         print(
-            f"warning: {SITE.problem} Nothing will be submitted until then.",
+            f"warning: {SITE.problem} Nothing will be submitted until they are filled in.",
             file=sys.stderr,
         )
 

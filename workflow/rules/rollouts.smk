@@ -1,4 +1,4 @@
-# Completions of base models, and what is made of them.
+# Completions of base models, and the data derived from them.
 
 
 rule rollouts:

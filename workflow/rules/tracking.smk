@@ -1,5 +1,5 @@
-# MLflow is an index of the artifacts, written after the fact by one process; a store that is down is a warning.
-# SELFDISTILL_TRACKING=off leaves it alone (`selfdistill track` catches up later).
+# MLflow is an index of the artifacts. One process writes it after the jobs; if the store is down, that is a warning.
+# SELFDISTILL_TRACKING=off skips it; `selfdistill track` catches up later.
 
 import os
 
