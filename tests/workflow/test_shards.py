@@ -30,7 +30,7 @@ def test_a_job_spread_over_several_gives_the_same_artifact(project, finished, tm
         study.edit(sample_twice)
     alone.run(TARGET)
     output = project.run(TARGET)
-    assert "share 2-of-3" in output
+    assert "shard 2-of-3" in output
     assert stages_computed() == {"evaluate": 2, "epistemics": 2}
     assert (project.root / TARGET).read_text() == (alone.root / TARGET).read_text()
     assert len(list(project.root.glob("logs/evaluate/*.3-of-3.log"))) == 2
