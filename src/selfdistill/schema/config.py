@@ -51,13 +51,13 @@ class DatasetEntry(Model):
     """A set of problems, and what a model is asked and rewarded for on it where that is not the model's own setting."""
 
     source: AssetFile | LiveCodeBenchFile | ToySource | ReasoningGymSource = Field(
-        discriminator="kind", description="Where from."
+        discriminator="kind", description="Where the problems come from."
     )
     deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
     limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
     exclude: list[str] = Field([], description="Data sets whose problems are dropped here (contamination).")
     compare: list[str] = Field([], description="Data sets in which near duplicates are looked for and listed.")
-    near: NearDuplicates = Field(NearDuplicates(), description="How alike they must be; used with `compare`.")
+    near: NearDuplicates = Field(NearDuplicates(), description="Near duplicates; used with `compare`.")
     split: Part | None = Field(None, description="Keep one side of a split in two.")
     expect: Expectation | None = Field(None, description="Counts that the source must have.")
     question: str | None = Field(None, description="Name of a question template; null takes the model's.")
@@ -68,7 +68,7 @@ class PretrainEntry(Model):
     """How a base model of the toy world is made."""
 
     architecture: ToyArchitecture = Field(ToyArchitecture(), description="Size of the network.")
-    mixture: ToyMixture = Field(ToyMixture(), description="What the pretraining text holds.")
+    mixture: ToyMixture = Field(ToyMixture(), description="Kinds of pretraining text and their shares.")
     seed: int = Field(0, ge=0, description="Seed of weights and data.")
     steps: int = Field(gt=0, description="Optimiser steps.")
     batch_size: int = Field(64, gt=0, description="Sequences per step.")
@@ -81,7 +81,7 @@ class ModelEntry(Model):
     """A base model, with the settings that belong to it."""
 
     asset: str | None = Field(None, description="Name in config/assets.lock.yaml.")
-    pretrain: PretrainEntry | None = Field(None, description="Made here, instead of an asset.")
+    pretrain: PretrainEntry | None = Field(None, description="Pretrain a toy model here, in place of an asset.")
     thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
     chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
     system: str | None = Field(None, description="System message.")
@@ -91,7 +91,7 @@ class ModelEntry(Model):
     analysis_reprompt: str = Field("analysis", description="Name of the re-prompt template of the richness table.")
     max_prompt_tokens: int = Field(2048, gt=0, description="Longer prompts are dropped and counted.")
     max_positions: int = Field(gt=0, description="Longest sequence the model takes.")
-    engine: Engine = Field("vllm", description="Sampler.")
+    engine: Engine = Field("vllm", description="Engine that samples.")
     training_sampling: Sampling = Field(description="Sampling in training; untruncated.")
     evaluation_sampling: Sampling = Field(description="Sampling on benchmarks.")
     analysis_sampling: Sampling = Field(description="Sampling for the richness table and SFT data.")
@@ -123,10 +123,10 @@ class BenchmarkEntry(Model):
 
 
 class TrainingEvaluationEntry(Model):
-    """Part of a benchmark, looked at while training."""
+    """Part of a benchmark, evaluated while training."""
 
     benchmark: str = Field(description="Name of a benchmark; its grader, seed and max_tokens hold.")
-    every_steps: int = Field(gt=0, description="Training steps between two looks.")
+    every_steps: int = Field(gt=0, description="Training steps between two evaluations; the last step has one, too.")
     samples: int = Field(1, gt=0, description="Completions per problem.")
     limit: int | None = Field(None, gt=0, description="The first N problems; null takes all.")
 
@@ -139,11 +139,17 @@ class TrainEntry(Model):
     prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
     prompts_per_update: int = Field(gt=0, description="Prompts (SFT: completions) per optimiser step.")
     group_size: int = Field(8, gt=1, description="Completions per prompt.")
-    draw: Literal["with_replacement", "epochs"] = Field("with_replacement", description="How problems are drawn.")
+    draw: Literal["with_replacement", "epochs"] = Field(
+        "with_replacement", description="How problems are drawn; epochs: everything once before anything comes twice."
+    )
     optimiser: Optimiser = Field(description="Optimiser.")
-    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints.")
-    correction_clip: float | None = Field(2.0, gt=0, description="Cap on the trainer-sampler weight; null is off.")
-    max_steps_without_signal: int = Field(50, gt=0, description="Training stops after so many steps without signal.")
+    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints; the last step always has one.")
+    correction_clip: float | None = Field(
+        2.0, gt=0, description="Cap on the weight of trainer over sampler; null is off (docs/method.md 7.2)."
+    )
+    max_steps_without_signal: int = Field(
+        50, gt=0, description="Training stops after so many steps in a row with nothing to learn."
+    )
     lora: Lora | None = Field(None, description="Train low-rank adapters; null trains all weights.")
     evaluation: TrainingEvaluationEntry | None = Field(None, description="Evaluation while training; null is off.")
 
@@ -154,7 +160,7 @@ class CoverageSweep(Model):
     distinct: list[int] = Field(min_length=1, description="Numbers of distinct problems.")
     seeds: list[int] = Field([0], min_length=1, description="Training seeds of the sweep.")
     seed: int = Field(0, ge=0, description="Seed of the order from which the nested subsets are taken.")
-    datasets: dict[int, str] = Field({}, description="A given data set for a size, instead of a sample of ours.")
+    datasets: dict[int, str] = Field({}, description="A data set for a size, in place of a subset.")
 
 
 class SftSource(Model):
@@ -179,8 +185,10 @@ class ExperimentEntry(Model):
     evaluate: Literal["last", "all"] | list[int] = Field(
         "last", description="Which checkpoints: the last, all, or a list of steps. The base is always evaluated."
     )
-    coverage: CoverageSweep | None = Field(None, description="Runs on fewer distinct problems.")
-    sft: SftSource | None = Field(None, description="Needed by method sft.")
+    coverage: CoverageSweep | None = Field(
+        None, description="The experiment again on fewer distinct problems, as NAME_d8, ..."
+    )
+    sft: SftSource | None = Field(None, description="How completions for SFT are sampled; method sft needs it.")
 
 
 class RichnessEntry(Model):
@@ -213,7 +221,7 @@ class Config(Model):
 
     questions: dict[str, str] = Field(description="Question templates; each holds {question}.")
     reprompts: dict[str, RepromptTemplate] = Field(description="Re-prompt templates.")
-    lexicon: list[str] = Field(min_length=1, description="Uncertainty words counted.")
+    lexicon: list[str] = Field(min_length=1, description="Epistemic words, counted in every completion.")
     datasets: dict[str, DatasetEntry] = Field(description="Data sets by name.")
     models: dict[str, ModelEntry] = Field(description="Models by name.")
     benchmarks: dict[str, BenchmarkEntry] = Field(description="Benchmarks by name.")
@@ -221,7 +229,9 @@ class Config(Model):
     experiments: dict[str, ExperimentEntry] = Field(description="Experiments by name.")
     richness: dict[str, RichnessEntry] = Field({}, description="Richness tables by model name.")
     report: ReportEntry = Field(ReportEntry(), description="What the report shows.")
-    runtime_file: str = Field("config/runtime.yaml", description="Machine settings; never part of an identity.")
+    runtime_file: str = Field(
+        "config/runtime.yaml", description="File with the settings of the machine; never part of a key."
+    )
 
     @field_validator("lexicon")
     @classmethod

@@ -1,6 +1,7 @@
-"""JSON schemas of the settings, for editors and reviewers: `python -m selfdistill.schema.export [--check]`.
+"""JSON schemas of the settings and their tables in the docs: `python -m selfdistill.schema.export [--check]`.
 
-Written to workflow/schemas/, generated from the models and never edited; a test keeps them in sync.
+Schemas go to workflow/schemas/, tables into the marked blocks of docs/*.md (`reference.py`). Both are generated from
+the models and never edited; tests keep them in sync.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import json
 import sys
 from pathlib import Path
 
+from selfdistill.schema import reference
 from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
@@ -17,6 +19,7 @@ from selfdistill.schema.runtime import RuntimeConfig
 from selfdistill.schema.stages import STAGES
 
 FOLDER = Path("workflow/schemas")
+DOCS = Path("docs")
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
@@ -58,10 +61,11 @@ def main() -> int:
     parser.add_argument("--check", action="store_true", help="Write nothing; exit code 1 if a file is not in sync.")
     if not parser.parse_args().check:
         write()
+        reference.fill(DOCS)
         return 0
-    found = differences()
+    found = [f"{FOLDER}/{line}" for line in differences()] + [f"{DOCS}/{line}" for line in reference.outdated(DOCS)]
     for line in found:
-        print(f"{FOLDER}/{line}. Run: python -m selfdistill.schema.export", file=sys.stderr)
+        print(f"{line}. Run: python -m selfdistill.schema.export", file=sys.stderr)
     return 1 if found else 0
 
 

@@ -12,7 +12,9 @@ from selfdistill.schema.base import Model
 class StageRuntime(Model):
     """Settings of a job that change speed and memory, never results (beyond float rounding)."""
 
-    device: Literal["cpu", "cuda"] = Field("cpu", description="Where tensors live; cuda is checked before loading.")
+    device: Literal["cpu", "cuda"] = Field(
+        "cpu", description="Where tensors are; a missing GPU is an error before anything loads."
+    )
     processes: int = Field(1, gt=0, description="Training processes on each node; more than one starts a launcher.")
     sharding: Literal["none", "full"] = Field(
         "none", description="full: weights, gradients and optimiser are spread over the training processes (FSDP2)."
@@ -41,10 +43,12 @@ class StageRuntime(Model):
         0.3, gt=0, description="Training stops where log-probs of sampler and trainer differ more (mean, in nats)."
     )
     profile_step: int | None = Field(
-        None, gt=0, description="A trace of this training step goes beside the log (chrome://tracing)."
+        None,
+        gt=0,
+        description="Write a trace of this training step to profile/ in the artifact's folder (chrome://tracing).",
     )
     grader_processes: int = Field(1, gt=0, description="Worker processes of the graders.")
-    watchdog_seconds: int = Field(3600, gt=0, description="A training phase without a sign of life for this long ends.")
+    watchdog_seconds: int = Field(3600, gt=0, description="End a training whose phase makes no progress for so long.")
 
     def gpus_used(self, stage: str) -> int:
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""
@@ -66,21 +70,23 @@ class Resources(Model):
     cpus: int = Field(1, gt=0, description="CPU cores of each node.")
     nodes: int = Field(1, gt=0, description="Nodes; more than one for training alone.")
     warning_seconds: int = Field(
-        300, ge=0, description="Slurm says this long before the time limit that it is near; 0: it does not."
+        300, ge=0, description="Seconds before the time limit at which Slurm sends SIGTERM; 0: it sends none."
     )
 
 
 class RuntimeEntry(Model):
-    """One line of the table: both kinds of settings, each optional."""
+    """Settings and resources of some jobs; what is left out keeps its value."""
 
-    settings: dict[str, int | float | str] = Field({}, description="Overrides of StageRuntime.")
-    resources: dict[str, int] = Field({}, description="Overrides of Resources.")
+    settings: dict[str, int | float | str] = Field({}, description="Settings of the job (table `runtime`).")
+    resources: dict[str, int] = Field({}, description="What the job requests (table `resources`).")
 
 
 class RuntimeConfig(Model):
     """Defaults, then per stage, then per model, then per `model.stage`; later ones win."""
 
-    warm_start: bool = Field(False, description="On one machine: jobs are forked from a process with torch loaded.")
-    defaults: RuntimeEntry = Field(RuntimeEntry(), description="For every job.")
-    stages: dict[str, RuntimeEntry] = Field({}, description="By stage name.")
-    models: dict[str, dict[str, RuntimeEntry]] = Field({}, description="By model name, then stage name or `all`.")
+    warm_start: bool = Field(False, description="On one machine, fork jobs from a process that has torch loaded.")
+    defaults: RuntimeEntry = Field(RuntimeEntry(), description="Every job.")
+    stages: dict[str, RuntimeEntry] = Field({}, description="By stage.")
+    models: dict[str, dict[str, RuntimeEntry]] = Field(
+        {}, description="By model (the slug of its artifact), then by stage; `all` is every stage."
+    )

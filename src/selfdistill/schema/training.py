@@ -1,4 +1,4 @@
-"""Parts of the training recipe that more than one method has: what a step samples, and what is looked at meanwhile."""
+"""Parts of the training recipe that more than one method has: what a step samples, and what is evaluated meanwhile."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ class OnPolicy(Model):
 
 
 class TrainingEvaluation(Model):
-    """Part of a benchmark, looked at while training; the numbers go to the step's metrics."""
+    """Part of a benchmark, evaluated while training; the numbers go to the step's metrics."""
 
-    every_steps: int = Field(gt=0, description="Training steps between two looks; the last step always has one.")
+    every_steps: int = Field(gt=0, description="Training steps between two evaluations; the last step has one, too.")
     samples: int = Field(1, gt=0, description="Completions per problem.")
     sampling: Sampling = Field(description="How completions are drawn.")
     grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
