@@ -440,7 +440,7 @@ def test_the_report_counts_what_was_lost(page):
 
 def test_the_report_is_byte_equal_when_another_process_makes_it(page):
     text, folder = page
-    plan = Path("results/plans/report/report.json")
+    plan = Path("results/plans/report/report/plan.json")
     command = [sys.executable, "-m", "selfdistill.views.report", str(plan), "again.html"]
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert (folder / "again.html").read_text() == text

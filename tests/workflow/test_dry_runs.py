@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 
 import pytest
 
+from workflow_helpers import TARGET
 from workflow_project import Project
 
 
@@ -27,6 +29,32 @@ def test_the_slurm_profile_plans_the_papers_run_without_a_network(shipped):
     assert line.endswith("for qwen3_sdpo (4 GPUs, 400 GB, 48 h)")
     assert "Reason:" not in output
     assert "warning: profiles/slurm/config.yaml: slurm_account and slurm_partition are empty" in output
+
+
+def test_several_new_targets_are_planned_by_one_command(shipped):
+    """Plans are written while Snakemake builds its graph; each must be seen, whatever was listed before it."""
+    targets = [f"results/{view}/{name}.csv" for view in ("ood", "curves") for name in ("toy_grpo", "toy_sdpo")]
+    output = shipped.run("-n", *targets, "results/coverage/toy.csv", "results/richness/toy.csv", "results/report.html")
+    assert re.search(r"^table +6$", output, re.MULTILINE), output
+
+
+def test_new_targets_behind_a_rule_of_ones_own_are_planned_too(shipped):
+    rules = 'rule pair:\n    input: "results/ood/toy_sdpo.csv", "results/ood/toy_grpo.csv"\n'
+    rules += 'rule chain:\n    input: "a.txt", "results/ood/toy_sft_guided.csv"\n'
+    rules += (
+        'rule a:\n    input: "results/ood/toy_sdpo_nothink.csv"\n    output: "a.txt"\n    shell: "touch {output}"\n'
+    )
+    with (shipped.root / "Snakefile").open("a") as snakefile:
+        snakefile.write(rules)
+    assert re.search(r"^table +4$", shipped.run("-n", "pair", "chain"), re.MULTILINE)
+
+
+def test_a_changed_plan_makes_a_view_again_and_nothing_else(project):
+    """The domain of a benchmark stands in the plan, and is part of no artifact."""
+    project.edit(lambda config: config["benchmarks"]["toy_id"].update(domain="ood"))
+    output = project.run(TARGET)
+    assert re.search(r"^table +1$", output, re.MULTILINE) and re.search(r"^total +1$", output, re.MULTILINE), output
+    assert ",ood," in (project.root / TARGET).read_text()
 
 
 def test_a_dry_run_freezes_specs_and_a_second_one_touches_nothing(shipped):

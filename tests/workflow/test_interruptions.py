@@ -110,7 +110,7 @@ def test_an_edit_while_jobs_wait_changes_nothing_for_them(project):
 
 
 def test_a_plan_made_again_while_its_table_waits_is_noticed(project):
-    plan = project.root / "results/plans/ood/toy_grpo.json"
+    plan = project.root / "results/plans/ood/toy_grpo/plan.json"
     table = project.root / TARGET
     before = table.read_text()
     process = subprocess.run(

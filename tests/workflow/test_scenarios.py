@@ -169,6 +169,8 @@ def test_where_verify_discard_and_gc(project, stages_computed):
 
 
 def test_keys_are_equal_in_two_directories(project, finished):
-    names = sorted(json.loads((project.root / "results/plans/ood/toy_grpo.json").read_text())["artifacts"])
+    names = sorted(json.loads((project.root / "results/plans/ood/toy_grpo/plan.json").read_text())["artifacts"])
     project.run("-n", TARGET)
-    assert names == sorted(json.loads((finished.root / "results/plans/ood/toy_grpo.json").read_text())["artifacts"])
+    assert names == sorted(
+        json.loads((finished.root / "results/plans/ood/toy_grpo/plan.json").read_text())["artifacts"]
+    )

@@ -99,9 +99,9 @@ def tables_of(artifacts: list[Artifact]) -> list[Path]:
     """Tables and reports made from any of these. While one is there, Snakemake has no reason to make what is below."""
     names = {artifact.name for artifact in artifacts}
     found = []
-    for path in sorted(PLANS.glob("*/*.json")):
-        table = Path("results") / path.relative_to(PLANS).with_suffix(".csv")
-        table = table if path.parent.name != "report" else Path("results/report.html")
+    for path in sorted(PLANS.glob("*/*/plan.json")):
+        view, name = path.parent.relative_to(PLANS).parts
+        table = Path("results/report.html") if view == "report" else Path("results") / view / f"{name}.csv"
         if table.is_file() and names & set(read_plan(path)["artifacts"]):
             found.append(table)
     return found

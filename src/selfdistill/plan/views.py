@@ -1,6 +1,6 @@
 """Which artifacts stand behind a table or figure.
 
-A view's plan is a JSON file, `results/plans/<view>/<name>.json`: rows that name artifacts and say what each is.
+A view's plan is a JSON file, `results/plans/<view>/<name>/plan.json`: rows that name artifacts and say what each is.
 The view reads nothing else, so it shows what was planned, whatever the config says by then.
 """
 

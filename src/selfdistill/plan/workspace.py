@@ -212,7 +212,9 @@ def _short(resources: Resources) -> str:
 
 
 def plan_path(view: str, name: str) -> Path:
-    return PLANS / view / f"{name}.json"
+    """The plan's file. Each has its own folder: Snakemake lists a folder once, and would not see a file that is written
+    after that for another target."""
+    return PLANS / view / name / "plan.json"
 
 
 def read_plan(path: Path, digest: str | None = None) -> dict[str, Any]:

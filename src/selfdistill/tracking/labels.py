@@ -43,9 +43,9 @@ class Label:
 
 
 def read_labels(plans: Path) -> dict[str, Label]:
-    """Labels by artifact name (`stage/slug-key`), from results/plans/*/*.json."""
+    """Labels by artifact name (`stage/slug-key`), from results/plans/*/*/plan.json."""
     labels: dict[str, Label] = defaultdict(Label)
-    for path in sorted(plans.glob("*/*.json")):
+    for path in sorted(plans.glob("*/*/plan.json")):
         for row in json.loads(path.read_text(encoding="utf-8")).get("rows", []):
             for role in _ROLES:
                 if row.get(role):

@@ -104,7 +104,7 @@ class Survey:
             else:
                 entries[entry.id] = entry
         files = [*results.glob("*.html"), *results.glob("*/*.csv")]
-        return cls(results, entries, _digests(files, results), _digests(results.glob("plans/*/*.json"), results),
+        return cls(results, entries, _digests(files, results), _digests(results.glob("plans/*/*/plan.json"), results),
                    tuple(problems))  # fmt: skip
 
     @property

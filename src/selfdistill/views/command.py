@@ -57,7 +57,7 @@ def _write(view: str, build: Callable[[Plan], str], options: argparse.Namespace)
 
 def _parse(view: str, arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=f"selfdistill.views.{view}", description=f"Writes the view `{view}`.")
-    parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>.json")
+    parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>/plan.json")
     parser.add_argument("output", type=Path, help="the file to write")
     parser.add_argument("--digest", help="sha256 of the plan that this job was scheduled with")
     parser.add_argument("--log", type=Path, help="file that repeats what is printed")
