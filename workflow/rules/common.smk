@@ -44,7 +44,7 @@ def one_line(function):
 
 @one_line
 def checked_plan():
-    return PLAN.check()
+    return PLAN.check(workflow.config_settings.configfiles)
 
 
 @one_line
@@ -78,8 +78,13 @@ def view_and_name(wildcards):
 
 @one_line
 def view_plan(wildcards):
-    """The plan of a view. It is an input, so a view whose plan changes is made again."""
-    return PLAN.view_inputs(*view_and_name(wildcards))[0]
+    """The plan of a view. It is an input, so a view whose plan changes is made again.
+
+    Snakemake lists a folder once. It would not see the plan of a second view there, which was written later.
+    """
+    plan = PLAN.view_inputs(*view_and_name(wildcards))[0]
+    workflow.iocache.exists_local[plan] = True
+    return plan
 
 
 @one_line

@@ -7,7 +7,7 @@ so editing the config while it waits changes nothing for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -97,11 +97,15 @@ class Workspace:
     def runtime(self) -> RuntimeConfig:
         return load_runtime(self.runtime_file)
 
-    def check(self) -> None:
-        """Read and check all settings now, before the first rule needs them (Snakemake has read the config already,
-        but takes no notice of repeated keys)."""
-        if Path(CONFIG_FILE).is_file():
-            read_yaml(Path(CONFIG_FILE))
+    def check(self, configfiles: Iterable[Path] = ()) -> None:
+        """Read and check all settings now, before the first rule needs them.
+
+        `configfiles` are those of the command line. Snakemake has read and merged them already, and accepts a key that
+        appears twice.
+        """
+        for path in (Path(CONFIG_FILE), *configfiles):
+            if path.is_file():
+                read_yaml(path)
         _ = self.planner, self.runtime
 
     def plan(self, view: str, name: str) -> ViewPlan:
