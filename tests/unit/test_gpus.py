@@ -75,13 +75,13 @@ def test_more_gpus_than_there_are_is_one_clear_line():
 
 
 @contextmanager
-def running(folder, gpus, **settings):
+def running(folder, gpus, are_assigned=False, **settings):
     """A job while it runs, as launch starts it in a process that sees GPUs 4, 5 and 6; yields the GPUs it then sees."""
     os.environ[VISIBLE] = "4,5,6"
     with Tee(folder / "log", "test") as tee:
         shard = settings.pop("shard", Shard())
         job = Job(Artifact(folder), StageRuntime(device="cuda", **settings), tee, shard=shard)
-        with _gpus(job, Resources(gpus=gpus)):
+        with _gpus(job, Resources(gpus=gpus), are_assigned=are_assigned):
             yield visible_gpus()
 
 
@@ -101,9 +101,24 @@ def test_jobs_inside_one_slurm_allocation_divide_its_gpus(tmp_path, monkeypatch)
             assert other == ["4"], "GPU 4 of another allocation is another GPU"
 
 
-def test_a_slurm_job_that_was_given_what_it_needs_locks_nothing(tmp_path, monkeypatch):
+def test_two_jobs_that_need_all_gpus_of_an_allocation_run_one_after_the_other(tmp_path, monkeypatch):
+    class Waited(Exception):
+        pass
+
+    def sleep(_seconds):
+        raise Waited
+
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    with running(tmp_path, 3) as first, running(tmp_path, 3) as second:
+    monkeypatch.setattr("selfdistill.run.gpus.time.sleep", sleep)
+    with running(tmp_path, 3) as first:
+        assert first == ["4", "5", "6"]
+        with pytest.raises(Waited), running(tmp_path, 3):
+            pass
+
+
+def test_a_job_whose_gpus_the_scheduler_assigned_locks_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    with running(tmp_path, 3, True) as first, running(tmp_path, 3, True) as second:
         assert first == second == ["4", "5", "6"]
 
 

@@ -31,6 +31,19 @@ def test_the_slurm_profile_plans_the_papers_run_without_a_network(shipped):
     assert "warning: profiles/slurm/config.yaml: slurm_account and slurm_partition are empty" in output
 
 
+def test_the_executor_decides_whether_jobs_reserve_gpus(shipped, monkeypatch):
+    """Not SLURM_JOB_ID: with --profile local inside an allocation, jobs share the GPUs of a machine."""
+    monkeypatch.setenv("SLURM_JOB_ID", "17")
+    target = "results/ood/toy_grpo.csv"
+    local = re.findall(r"-m selfdistill.run.launch train .*", shipped.run("-n", "-p", target))
+    assert local and all(line.endswith("--warm") for line in local)
+    # What a job on a cluster is started with.
+    spec = min((shipped.root / "results/artifacts/train").glob("*/spec.json"))
+    job = str((spec.parent / "manifest.json").relative_to(shipped.root))
+    remote = re.findall(r"-m selfdistill.run.launch .*", shipped.run("-n", "-p", "--mode", "remote", job))
+    assert remote and all(line.endswith("--gpus-assigned") for line in remote)
+
+
 def test_several_new_targets_are_planned_by_one_command(shipped):
     """Plans are written while Snakemake builds its graph; each must be seen, whatever was listed before it."""
     targets = [f"results/{view}/{name}.csv" for view in ("ood", "curves") for name in ("toy_grpo", "toy_sdpo")]

@@ -15,9 +15,13 @@ PLAN = Workspace(config, plans=workflow.is_main_process)
 # `exec` replaces the shell: a signal to all processes of a job would end the shell before the stage has saved its state.
 PYTHON = shlex.quote(sys.executable)
 LAUNCH = f"exec {PYTHON} -m selfdistill.run.launch"
-RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}" + (
-    " --warm" if PLAN.runtime.warm_start else ""
-)
+RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}"
+# A job of a cluster has GPUs of its own, and its processes must end with it. Jobs on one machine share both GPUs and a
+# process with the libraries loaded, also inside a Slurm allocation.
+if workflow.remote_exec:
+    RUNTIME += " --gpus-assigned"
+elif PLAN.runtime.warm_start:
+    RUNTIME += " --warm"
 VIEW = f"exec {PYTHON} -m selfdistill.views"
 
 

@@ -89,6 +89,7 @@ def _parse(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--shard", help="sample only this shard of the prompts, such as 2-of-8")
     parser.add_argument("--marker", type=Path, help="with --shard: file that is created when the shard is done")
     parser.add_argument("--warm", action="store_true", help="fork from a process that has the libraries loaded")
+    parser.add_argument("--gpus-assigned", action="store_true", help="the scheduler has assigned this job's GPUs")
     return parser.parse_args(arguments)
 
 
@@ -127,7 +128,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
     if not job.is_resumable:
         artifact.unseal()
     signal.signal(signal.SIGTERM, lambda _signum, _frame: _stop(job))
-    with _gpus(job, needs):
+    with _gpus(job, needs, are_assigned=options.gpus_assigned):
         provenance = Provenance.start(artifact, runtime, f"-{shard}" if shard.is_partial else "")
         artifact.payload.mkdir(parents=True, exist_ok=True)
         try:
@@ -149,17 +150,17 @@ def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse
     return module.main(job)
 
 
-def _gpus(job: Job, needs: Resources) -> AbstractContextManager[Any]:
-    """Reserve GPUs for this job, unless Slurm has assigned it exactly the ones that it needs."""
+def _gpus(job: Job, needs: Resources, *, are_assigned: bool) -> AbstractContextManager[Any]:
+    """Reserve GPUs for this job, unless a scheduler has assigned them.
+
+    The executor decides that, not SLURM_JOB_ID: with --profile local inside a Slurm allocation all jobs see its GPUs.
+    """
     from selfdistill.run.gpus import reserve_gpus, visible_gpus
 
     only_merges = job.runtime.shards > 1 and not job.shard.is_partial
-    if job.runtime.device != "cuda" or not needs.gpus or only_merges or needs.nodes > 1:
+    if are_assigned or job.runtime.device != "cuda" or not needs.gpus or only_merges or needs.nodes > 1:
         return nullcontext()
-    visible = visible_gpus()
-    if "SLURM_JOB_ID" in os.environ and len(visible) <= needs.gpus:
-        return nullcontext()
-    return reserve_gpus(needs.gpus, visible, job.tee.print)
+    return reserve_gpus(needs.gpus, visible_gpus(), job.tee.print)
 
 
 def _set_threads(threads: int) -> None:
