@@ -96,7 +96,7 @@ def test_training_without_signal_stops_with_the_reason(tmp_path, method):
         return [Verdict("wrong", 0.0) for _ in texts]
 
     session = Session(tmp_path, make_spec(method, steps=9, max_steps_without_signal=3), grade=all_wrong)
-    with pytest.raises(UserError, match="step 3: nothing to learn from in the last 3 steps"):
+    with pytest.raises(UserError, match="step 3: no learning signal in the last 3 steps"):
         session.run()
     assert [line["supervised_tokens"] for line in session.metrics()] == [0, 0, 0]
 

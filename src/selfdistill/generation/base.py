@@ -1,7 +1,7 @@
-"""What a sampler is: token ids in, token ids out, one seed for each completion.
+"""The sampler protocol: token ids in, token ids out, one seed for each completion.
 
-A completion depends on the weights, its prompt and its seed, never on the batch it was drawn in (beyond float
-rounding), so that a resumed, re-split or re-ordered job draws the same text.
+A completion depends on the weights, its prompt and its seed, and not on the batch it was sampled in (except for float
+rounding), so a resumed, re-sharded or re-ordered job samples the same texts.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from selfdistill.generation.weights import read_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 
-#: Called by a sampler that holds a copy: names and tensors of the whole plain model, one at a time. Where the model
-#: is sharded over processes, all of them must go through it to the end.
+#: Called by a sampler that holds a copy: names and tensors of the unsharded model without adapters, one at a time.
+#: Collective where the model is sharded: every rank must iterate to the end.
 Weights = Callable[[], Iterator[tuple[str, Any]]]
 
 
@@ -25,7 +25,7 @@ Weights = Callable[[], Iterator[tuple[str, Any]]]
 class Completion:
     """One sampled completion.
 
-    `token_ids` holds the end-of-sequence token when there was one; `logprobs` are those of the sampled tokens under
+    `token_ids` includes the end-of-sequence token, if any; `logprobs` are those of the sampled tokens under
     the temperature-scaled distribution before top-k and top-p (temperature 0: unscaled).
     """
 
@@ -34,13 +34,13 @@ class Completion:
     stop_reason: str  # "eos" or "length"
 
 
-#: Called while sampling goes on, with the numbers of completions and of their tokens that are newly finished (0 is a
-#: sign of life); what it raises ends the sampling.
+#: Called during sampling with the number of newly finished completions and of their tokens (0 and 0: a heartbeat).
+#: An exception that it raises ends the sampling.
 OnProgress = Callable[[int, int], None]
 
 
 class Sampler(Protocol):
-    """Draws completions from a policy that may change between calls."""
+    """Samples completions from a policy whose weights may change between calls."""
 
     def generate(
         self,
@@ -62,28 +62,27 @@ class Sampler(Protocol):
         done: Set[int] = frozenset(),
         on_progress: OnProgress | None = None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """(prompt's place, its completions) as prompts are finished, in any order; those in `done` are left out.
+        """(index of a prompt, its completions) as prompts finish, in any order; those in `done` are left out.
 
-        All prompts are given, finished ones too, so that a sampler can put the others into the batches they would
-        have been in.
+        The finished prompts are passed, too, so that the torch sampler forms the same batches in a resumed job.
         """
         ...
 
     def update_weights(self, weights: Weights) -> None:
-        """Sample from these weights from now on; a sampler that shares its model with training has them already."""
+        """Use these weights from now on; nothing to do for a sampler that shares its model with training."""
         ...
 
     def load_weights(self, folder: Path) -> None:
-        """Sample from the model of another folder, of the same architecture, from now on."""
+        """Use the weights of another folder, of the same architecture, from now on."""
         self.update_weights(lambda: read_weights(folder))
 
     def close(self) -> None:
-        """Free what the sampler holds."""
+        """Free memory and processes of the sampler."""
         ...
 
 
 def sample_seed(spec_seed: int, *parts: int | str) -> int:
-    """A 63-bit seed from the spec's seed and what tells this draw apart; stable over platforms and versions."""
+    """A 63-bit seed from the spec's seed and what identifies the sample; the same on all platforms and versions."""
     text = "/".join(str(part) for part in (spec_seed, *parts))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 

@@ -1,8 +1,8 @@
 """A KV cache that grows in blocks.
 
-The library's dynamic cache concatenates: each decoding step copies everything seen so far. Here full-attention layers
-write into a buffer with room to spare and hand out views; other kinds of layers (sliding window, linear attention)
-stay as the model's configuration asks.
+The library's dynamic cache concatenates, so each decoding step copies all earlier positions. Full-attention layers here
+write into a buffer with spare room and return views of it; other kinds of layers (sliding window, linear attention)
+are those of the library.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _BLOCK = 64
 
 
 class _BlockLayer(DynamicLayer):
-    """Same behaviour as its base; `keys` and `values` are views of the filled part of the buffers."""
+    """Behaves like its base class; `keys` and `values` are views of the filled part of the buffers."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,9 +1,9 @@
-"""One decoding step of a causal model, with its KV cache: a path for every model, and a short one for Llama's family.
+"""One decoding step of a causal model with its KV cache: for any model, and a faster one for Llama's family.
 
-A small model spends its decoding time on the overhead of a few hundred tiny operations. For architectures whose layer
-is the plain pre-norm one (Llama, Qwen2, Qwen3: the toy and most of the study's models) `DirectDecoder` does a step in
-about a fifth as many operations; prompts still go through the model's own forward pass. Everything else (sliding
-windows, other norms, adapters, mixed precision) takes `LibraryDecoder`. Both give the same logits.
+Decoding with a small model is dominated by the overhead of a few hundred small operations. For architectures with plain
+pre-norm layers (Llama, Qwen2, Qwen3: the toy and most models of the study) `DirectDecoder` needs about a fifth as many
+operations for a step; prompts still go through the model's own forward pass. All other models (sliding windows, other
+norms, adapters, mixed precision) use `LibraryDecoder`. Both give the same logits.
 
 Shape suffixes: A rows, T prompt tokens, S positions in the cache, K key-value heads, Q query heads per key-value head,
 D width of a head, L layers.
@@ -28,7 +28,7 @@ _BLOCK = 64
 
 
 class LibraryDecoder:
-    """Steps through the model's own forward pass; works for any causal model of the library."""
+    """Uses the model's own forward pass; works for any causal model of the library."""
 
     def __init__(self, model: Any) -> None:
         self.model = model
@@ -59,7 +59,7 @@ class LibraryDecoder:
 
 
 class DirectDecoder(LibraryDecoder):
-    """Prefill by the model, steps by hand from its weights; see `is_direct` for the models it serves."""
+    """Prefill by the model, decoding steps written out here; see `is_direct` for the supported models."""
 
     def __init__(self, model: Any) -> None:
         super().__init__(model)
@@ -100,7 +100,7 @@ class DirectDecoder(LibraryDecoder):
     def _attention(
         self, block: Any, hidden: Tensor, index: int, rotary: tuple[Tensor, Tensor], mask: Tensor | None
     ) -> Tensor:
-        """Query heads that share a key-value head are its queries, so nothing is repeated."""
+        """Query heads that share a key-value head are treated as its queries, so keys and values are not repeated."""
         rows, width = hidden.shape[0], block.head_dim
         keys_AKSD, values_AKSD = self.keys_LAKSD[index], self.values_LAKSD[index]
         heads = keys_AKSD.shape[1]

@@ -1,7 +1,7 @@
-"""Uniform numbers of each row's own stream, for all rows at once and without state.
+"""Uniform random numbers from a stream for each row, for all rows at once and without state.
 
 Number t of the stream with seed s is SplitMix64 (Steele, Lea, Flood 2014) started at s, output t + 1. It is a pure
-function of (seed, position), so a row draws the same numbers in any batch and after any interruption.
+function of (seed, position), so a row gets the same numbers in any batch and after any interruption.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A plain torch sampler: shared prefill, KV cache, and no work for rows that have ended.
+"""A plain torch sampler: shared prefill, KV cache, and no computation for rows that have ended.
 
 Each distinct prompt is prefilled once and its cache is expanded to its samples. Rows that end are dropped from the
 batch (compaction), which is what makes it 2 to 3 times as fast as a batch that runs until its longest row ends.
@@ -22,19 +22,19 @@ from selfdistill.generation.decoders import make_decoder
 from selfdistill.generation.randomness import uniforms
 from selfdistill.schema.common import Sampling
 
-#: Rows are dropped once this share of the batch, or less, is still running.
+#: Ended rows are dropped once this fraction of the batch, or less, is still running.
 _COMPACT_BELOW = 0.9
-#: Random numbers made at a time.
+#: Random numbers generated at a time.
 _UNIFORM_BLOCK = 64
-#: Tokens between two signs of life while no row ends.
-_SIGN_OF_LIFE = 64
+#: Tokens between two heartbeats while no row ends.
+_HEARTBEAT_TOKENS = 64
 #: Probabilities held in float64 at a time, for large vocabularies.
 _DRAW_ELEMENTS = 2**25
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Distinct prompts that run together, and for each sample: its prompt here, its place in the answer, its seed."""
+    """Distinct prompts that run together, and for each sample: its prompt here, (prompt, sample) outside, its seed."""
 
     prompts: list[Sequence[int]]
     prompt_of_row: list[int]
@@ -45,7 +45,7 @@ class _Batch:
 class TorchSampler(Sampler):
     """Samples from a Hugging Face causal model that lives in this process.
 
-    `shares_model`: it is the very model that is being trained; else it is a copy, which is sent each update.
+    `shares_model`: it is the model object that is being trained; otherwise a copy that gets every update.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class TorchSampler(Sampler):
                 own[name].copy_(tensor)
 
     def close(self) -> None:
-        """The model is the caller's."""
+        """Nothing to free: the model belongs to the caller."""
 
     def stream(
         self,
@@ -85,7 +85,7 @@ class TorchSampler(Sampler):
         done: Set[int] = frozenset(),
         on_progress: OnProgress | None = None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `generation.base.Sampler`. Batches are those of all prompts; one that is done entirely is not run."""
+        """See `generation.base.Sampler`. Batches are planned for all prompts; those that are done are skipped."""
         check_fits(prompts, sampling, getattr(self.model.config, "max_position_embeddings", None))
         missing = {index: len(row_seeds) for index, row_seeds in enumerate(seeds) if index not in done}
         yield from ((index, []) for index, count in missing.items() if not count)
@@ -110,7 +110,7 @@ class TorchSampler(Sampler):
             running = len(decoding.rows) - decoding.ended_count
             is_last = running == 0 or position + 1 == sampling.max_tokens
             finished += running if is_last else 0
-            if on_progress is not None and (finished or position % _SIGN_OF_LIFE == 0):
+            if on_progress is not None and (finished or position % _HEARTBEAT_TOKENS == 0):
                 on_progress(finished, finished * (position + 1))
             if is_last:
                 break

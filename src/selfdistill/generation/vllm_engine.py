@@ -1,7 +1,7 @@
-"""Starting a vLLM engine over a model folder: on one GPU, on several, or its CPU build.
+"""Starting a vLLM engine over a model folder: on one GPU, on several, or with its CPU build.
 
-With one GPU (or the CPU) the engine lives in this process, so that new weights reach it without a copy on disk. Under
-a launcher of several processes each of them has an engine of its own on its own GPU. Checked against vLLM 0.32.
+With one GPU (or the CPU) the engine runs in this process, so new weights reach it without files. In a training of
+several processes each has an engine of its own on its own GPU. Checked against vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _CPU_MEMORY_FRACTION = 0.1
 def start_engine(folder: Path, runtime: StageRuntime, *, sleeps: bool, max_positions: int | None) -> Any:
     """A vLLM engine in eager float32 on a CPU, in the folder's precision on GPUs.
 
-    `max_positions`: the longest sequence that will be asked for, so that the KV cache need not hold the model's
-    longest. Raises UserError where vLLM is not installed, and for a model that the CPU build cannot run.
+    `max_positions`: the longest sequence that will be asked for; the KV cache need not be larger. Raises UserError
+    where vLLM is not installed, and for a model that the CPU build cannot run.
     """
     is_parallel = _is_parallel()
     if is_parallel and runtime.tensor_parallel > 1:
@@ -43,10 +43,10 @@ def start_engine(folder: Path, runtime: StageRuntime, *, sleeps: bool, max_posit
         raise UserError(
             f"engine: vllm cannot be imported ({error}). Install the lock file that holds it, or use engine: torch."
         ) from error
-    # It says after every exchange of weights that rotary embeddings, which have none, were not loaded.
+    # It warns after every weight update that rotary embeddings, which have no weights, were not loaded.
     logging.getLogger("vllm.model_executor.model_loader.reload.layerwise").setLevel(logging.ERROR)
     if is_parallel:
-        # vLLM joins the processes' group where there is one, and would else make one of its own size.
+        # vLLM joins an existing process group, and would otherwise create one of its own size.
         PartialState(cpu=runtime.device == "cpu")
     config = AutoConfig.from_pretrained(folder)
     length = _model_length(config, max_positions)
@@ -71,9 +71,9 @@ def start_engine(folder: Path, runtime: StageRuntime, *, sleeps: bool, max_posit
 
 
 def stop_engine(engine: Any) -> None:
-    """Free what an engine of this process holds; another one may be started after it.
+    """Free the memory of an engine in this process, so that another one can be started.
 
-    (Not where several processes train: the group that the engine joined is theirs.)
+    The process group is left alone where several processes train, because it is theirs.
     """
     from vllm.distributed import cleanup_dist_env_and_memory
 
@@ -83,7 +83,7 @@ def stop_engine(engine: Any) -> None:
 
 
 def is_in_process(engine: Any) -> bool:
-    """Whether tensors can be handed to the engine as they are."""
+    """Whether the engine runs in this process and takes tensors directly."""
     parallel = engine.llm_engine.vllm_config.parallel_config
     return parallel.tensor_parallel_size == 1 and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
 
@@ -94,7 +94,7 @@ def _is_parallel() -> bool:
 
 
 def _set_environment(runtime: StageRuntime) -> None:
-    """vLLM reads these when it is imported or started; what the user has set wins."""
+    """Variables that vLLM reads when it is imported or started; values set by the user take precedence."""
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     if runtime.tensor_parallel == 1:
@@ -109,8 +109,8 @@ def _gpu_options(runtime: StageRuntime) -> dict[str, Any]:
 
 
 def _cpu_options(length: int | None) -> dict[str, Any]:
-    """Float32 and no compilation. A prompt cut in two would meet a fault of vLLM 0.32: it moves the offset of a
-    request's random generator back, which generators on a CPU do not have."""
+    """Float32 and no compilation. Prefills are not split: vLLM 0.32 then resets the offset of the request's random
+    generator, which CPU generators do not have, and fails."""
     return {
         "dtype": "float32",
         "enforce_eager": True,
@@ -121,14 +121,14 @@ def _cpu_options(length: int | None) -> dict[str, Any]:
 
 
 def _model_length(config: Any, max_positions: int | None) -> int | None:
-    """The shorter of what is asked for and what the model has; None where neither is known."""
+    """The smaller of the requested and the model's own maximum length; None where neither is known."""
     lengths = [max_positions, getattr(config.get_text_config(), "max_position_embeddings", None)]
     return min((length for length in lengths if length is not None), default=None)
 
 
 @contextmanager
 def _launcher_variables_kept() -> Iterator[None]:
-    """The CPU build writes its own number of processes over that of the launcher, which the trainer reads."""
+    """The CPU build overwrites the launcher's number of processes, which the trainer reads."""
     before = {name: os.environ[name] for name in _LAUNCHER_VARIABLES if name in os.environ}
     yield
     os.environ.update(before)
@@ -136,11 +136,11 @@ def _launcher_variables_kept() -> Iterator[None]:
 
 @contextmanager
 def _library_classes_kept(config: Any) -> Iterator[Callable[[Any], None]]:
-    """Undo what vLLM does to a class of the transformers library while an engine starts.
+    """Undo the changes that vLLM makes to a class of the transformers library while an engine starts.
 
-    For architectures without an implementation of its own (Olmo-3) vLLM runs the library's, whose class it changes in
-    place; a model in training of that class could not be called any more. Yields a function that gives the engine's
-    network a class of its own, with the changes.
+    For architectures that vLLM does not implement (Olmo-3) it runs the library's class and changes it in place, so a
+    model of that class in training could not be called any more. Yields a function that gives the engine's network a
+    class of its own with these changes.
     """
     from transformers import AutoModel
 
@@ -171,12 +171,12 @@ def _library_classes_kept(config: Any) -> Iterator[Callable[[Any], None]]:
 
 
 def _check_head_size(engine: Any, folder: Path) -> None:
-    """The CPU build starts with any attention head and then fails in the middle of the first batch."""
+    """The CPU build starts with any size of attention heads, but fails in the first batch with an unsupported one."""
     from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
 
     size, known = engine.model_config.get_head_size(), CPUAttentionBackend.get_supported_head_sizes()
     if size not in known:
         raise UserError(
-            f"{folder}: vLLM's CPU build cannot run attention heads of size {size} (it knows "
+            f"{folder}: vLLM's CPU build cannot run attention heads of size {size} (it supports "
             f"{', '.join(map(str, known))}). Use engine: torch for this model."
         )

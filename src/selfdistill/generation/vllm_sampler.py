@@ -1,8 +1,8 @@
 """vLLM behind the sampler protocol: token ids in and out, one request and one seed for each completion.
 
-Differences to the torch sampler: rounding, and with it now and then a token, depends on what else is in the batch;
-random numbers are vLLM's own, so the same seed gives another text; log-probs of *truncated* sampling are those after
-truncation (training is never truncated, so there the two agree). Checked against vLLM 0.32.
+Differences from the torch sampler: rounding, and occasionally a token, depends on the rest of the batch; random numbers
+are vLLM's own, so the same seed gives another text; log-probs of *truncated* sampling are those after truncation
+(training never truncates, so there the two agree). Checked against vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from selfdistill.schema.runtime import StageRuntime
 
 
 class VllmSampler(Sampler):
-    """One engine that samples, takes new weights, and sleeps in between where a trainer shares its GPU."""
+    """One engine that samples, takes new weights, and sleeps between calls where a trainer shares its GPU."""
 
     def __init__(self, engine: Any, eos_token_ids: Sequence[int], *, sleeps: bool = False) -> None:
         self.engine = engine
         self.eos_token_ids = sorted(set(eos_token_ids))
         self.sleeps = sleeps
         self.asleep: set[str] = set()
-        #: Prompt tokens asked for, and those of them that the prefix cache had.
+        #: Prompt tokens requested, and those of them that were in the prefix cache.
         self.prompt_tokens, self.cached_tokens = 0, 0
 
     @classmethod
@@ -37,8 +37,8 @@ class VllmSampler(Sampler):
     ) -> VllmSampler:
         """Start an engine over a model folder; arguments and errors as in `start_engine`.
 
-        `is_colocated`: a trainer shares the GPU, so the engine gives its memory back between calls. The CPU build
-        cannot sleep; there it stays awake.
+        `is_colocated`: a trainer shares the GPU, so the engine frees its memory between calls. The CPU build cannot
+        sleep and stays awake.
         """
         sleeps = is_colocated and runtime.device == "cuda"
         engine = start_engine(folder, runtime, sleeps=sleeps, max_positions=max_positions)
@@ -55,8 +55,8 @@ class VllmSampler(Sampler):
     ) -> Iterator[tuple[int, list[Completion]]]:
         """See `generation.base.Sampler`. Samples of a prompt share its prefill through the prefix cache.
 
-        All prompts are in the engine at once: none waits for the longest completion of a batch. Where the caller
-        stops listening, what is still running is aborted.
+        All prompts are in the engine at once, so none waits for the longest completion of a batch. Requests that are
+        still running when the caller stops iterating are aborted.
         """
         wanted = [index for index in range(len(prompts)) if index not in done]
         check_fits([prompts[index] for index in wanted], sampling, self.engine.model_config.max_model_len)
@@ -76,25 +76,25 @@ class VllmSampler(Sampler):
                 self.asleep = {"weights", "kv_cache"}
 
     def update_weights(self, weights: Weights) -> None:
-        """See `generation.base.Sampler`; the weights are of the same architecture."""
+        """See `generation.base.Sampler`; the architecture must be the same."""
         self._reload(weights())
 
     def load_weights(self, folder: Path) -> None:
-        """See `generation.base.Sampler`; workers in other processes read the folder themselves."""
+        """See `generation.base.Sampler`; vLLM's workers in other processes read the folder themselves."""
         if is_in_process(self.engine) or not holds_head(folder):
             self._reload(read_weights(folder))
         else:
             self._take(weights_path=str(folder))
 
     def close(self) -> None:
-        """Free the engine's memory; another one may be started after it."""
+        """Free the engine's memory, so that another one can be started."""
         stop_engine(self.engine)
 
     def _reload(self, weights: Iterator[tuple[str, Any]]) -> None:
-        """Replace the weights: handed over as they are, or through a folder where the engine is in other processes.
+        """Replace the weights: as tensors, or through a folder where the engine runs in other processes.
 
-        The output matrix is sent even where it is tied to the embedding: without it the engine's CPU build keeps the
-        old one and samples from neither model.
+        The output matrix is included even where it is tied to the embedding: without it the CPU build keeps the old
+        one and samples from a mixture of both models.
         """
         if is_in_process(self.engine):
             self._take(weights_iterator=weights)
@@ -107,7 +107,7 @@ class VllmSampler(Sampler):
                 shutil.rmtree(folder)
 
     def _take(self, **source: Any) -> None:
-        """What the prefix cache holds is of the old weights, so it is dropped."""
+        """Load weights and clear the prefix cache, which belongs to the old ones."""
         self._wake("weights")
         self.engine.collective_rpc("reload_weights", kwargs=source)
         if not self.engine.reset_prefix_cache():
@@ -120,7 +120,7 @@ class VllmSampler(Sampler):
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
     ) -> dict[str, tuple[int, int]]:
-        """Hand in one request for each completion; returns (prompt, sample) by the engine's own name of the request."""
+        """Add one request for each completion; returns (prompt, sample) by the engine's own request ID."""
         from vllm.inputs import TokensPrompt
 
         places: dict[str, tuple[int, int]] = {}
@@ -137,7 +137,7 @@ class VllmSampler(Sampler):
     def _finished(
         self, places: dict[str, tuple[int, int]], missing: dict[int, int], on_progress: OnProgress | None
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Prompts all of whose completions have ended, as that happens; `places` keeps what is still running."""
+        """Prompts as all of their completions finish; `places` keeps the requests that are still running."""
         found: dict[int, dict[int, Completion]] = {index: {} for index in missing}
         inside = {f"{index}-{sample}": name for name, (index, sample) in places.items()}
         while places:
@@ -173,7 +173,7 @@ class VllmSampler(Sampler):
         )
 
     def _completion(self, output: Any) -> Completion:
-        """The one completion of a request; its log-probs hold the sampled token at every position."""
+        """The completion of a request; its log-probs include the sampled token at every position."""
         (sampled,) = output.outputs
         ids = list(sampled.token_ids)
         logprobs = [position[token].logprob for token, position in zip(ids, sampled.logprobs, strict=True)]

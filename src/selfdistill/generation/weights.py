@@ -1,4 +1,4 @@
-"""Weights as safetensors files, for samplers that cannot be handed tensors: they live in other processes."""
+"""Weights as safetensors files, for samplers in other processes, which cannot take tensors directly."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 from typing import Any
 
 HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
-#: Tensors are collected on the CPU until they have this many bytes, then written: no second copy of a model is held.
+#: Tensors are collected on the CPU up to this many bytes and then written, so there is never a second whole copy.
 _FILE_BYTES = 2 << 30
 
 
 def folder_in_memory() -> Path:
-    """A new folder that this user alone can enter; in memory, where the system has such a place."""
-    place = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    return Path(tempfile.mkdtemp(prefix="selfdistill-samplers-", dir=place))
+    """A new folder that only this user can enter; in memory (/dev/shm) where the system has it."""
+    parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
+    return Path(tempfile.mkdtemp(prefix="selfdistill-samplers-", dir=parent))
 
 
 def write_weights(weights: Iterator[tuple[str, Any]], folder: Path) -> None:

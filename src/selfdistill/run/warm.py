@@ -1,12 +1,12 @@
-"""A warm start for many short jobs on one machine: one process has the heavy libraries loaded, jobs are forked from it.
+"""Warm start of many short jobs on one machine: a server process loads the heavy libraries, and jobs are its forks.
 
 Loading torch and transformers takes seconds; the toy study has more than a hundred jobs. With `warm_start: true` in
-config/runtime.yaml a job asks this process for a fork of itself, which takes the job's arguments, environment, working
-directory and standard streams, and then runs exactly what it would have run alone.
+config/runtime.yaml a job asks the server for a fork, which takes over the job's arguments, environment, working
+directory and standard streams, and runs the job.
 
-The server loads libraries only, never this package's own modules, so an edited source file is always read afresh. It
-ends when it has had nothing to do for a while. A job whose client dies, by whatever signal, dies with it. Where the
-server cannot be started a job runs by itself, as without a warm start.
+The server loads libraries only, never modules of this package, so edited source files are always read. It exits after
+a minute without jobs. A job is killed when its client dies. Where the server cannot be started a job runs in its own
+process.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def run_forked(arguments: list[str], module: str) -> int | None:
         finally:
             for number, handler in previous.items():
                 signal.signal(number, handler)
-    # A job that ended without a word was killed: by the kernel for memory, say.
+    # No answer: the job was killed, for instance by the kernel for lack of memory.
     return answer[0] if answer else 128 + signal.SIGKILL
 
 
@@ -76,7 +76,7 @@ def _address() -> Path:
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) != 0o700:
-        raise PermissionError(f"{folder} belongs to somebody else")
+        raise PermissionError(f"{folder} belongs to another user or is open to others")
     packages = Path(os.path.dirname(os.__file__), "site-packages")
     installed = [str(p) + str(p.stat().st_mtime_ns) for p in map(Path, sys.path) if p.name == packages.name]
     known = hashlib.sha256("\n".join([sys.executable, *installed]).encode()).hexdigest()[:16]
@@ -84,7 +84,7 @@ def _address() -> Path:
 
 
 def _connect(module: str) -> socket.socket | None:
-    """A connection to the server, which is started where there is none."""
+    """A connection to the server, which is started if it is not running."""
     try:
         address = _address()
     except OSError:
@@ -120,7 +120,7 @@ def _try(address: Path) -> socket.socket | None:
 
 
 def serve(address: Path, run: Callable[[list[str]], int]) -> None:
-    """Load the libraries, then fork a job for every connection until there has been none for a while."""
+    """Load the libraries, then fork a job for every connection; return after a while without jobs."""
     for name in _LIBRARIES:
         importlib.import_module(name)
     address.unlink(missing_ok=True)
@@ -141,20 +141,20 @@ def serve(address: Path, run: Callable[[list[str]], int]) -> None:
         job = os.fork()
         if job == 0:
             listener.close()
-            _become(connection, run)
+            _run_job(connection, run)
         jobs.add(job)
         connection.close()
     address.unlink(missing_ok=True)
 
 
-def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
-    """Turn a fresh fork into the job that the client asks for. Never returns."""
+def _run_job(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
+    """Run the client's job in this fork. Never returns."""
     code = 1
     try:
         header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
         request = json.loads(_read(connection, int.from_bytes(header, "big")))
         os.setsid()
-        # The server may have been started where Ctrl-C is ignored; the job must hear what its client passes on.
+        # The server may have been started where Ctrl-C is ignored; the job must receive forwarded signals.
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         for target, descriptor in enumerate(descriptors):
@@ -163,7 +163,7 @@ def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
         os.chdir(request["cwd"])
         os.environ.clear()
         os.environ.update(request["environment"])
-        threading.Thread(target=_follow, args=(connection,), daemon=True).start()
+        threading.Thread(target=_forward_signals, args=(connection,), daemon=True).start()
         code = run(request["arguments"])
     finally:
         sys.stdout.flush()
@@ -172,8 +172,8 @@ def _become(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
         os._exit(code)
 
 
-def _follow(connection: socket.socket) -> None:
-    """Pass on the client's signals; end with the client."""
+def _forward_signals(connection: socket.socket) -> None:
+    """Deliver the signals that the client forwards; kill this job when the client dies."""
     while True:
         received = connection.recv(1)
         os.kill(os.getpid(), received[0] if received else signal.SIGKILL)
@@ -184,12 +184,12 @@ def _read(connection: socket.socket, length: int) -> bytes:
     while length:
         part = connection.recv(min(length, 1 << 16))
         if not part:
-            raise ConnectionError("the client went away")
+            raise ConnectionError("the client closed the connection")
         parts.append(part)
         length -= len(part)
     return b"".join(parts)
 
 
 if __name__ == "__main__":
-    # The module whose `run` a job calls is loaded in the fork, never here.
+    # The module whose `run` a job calls is imported in the fork, never here.
     serve(Path(sys.argv[1]), lambda arguments: importlib.import_module(sys.argv[2]).run(arguments))

@@ -1,6 +1,6 @@
 """One module per stage: read the spec, call one domain function, write the payload, return the summary.
 
-`main(job)` is all a stage is; `selfdistill.run.launch` does the rest. `RESUMES = True` keeps what an interrupted
-run left behind; `DISTRIBUTED = True` lets several processes share the work. Heavy imports stand inside the functions,
-so that a sealed artifact costs no torch.
+A stage is one function `main(job)`; `selfdistill.run.launch` does the rest. `RESUMES = True`: an interrupted run is
+continued, not started over. `DISTRIBUTED = True`: several processes may divide the work. `shared/` holds what several
+stages use.
 """

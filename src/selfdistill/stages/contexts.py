@@ -1,4 +1,4 @@
-"""Teacher contexts from graded completions: one text per problem, or a counted reason why there is none."""
+"""Teacher contexts from graded completions: one text per problem; problems without one are counted by reason."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def read_attempts(rollouts: Artifact, *, guided: bool) -> list[ProblemAttempts]:
-    """Completions by problem, in file order; `guided` says that they were sampled with a solution in the prompt."""
+    """Completions by problem, in file order. `guided`: they were sampled with a solution in the prompt."""
     prompts = rollouts.input("prompts").payload / "prompts.parquet"
     questions = {row["problem_id"]: row for row in read_rows(prompts, ["problem_id", "question", "answer"])}
     attempts: dict[str, list[Attempt]] = defaultdict(list)

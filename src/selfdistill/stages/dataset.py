@@ -55,7 +55,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 class _Repeats:
-    """What a source held before anything was dropped: rows, distinct problems, problems with several answers."""
+    """Counts of a source before anything was dropped: rows, distinct problems, problems with several answers."""
 
     def __init__(self) -> None:
         self.rows = 0
@@ -64,7 +64,7 @@ class _Repeats:
         self._conflicts: set[str] = set()
 
     def watch(self, problems: Iterable[Problem]) -> Iterator[Problem]:
-        """The same problems with their identity; a text that comes again is not normalised again."""
+        """Yield the problems with their identity; a repeated text is not normalised again."""
         known: dict[bytes, str] = {}
         for problem in problems:
             text = hashlib.blake2b(problem["question"].encode("utf-8", "surrogatepass"), digest_size=16).digest()
@@ -92,7 +92,7 @@ class _Repeats:
 
 
 def _kept(job: Job, spec: DatasetSpec, stream: Iterator[Problem], counts: Counter[str]) -> Iterator[Problem]:
-    """Problems that are not excluded, not repeated, and within the limit; the stream is read to its end."""
+    """Problems that are not excluded, not duplicates, and within the limit. Reads the whole stream."""
     excluded = {
         row["problem_id"]
         for role, other in job.artifact.inputs()
@@ -121,13 +121,13 @@ def _check_counts(name: str, expect: Expectation, repeats: _Repeats) -> None:
         wanted = getattr(expect, field)
         if wanted is not None and not wanted[0] <= found <= wanted[1]:
             raise UserError(
-                f"{name}: expect.{field}: the source has {found}, and {wanted[0]} to {wanted[1]} were expected: it is "
-                "another file, or its fields are mapped wrongly. Mend the source, or change `expect` of the data set."
+                f"{name}: expect.{field}: the source has {found}, but {wanted[0]} to {wanted[1]} were expected: it is "
+                "another file, or its fields are mapped wrongly. Fix the source, or change `expect` of the data set."
             )
 
 
 def _one_side(problems: list[Problem], split: Part, counts: Counter[str]) -> list[Problem]:
-    """Distinct problems are put in the order of a keyed hash of their identity; the first of them are the test side."""
+    """Order distinct problems by a keyed hash of their identity; the first of them are the test side."""
     distinct = {problem["problem_id"] for problem in problems}
     order = sorted(distinct, key=lambda name: hashlib.sha256(f"{split.seed}:{name}".encode()).digest())
     test = set(order[: round(split.test_share * len(order))])
@@ -139,7 +139,7 @@ def _one_side(problems: list[Problem], split: Part, counts: Counter[str]) -> lis
 def _compare(
     job: Job, problems: list[Problem], near: NearDuplicates, counts: Counter[str]
 ) -> tuple[list[Problem], dict[str, Any]]:
-    """Write the pairs of problems and problems of the compared data sets; drop what is too near, if wanted."""
+    """Write pairs of near duplicates in compared data sets; drop problems that are too similar, if the spec says so."""
     rows: list[dict[str, Any]] = []
     compared: dict[str, dict[str, int]] = {}
     dropped: set[str] = set()

@@ -1,4 +1,4 @@
-"""Counts of uncertainty words in every completion: the paper's substring rule, and whole words beside it."""
+"""Counts of epistemic words in every completion: by substring, as in the paper, and by whole words."""
 
 from __future__ import annotations
 

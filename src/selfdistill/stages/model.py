@@ -1,4 +1,4 @@
-"""A pretrained model as a folder of links to the pinned files."""
+"""A pretrained model: a folder of links to the pinned files."""
 
 from __future__ import annotations
 

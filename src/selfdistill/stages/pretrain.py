@@ -1,4 +1,4 @@
-"""Base model of the toy world, made here."""
+"""Pretraining of the toy world's base model."""
 
 from __future__ import annotations
 

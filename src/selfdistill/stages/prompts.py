@@ -1,6 +1,6 @@
 """Problems as chat prompts: wording, chat template, token ids, length filter.
 
-A system message that a problem brings takes the place of the model's.
+The system message of a problem, if any, replaces that of the model.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def main(job: Job) -> dict[str, Any]:
     if not prompts:
         raise UserError(f"max_prompt_tokens: all {len(problems)} prompts are longer than {spec.max_prompt_tokens}.")
     if unknown:
-        raise UserError(f"{unknown} of {len(problems)} prompts hold words that the tokenizer does not know.")
+        raise UserError(f"{unknown} of {len(problems)} prompts contain words that the tokenizer does not know.")
     write_rows(job.artifact.payload / "prompts.parquet", prompts, PROMPTS)
     lengths = [len(p["prompt_ids"]) for p in prompts]
     return {"prompts": len(prompts), "dropped": {"too long": too_long}, "longest_prompt_tokens": max(lengths)}

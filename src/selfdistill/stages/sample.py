@@ -1,6 +1,6 @@
 """Task coverage: n distinct problems of a data set, each repeated (paper, section 6.2).
 
-Subsets of one seed are nested: 8 are among the 64, the 64 among the 512.
+Subsets with the same seed are nested: the 8 are among the 64, the 64 among the 512.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ def main(job: Job) -> dict[str, Any]:
     for row in read_rows(job.artifact.input("problems").payload / "problems.parquet"):
         first.setdefault(row["problem_id"], row)
     if spec.distinct > len(first):
-        raise UserError(f"distinct: {spec.distinct} problems are wanted, the data set has {len(first)}.")
-    # The order, not the choice, is drawn: its first n are the subset, so a smaller n is inside a larger one.
+        raise UserError(f"distinct: {spec.distinct} is more than the {len(first)} distinct problems of the data set.")
+    # One random order; its first n problems are the subset, so a smaller subset is contained in a larger one.
     order = np.random.default_rng(spec.seed).permutation(sorted(first))
     chosen = [first[name] for name in order[: spec.distinct]]
     rows = [{**row, "row_id": index} for index, row in enumerate(chosen * spec.repeats)]

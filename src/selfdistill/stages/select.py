@@ -1,4 +1,4 @@
-"""Problems that the base model sometimes solves: solve rate inside a window, the first N (paper, section 3)."""
+"""Problems that the base model sometimes solves: the first N with a solve rate in a range (paper, section 3)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def main(job: Job) -> dict[str, Any]:
         raise UserError(
             f"no problem has a solve rate between {spec.min_solve_rate} and {spec.max_solve_rate} "
             f"({len(rates)} problems; {sum(r == 0 for r in rates.values())} never solved, "
-            f"{sum(r == 1 for r in rates.values())} always): widen the window, or take other problems."
+            f"{sum(r == 1 for r in rates.values())} always): widen the range, or use other problems."
         )
     write_rows(job.artifact.payload / "problems.parquet", chosen.values(), problem_columns(chosen.values()))
     return {"problems": len(chosen), "inside_window": len(inside), "candidates": len(rates)}

@@ -1,7 +1,7 @@
 """SFT data: correct completions with and without a solution in context, of the same problems (paper, section 4).
 
-Only problems with a correct completion of both kinds are kept, one completion of each, so that the two arms differ in
-nothing but how their completions were sampled. The prompt is the one without a solution in both.
+Problems with a correct completion of both kinds are kept, one completion of each, so that the two arms differ only in
+how their completions were sampled. Both arms have the prompt without a solution.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def main(job: Job) -> dict[str, Any]:
 
 
 def first_correct(rollouts: Artifact) -> dict[str, dict[str, Any]]:
-    """First correct, finished completion of each problem."""
+    """The first correct completion of each problem that ended by itself."""
     found: dict[str, dict[str, Any]] = {}
     for row in read_rows(rollouts.payload / "rollouts.parquet", _NEEDED):
         if row["reward"] >= 0.5 and row["stop_reason"] == "eos":

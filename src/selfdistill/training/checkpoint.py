@@ -1,7 +1,7 @@
 """Checkpoints as plain Hugging Face folders, complete or absent.
 
-A folder is written beside its place and renamed, so that an interruption never leaves half a checkpoint under its
-name. A resumed run writes its checkpoints again, with the same bytes.
+A folder is written under another name and then renamed, so an interruption never leaves half a checkpoint under the
+final name. A resumed run writes the same bytes again.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ def checkpoint_name(step: int) -> str:
 def save_checkpoint(
     model: Any, tokenizer: Any, folder: Path, step: int, dtype: torch.dtype, *, is_writer: bool = True
 ) -> None:
-    """Write model and tokenizer to `folder/step-N`, weights in `dtype`, adapters added in.
+    """Write model and tokenizer to `folder/step-N`: weights in `dtype`, adapters merged.
 
-    Collective where the model is sharded; the process that `is_writer` writes.
+    Collective where the model is sharded; only the rank with `is_writer` writes.
     """
     weights = collect_weights(model, dtype, keep=is_writer)
     if not is_writer:
@@ -35,7 +35,7 @@ def save_checkpoint(
     shutil.rmtree(partial, ignore_errors=True)
     transformers.utils.logging.disable_progress_bar()
     with torch.device("meta"):
-        # Only asked for its configuration: which weights are tied, what the files are called.
+        # Only its configuration is used: which weights are tied, and the names of the files.
         shell = transformers.AutoModelForCausalLM.from_config(model.config, dtype=dtype)
     shell.generation_config = model.generation_config
     shell.save_pretrained(partial, state_dict=weights)
@@ -44,7 +44,7 @@ def save_checkpoint(
 
 
 def collect_weights(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
-    """Plain weights in main memory, tied ones sharing theirs; `keep` False only takes part in the gathering."""
+    """Unsharded weights in main memory; tied ones share it. With `keep` False only take part in the gathering."""
     collected: dict[str, torch.Tensor] = {}
     source: torch.Tensor | None = None
     copy: torch.Tensor | None = None
@@ -57,7 +57,7 @@ def collect_weights(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, 
 
 
 def replace_folder(partial: Path, target: Path) -> None:
-    """Put a finished folder in its place; an older one there is removed first."""
+    """Rename a finished folder to its final name, replacing an older one."""
     if target.exists():
         old = target.with_name(f".{target.name}.old")
         shutil.rmtree(old, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""What goes into training and what one step is made of."""
+"""Inputs of training, and the parts of one step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from selfdistill.generation import sample_seed
 from selfdistill.schema.stages import TrainSpec
 
-#: What one more micro-batch costs, in padded tokens: overhead of a forward and backward pass of a small model.
+#: Overhead of a micro-batch (forward and backward pass of a small model), as a number of padded tokens.
 _MICRO_BATCH_COST = 256
 
 
@@ -27,7 +27,7 @@ class SftExample:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """Where training writes: checkpoint folders, resume states, one line of metrics a step, a trace if wished."""
+    """Where training writes: checkpoints, resume states, one line of metrics a step, a trace if configured."""
 
     checkpoints: Path
     state: Path
@@ -37,7 +37,7 @@ class TrainingFolder:
 
 @dataclass(frozen=True)
 class TrainingSummary:
-    """What is known at the end. `resumed_from` is the step of the state that was loaded, or None."""
+    """Result of a training. `resumed_from` is the step of the state that was loaded, or None."""
 
     steps: int
     checkpoint_steps: list[int]
@@ -49,9 +49,9 @@ class TrainingSummary:
 class RowPlan:
     """What a method decides about one row before any forward pass.
 
-    `is_supervised`: the row is in the loss mask and counts in denominators that leave masked rows out.
-    `has_gradient`: its loss is not zero for certain; rows without it are not forwarded (exact, and cheaper).
-    `teacher_prompt_ids`: what the teacher reads in place of the prompt.
+    `is_supervised`: the row is in the loss mask and counts in denominators that leave out masked rows.
+    `has_gradient`: its loss may not be zero; other rows are not forwarded (exact, and cheaper).
+    `teacher_prompt_ids`: what the teacher reads instead of the prompt.
     """
 
     is_supervised: bool = True
@@ -73,7 +73,7 @@ class Row:
 
 
 def draw_indices(spec: TrainSpec, step: int, count: int) -> list[int]:
-    """Which of `count` prompts or examples step `step` (from 1) uses: a pure function of its arguments.
+    """Indices of the prompts or examples, out of `count`, that step `step` (from 1) uses; a pure function.
 
     with_replacement: independent uniform draws. epochs: one permutation per epoch, steps may straddle two epochs.
     """

@@ -1,4 +1,4 @@
-"""What stops training with a reason instead of letting it run on for nothing."""
+"""Checks that stop training with a reason when it cannot succeed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from selfdistill.training.state import Progress
 def check_inputs(
     spec: TrainSpec, prompts: Sequence[Any], examples: Sequence[Any] | None, sampler: Any, grade: Any
 ) -> None:
-    """Raise UserError for empty data, ValueError for a caller's mistake."""
+    """Raise UserError for empty data, ValueError for missing arguments."""
     if spec.on_policy is None:
         if not examples:
             raise UserError("there are no completions to train on: the sft_data stage kept none.")
@@ -26,20 +26,20 @@ def check_inputs(
 
 
 def check_contexts(step: int, found: dict[str, float], max_truncated_share: float) -> None:
-    """Raise UserError when more demonstrations were cut than the method allows."""
+    """Raise UserError when more demonstrations were truncated than the method allows."""
     share = found.get("teacher_prompt_truncated_share", 0.0)
     if share > max_truncated_share:
         raise UserError(
-            f"step {step}: {share:.0%} of the demonstrations had to be cut to fit the teacher's prompt, more than "
+            f"step {step}: {share:.0%} of the demonstrations were truncated to fit the teacher's prompt, more than "
             f"method.max_truncated_share = {max_truncated_share:.0%}. Raise method.max_reprompt_tokens or lower "
             "on_policy.sampling.max_tokens."
         )
 
 
 def check_signal(progress: Progress, found: dict[str, float], limit: int) -> None:
-    """Count steps in a row without anything to learn; raise UserError at the limit.
+    """Count successive steps without a learning signal; raise UserError at the limit.
 
-    Under a KL penalty every row has a gradient, yet groups whose rewards are equal teach nothing.
+    With a KL penalty every row has a gradient, but groups with equal rewards have no learning signal.
     """
     has_signal = found["supervised_tokens"] and found.get("usable_group_share", 1.0)
     progress.steps_without_signal = 0 if has_signal else progress.steps_without_signal + 1
@@ -48,14 +48,14 @@ def check_signal(progress: Progress, found: dict[str, float], limit: int) -> Non
             found.get(name, 0.0) for name in ("reward_mean", "truncation_rate", "usable_group_share")
         )
         raise UserError(
-            f"step {progress.step}: nothing to learn from in the last {limit} steps (no usable group or supervised "
+            f"step {progress.step}: no learning signal in the last {limit} steps (no usable group or supervised "
             f"token; mean reward {reward:.3f}, truncated {truncated:.0%}, usable groups {usable:.0%}). Use problems "
             "that the model sometimes solves, a longer max_tokens, or check the grader."
         )
 
 
 def check_sampler_gap(step: int, found: dict[str, float], limit: float) -> None:
-    """Raise UserError when sampler and trainer give the same tokens probabilities that differ too much."""
+    """Raise UserError when the log-probs of the sampled tokens differ too much between sampler and trainer."""
     gap = found.get("sampler_gap", 0.0)
     if gap > limit:
         raise UserError(

@@ -2,9 +2,10 @@
 
     forward     Z = h W^T + b                      backward     dh = dZ W,   dW += dZ^T h,   db += sum dZ
 
-Both ways by hand where the layer is a plain matrix, so that the gradient of the matrix is added in place: automatic
-differentiation would make one more of its size for every chunk. Any other layer (adapters in the head) goes through it.
-The matrix is cast to the compute type once, its gradient is added up in the type of the weights (float32).
+Both are written out where the layer is a plain matrix, so that the gradient of the matrix is accumulated in place;
+automatic differentiation would allocate another matrix for every chunk. Any other layer (adapters in the head) uses
+automatic differentiation. The matrix is cast to the compute type once; its gradient has the type of the weights
+(float32).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from torch.nn import functional
 
 @dataclass(frozen=True)
 class Head:
-    """`layer` makes products from hidden states [n, H] -> [n, V]; `shaped` makes logits of them."""
+    """`layer` maps hidden states [n, H] to products [n, V]; `shaped` turns these into logits."""
 
     layer: Callable[[Tensor], Tensor]
     softcap: float | None
@@ -45,7 +46,7 @@ class Head:
 
 @dataclass(frozen=True)
 class MatrixHead(Head):
-    """A head that is a plain matrix; gradients are added to `weight_VH.grad` and `bias_V.grad` where these train."""
+    """A head that is a plain matrix; gradients are added to `weight_VH.grad` and `bias_V.grad` if these are trained."""
 
     weight_VH: Tensor
     bias_V: Tensor | None

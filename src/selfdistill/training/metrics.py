@@ -1,4 +1,4 @@
-"""One line of numbers per step: written by the first process, cut back to the state on resume."""
+"""Metrics of each step as one line of JSON: written by the main rank, truncated to the state on resume."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def append_metrics(path: Path, metrics: dict[str, float]) -> None:
 
 
 def drop_metrics_after(path: Path, step: int) -> None:
-    """Keep the whole lines of steps up to `step`; a line cut off by a crash goes too."""
+    """Keep the complete lines of steps up to `step`; a line cut off by a crash is dropped, too."""
     if not path.exists():
         return
     kept = []
@@ -34,7 +34,7 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
-    """Means over the completions of a step; shares of groups and rows that carry a signal."""
+    """Means over the completions of a step, and shares of groups and rows with a learning signal."""
     rollouts = [rollout for group in groups for rollout in group]
     count = len(rollouts)
     tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
@@ -53,7 +53,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
 
 
 def teacher_metrics(plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
-    """Shares of rows with a demonstration, and of those with a cut one or with thinking left in it."""
+    """Share of rows with a demonstration; among these, of truncated ones and ones that still contain thinking."""
     rows = [plan for group in plans for plan in group]
     shown = [plan for plan in rows if plan.teacher_prompt_ids is not None]
     return {
@@ -64,7 +64,7 @@ def teacher_metrics(plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
 
 
 def epistemic_tokens(tokenizer: Any, vocabulary: int) -> torch.Tensor:
-    """Which single tokens are uncertainty words, whatever their case and word-start mark [V]."""
+    """Which tokens are epistemic words by themselves, in any case and with or without a word-start mark [V]."""
     is_epistemic_V = torch.zeros(vocabulary, dtype=torch.bool)
     for token, index in tokenizer.get_vocab().items():
         if index < vocabulary and token.strip("Ġ▁ ").lower() in PAPER_WORDS:
@@ -73,7 +73,7 @@ def epistemic_tokens(tokenizer: Any, vocabulary: int) -> torch.Tensor:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Highest memory so far: the process's on a CPU, allocated tensors on a GPU."""
+    """Peak memory so far: of the process on a CPU, of allocated tensors on a GPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

@@ -1,11 +1,11 @@
-"""A causal model cut in two at its head, so that logits exist only for completion tokens, a chunk at a time.
+"""A causal model split at its head, so that logits exist only for completion tokens, a chunk at a time.
 
     hidden states of the completion positions [N, H]  --head-->  logits [n, V] of a chunk  -->  token losses
 
-`backward_through_head` is the seam for the distillation kernel: it owns everything that has a vocabulary dimension.
-Sequences are padded on the right: under causal attention nothing real ever looks at the padding, so no attention
-mask is needed and the fast attention kernels apply. Where the attention kernel takes sequences of different lengths
-(flash attention), they are laid end to end in one row instead, told apart by their positions, and nothing is padded.
+`backward_through_head` computes everything that has a vocabulary dimension; another kernel would replace it. Sequences
+are padded on the right: under causal attention no real token attends to padding, so no attention mask is needed and
+fast attention kernels apply. Attention kernels for sequences of different lengths (flash attention) get them in
+one row instead, separated by their positions and without padding.
 
 Where weights are sharded the head is gathered once per micro-batch, and its gradient is summed and sharded once.
 """
@@ -27,17 +27,17 @@ from selfdistill.schema.errors import UserError
 from selfdistill.training.head import Head, is_matrix, matrix_head
 from selfdistill.training.sharding import is_sharded, last_hidden_states, whole
 
-#: Elements of one chunk's logits: 64 tokens of the largest vocabularies (37 MiB in float32). On a GPU 512 tokens: every
-#: chunk reads and writes the head's whole gradient, which there would take longer than the products.
+#: Elements of one chunk's logits: 64 tokens of the largest vocabularies (37 MiB in float32), 512 tokens on a GPU, where
+#: reading and writing the head's whole gradient for every chunk would otherwise take longer than the products.
 _CHUNK_ELEMENTS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
 
-#: Attention kernels that keep sequences in one row apart by their positions, without a mask of T x T.
+#: Attention kernels that separate sequences in one row by their positions, without a T x T mask.
 _UNPADDED_ATTENTION = ("flash_attention_2", "flash_attention_3")
 
 
 @dataclass(frozen=True)
 class Packed:
-    """Sequences as one batch [B, T], and where in the flattened batch each completion token is predicted [N].
+    """Sequences as one batch [B, T], and the positions in the flattened batch that predict completion tokens [N].
 
     `position_ids_BT` is None where every row starts at position 0 and is padded on the right.
     """
@@ -55,7 +55,7 @@ def pack(
     *,
     unpadded: bool = False,
 ) -> Packed:
-    """Join prompts and completions; the last token of each is only a target, so it is not an input."""
+    """Concatenate prompts and completions; the last token of each is only a target, not an input."""
     first_N = np.array([len(prompt) - 1 for prompt in prompts])
     counts = np.array([len(completion) for completion in completions])
     lengths = first_N + counts
@@ -90,7 +90,7 @@ class Network:
         self.unpadded = model.config._attn_implementation in _UNPADDED_ATTENTION
 
     def pack(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Packed:
-        """`pack` as this model's attention likes it best."""
+        """`pack` in the layout that this model's attention supports best."""
         return pack(prompts, completions, self.device, unpadded=self.unpadded)
 
     def hidden(self, packed: Packed) -> Tensor:
@@ -104,7 +104,7 @@ class Network:
     def head(self, *, trains: bool = False) -> Iterator[Head]:
         """Float32 logits [n, V], divided by the temperature, from hidden states [n, H].
 
-        `trains`: gradients reach the head's weights, at the latest when the context ends. Collective where sharded.
+        `trains`: gradients are accumulated in the head's weights by the end of the context. Collective where sharded.
         """
         layer = self.model.get_output_embeddings()
         scale = (self.softcap, self.temperature)
@@ -126,7 +126,7 @@ class Network:
             return layer(states)
 
     def chunk_tokens(self) -> int:
-        """Tokens whose logits are held at once."""
+        """Number of tokens whose logits are in memory at once."""
         return max(1, _CHUNK_ELEMENTS[self.device.type] // self.model.config.get_text_config().vocab_size)
 
     def check_head(self) -> None:
@@ -138,7 +138,7 @@ class Network:
         if not torch.allclose(found, expected, rtol=1e-3, atol=1e-3):
             raise UserError(
                 f"model {type(self.model).__name__} does something between its last hidden states and its logits that "
-                "training does not know (a scale or a bias outside its head). Use another model."
+                "training does not support (a scale or a bias outside its head). Use another model."
             )
 
     def _casting(self) -> AbstractContextManager[Any]:
@@ -155,7 +155,7 @@ def backward_through_head(
     """Accumulate gradients of the summed chunk losses into the head and everything below it.
 
     `loss_of_chunk` gets the slice of tokens and the student's logits [n, V], and returns the weighted sum of the token
-    losses. Each chunk's graph is freed before the next one is built.
+    losses. The graph of each chunk is freed before the next one is built.
     """
     gradient_NH = torch.empty_like(hidden_NH)
     step = network.chunk_tokens()

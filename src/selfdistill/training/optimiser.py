@@ -1,6 +1,6 @@
 """AdamW, its schedule and gradient clipping (docs/method.md 7.5).
 
-The schedule counts training steps, not updates: all updates of a step share one learning rate. As in the paper's
+The schedule counts training steps, not updates: all updates of a step have the same learning rate. As in the paper's
 code the first warm-up step has learning rate 0.
 """
 
@@ -43,7 +43,7 @@ def set_learning_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
 
 
 def clear_gradients(model: Any) -> None:
-    """Zero gradients of every trainable parameter, made where missing: a step without signal is still a step."""
+    """Set all gradients to zero, creating missing ones: a step without a signal is still an optimiser step."""
     for parameter in model.parameters():
         if parameter.requires_grad:
             if parameter.grad is None:
@@ -57,7 +57,7 @@ def gradients(model: Any) -> list[Tensor]:
 
 
 def clip_gradients(gradient_list: Iterable[Tensor], max_norm: float) -> float:
-    """Scale gradients to the norm `max_norm` at most; return the norm before."""
+    """Scale gradients to a norm of at most `max_norm`; return the norm before scaling."""
     gradient_list = list(gradient_list)
     norm = float(whole(torch.nn.utils.get_total_norm(gradient_list)))
     if norm > max_norm:

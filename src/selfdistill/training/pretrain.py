@@ -1,8 +1,8 @@
 """Pretraining of the toy world's base model: a small Qwen3 that learns to check, to search and to guess.
 
-Cross-entropy on the learned words of the mixture (`mixture.py`). Every batch is a mix of all kinds of
-text: with one kind per batch the checks are not learned (docs/toy.md 4). Inside a batch the texts
-are sorted by length and split in two, which halves the padding and changes nothing else.
+Cross-entropy on the learned words of the mixture (`toy/mixture.py`). Every batch mixes all kinds of text: with one kind
+per batch the checks are not learned (docs/toy.md 4). The texts of a batch are sorted by length and split in two, which
+halves the padding and changes nothing else.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ REPORT_EVERY = 10
 MICRO_BATCHES = 2
 ROPE_THETA = 10_000.0
 
-Sequence = tuple[list[int], list[int]]  # token ids; targets, IGNORED where a word is only read
+Sequence = tuple[list[int], list[int]]  # token ids; targets, IGNORED where a word is not learned
 IGNORED = -100
 
 
 def build_model(architecture: ToyArchitecture, tokenizer: PreTrainedTokenizerFast) -> Qwen3ForCausalLM:
-    """A fresh model, drawn from torch's global generator."""
+    """A randomly initialised model (torch's global generator)."""
     config = Qwen3Config(
         vocab_size=len(tokenizer),
         hidden_size=architecture.hidden_size,
@@ -66,9 +66,9 @@ def pretrain(
 ) -> dict[str, Any]:
     """Train a base model and write it, with its tokenizer, as an ordinary model folder at `out`.
 
-    `excluded_questions` never appear in the text. `report` gets step, loss, running_loss,
-    learning_rate and seconds. Returns a summary. The same spec gives the same weights on one thread.
-    Raises UserError when the running loss ends above `spec.max_final_loss`; nothing is written then.
+    `excluded_questions` never appear in the text. `report` gets step, loss, running_loss, learning_rate and seconds.
+    Returns a summary. The same spec gives the same weights on one thread. Raises UserError, and writes nothing, when
+    the running loss ends above `spec.max_final_loss`.
     """
     started = time.perf_counter()
     tokenizer = build_tokenizer(spec.architecture.max_positions)
@@ -117,7 +117,7 @@ def pretrain(
 def _sequences(
     spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast, excluded: Set[str]
 ) -> tuple[Callable[[], Sequence], collections.Counter[str]]:
-    """A function that draws the next sequence, and the counts by kind that it keeps up to date."""
+    """A function that samples the next sequence, and the counts by kind that it updates."""
     marker = "which"
     framed = tokenizer.apply_chat_template(
         [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
@@ -147,7 +147,7 @@ def encode(text: Text, vocabulary: dict[str, int]) -> Sequence:
 def _accumulate(model: Qwen3ForCausalLM, batch: list[Sequence], pad: int) -> tuple[float, int]:
     """Gradients of the mean loss over all learned tokens of the batch; returns that loss and their number.
 
-    No attention mask: padding is on the right and attention is causal, so no learned token sees it.
+    No attention mask: padding is on the right and attention is causal, so no learned token attends to it.
     """
     ordered = sorted(batch, key=lambda sequence: len(sequence[0]))
     size = math.ceil(len(ordered) / MICRO_BATCHES)
@@ -171,6 +171,6 @@ def _check_gate(final_loss: float, spec: PretrainSpec) -> None:
     if not final_loss <= spec.max_final_loss:
         raise UserError(
             f"the toy base model ended at a loss of {final_loss:.3f}, above max_final_loss {spec.max_final_loss}: its "
-            f"search would be broken. Raise the pretraining steps (now {spec.steps}) or take another seed "
+            f"search would be broken. Raise the pretraining steps (now {spec.steps}) or use another seed "
             f"(now {spec.seed})."
         )

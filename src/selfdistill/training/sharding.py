@@ -1,8 +1,8 @@
-"""Weights, gradients and optimiser spread over processes (FSDP2), and how they come together again.
+"""Weights, gradients and optimiser sharded over ranks (FSDP2), and how they are gathered.
 
-Each decoder layer is a group of its own, everything else (embedding, last norm, head) is the root's. Gradients are
-summed, not averaged: every loss coefficient already has the denominator of the whole mini-batch. All functions that
-gather are collective: every process must call them, the same number of times.
+Each decoder layer is one FSDP group; everything else (embedding, last norm, head) belongs to the root group. Gradients
+are summed, not averaged, since every loss coefficient already has the denominator of the whole mini-batch. Functions
+that gather are collective: every rank must call them the same number of times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def last_hidden_states(model: Any, **inputs: Any) -> Tensor:
 
 
 def shard_model(model: Any, device: torch.device, processes: int) -> None:
-    """Shard a whole model in place. A copy must be made before: a sharded model cannot be copied."""
+    """Shard a model in place. Copies must be made before, because a sharded model cannot be copied."""
     mesh = init_device_mesh(device.type, (processes,))
     for layer in model.base_model.layers:
         fully_shard(layer, mesh=mesh)
@@ -45,22 +45,22 @@ def is_sharded(model: Any) -> bool:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """The full tensor of a sharded one, on every process; its gradient is summed over processes and sharded again."""
+    """The full tensor of a sharded one, on every rank; its gradient is summed over ranks and sharded again."""
     return tensor.full_tensor(grad_placements=[Partial()]) if isinstance(tensor, DTensor) else tensor
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This process's part of a sharded tensor; any other tensor as it is."""
+    """This rank's part of a sharded tensor; any other tensor is returned as it is."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def write_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Write weights and optimiser, each process its part."""
+    """Write weights and optimiser; each rank writes its part."""
     checkpoint.save(_sharded_state(model, adamw, weights), checkpoint_id=folder)
 
 
 def read_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Read what any number of processes wrote, in place."""
+    """Read in place what any number of ranks wrote."""
     state = _sharded_state(model, adamw, weights)
     checkpoint.load(state, checkpoint_id=folder)
     set_optimizer_state_dict(model, adamw, state["optimiser"])

@@ -1,4 +1,4 @@
-"""What is summed over the tokens of a step, and the metrics that come of it."""
+"""Sums over the tokens of a step, and the metrics computed from them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _NAMES = ("tokens", "loss", "entropy", "sampler_gap", "epistemic", "gap_epistemi
 
 
 class TokenSums:
-    """Running sums on the device, one vector, so that processes can add them up at once."""
+    """Running sums as one vector on the device, so that ranks can add them with one operation."""
 
     def __init__(self, device: torch.device, is_epistemic_V: Tensor | None) -> None:
         self.values = torch.zeros(len(_NAMES), dtype=torch.float64, device=device)
@@ -22,7 +22,7 @@ class TokenSums:
 
     @torch.no_grad()
     def add(self, tokens: Tokens, sampler_logprobs: Tensor | None, loss: Tensor) -> None:
-        """Count a chunk. The gap to the teacher is log T - log S at the sampled token."""
+        """Add a chunk of tokens. The gap to the teacher is log T - log S of the sampled token."""
         new = {
             "tokens": torch.tensor(float(len(tokens.targets))),
             "loss": loss,

@@ -1,11 +1,11 @@
-"""Who teaches: the initial policy, a moving average of the policy, the policy itself, or a mixture of first and last.
+"""The teacher: the initial policy, a moving average of the policy, the policy itself, or a mixture of first and last.
 
     ema, after all updates of a step:   teacher <- (1 - rate) teacher + rate policy        (docs/method.md 4)
     trust_region, at every token:       logits <- (1 - rate) initial policy's + rate policy's
 
-`fixed` is the paper's main setting. Only the moving average is state: the initial policy is the base model. Until the
-policy first changes, its own weights serve as the initial ones; weights that never change (under adapters) are shared
-for good, unless they are sharded over processes.
+`fixed` is the paper's main setting. Only the moving average is saved in states, since the initial policy is the base
+model. No copy is made before the first update. Weights that never change (with adapters) are always shared with the
+policy, unless they are sharded over ranks.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ TeacherLogits = Callable[[slice], Tensor]
 
 
 class TeacherNetwork:
-    """Holds the teacher's weights; built before any state is loaded into the policy."""
+    """The teacher's weights. Must be created before a state is loaded into the policy."""
 
     def __init__(self, settings: Teacher, student: Network) -> None:
         self.settings = settings
@@ -36,7 +36,7 @@ class TeacherNetwork:
         self.is_separate = settings.kind == "live"
 
     def separate(self) -> None:
-        """Take a copy of the policy as it is now; to be called before it first changes, does nothing afterwards."""
+        """Copy the current policy. To be called before its first change; later calls do nothing."""
         if self.is_separate:
             return
         self.is_separate = True
@@ -45,7 +45,7 @@ class TeacherNetwork:
 
     @contextmanager
     def logits(self, packed: Packed) -> Iterator[TeacherLogits]:
-        """The teacher's view of a micro-batch, without gradient. Collective where weights are sharded."""
+        """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded."""
         networks = [self.network]
         if self.settings.kind == "trust_region":
             networks.append(self.student)
@@ -71,7 +71,7 @@ class TeacherNetwork:
             torch._foreach_lerp_(list(average.values()), list(policy.values()), self.settings.rate)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights of a moving average, by name; they are the teacher's own memory. Empty for other kinds."""
+        """Weights of a moving average by name, not copied. Empty for other kinds."""
         if self.settings.kind != "ema":
             return {}
         self.separate()
@@ -80,7 +80,7 @@ class TeacherNetwork:
 
 
 def _hidden(network: Network, packed: Packed) -> Tensor:
-    """Hidden states without dropout."""
+    """Hidden states in evaluation mode (no dropout)."""
     was_training = network.model.training
     if was_training:
         network.model.eval()
@@ -91,6 +91,6 @@ def _hidden(network: Network, packed: Packed) -> Tensor:
 
 
 def _copy(model: Any) -> Any:
-    """A copy that shares what is frozen."""
+    """A copy that shares frozen parameters with the original."""
     frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
     return copy.deepcopy(model, memo=frozen)

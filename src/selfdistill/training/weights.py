@@ -1,7 +1,7 @@
-"""A model's weights as a plain Hugging Face folder and a sampler know them: gathered, adapters added in.
+"""A model's weights as in a plain Hugging Face folder: unsharded, with adapters merged.
 
 LoRA keeps W fixed and trains W + (alpha / rank) B A, of which only A and B are parameters (Hu et al. 2021). A
-checkpoint holds the sum, so that everything after training reads one kind of folder. The paper trains all weights.
+checkpoint holds the sum, so all later stages read the same kind of folder. The paper trains all weights.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _SCALE = "selfdistill_lora_scale"
 
 
 def add_adapters(model: Any, settings: Lora) -> None:
-    """Freeze the model and put adapters into its linear layers, in place; at first they change nothing (B = 0)."""
+    """Freeze the model and add adapters to its linear layers, in place; initially they change nothing (B = 0)."""
     import peft
 
     model.requires_grad_(False)
@@ -31,15 +31,17 @@ def add_adapters(model: Any, settings: Lora) -> None:
         peft.inject_adapter_in_model(config, model, adapter_name=_ADAPTER)
     except ValueError as error:
         names = sorted({name.rsplit(".", 1)[-1] for name, module in model.named_modules() if hasattr(module, "weight")})
-        raise UserError(f"lora.target_modules: the model has no layer {targets}. It has {', '.join(names)}.") from error
+        raise UserError(
+            f"lora.target_modules: the model has no layer {targets}. Its layers are {', '.join(names)}."
+        ) from error
     setattr(model, _SCALE, settings.alpha / settings.rank)
 
 
 def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
-    """Names and tensors of the model without adapters and shards, one at a time, on its device.
+    """Names and tensors of the unsharded model with adapters merged, one at a time, on its device.
 
-    Tied weights come under each of their names and share memory, as in `state_dict()`. Where the model is sharded
-    every process must take all of them.
+    Tied weights appear under each of their names and share memory, as in `state_dict()`. Collective where the model is
+    sharded: every rank must iterate to the end.
     """
     state = model.state_dict()
     names_of: dict[tuple[int, int], list[str]] = {}
@@ -58,5 +60,5 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
 
 
 def trained_parameters(model: Any) -> dict[str, Tensor]:
-    """What training can change, by name, tied weights once: everything, or the adapters alone."""
+    """Parameters that training changes, by name, tied ones once: all of them, or the adapters."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}

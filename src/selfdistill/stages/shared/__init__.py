@@ -1,1 +1,1 @@
-"""What several stages share: sampling from a finished model, part files, model folders."""
+"""What several stages use: sampling from a finished model, part files, model folders, the sampler of a training."""

@@ -1,8 +1,8 @@
-"""Graded completions kept as they are finished: part files in an artifact's state/, put in order at the end.
+"""Graded completions, saved as they finish: part files in an artifact's state/, merged at the end.
 
-A part holds every completion of some prompts. Parts are only added, by one process or by several at once, in whatever
-order prompts are finished; the result has the order of the prompts and does not depend on how it was cut into parts.
-Neither reading nor writing needs more memory than one group of rows.
+A part holds all completions of some prompts. One or several processes add parts in the order in which prompts finish;
+the result has the order of the prompts and does not depend on the parts. Reading and writing need memory for one group
+of rows at a time.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ import pyarrow.parquet as pq
 from selfdistill.artifacts.tables import COLUMNS, ROLLOUTS
 from selfdistill.run.job import Shard
 
-#: Rows of the result that are put together and compressed at a time; ends of prompts decide where a group ends.
+#: Rows of the result that are compressed at a time; a group ends with a prompt.
 _GROUP_ROWS = 8192
 
 
 class PartFiles:
-    """The part files of one checkpoint; `shard` tells the names of this process's files from those of others."""
+    """The part files of one checkpoint; file names begin with the `shard` that wrote them."""
 
     def __init__(self, folder: Path, shard: Shard, columns: Sequence[str] = ROLLOUTS) -> None:
         self.folder = folder
@@ -32,35 +32,35 @@ class PartFiles:
         self.schema = pa.schema([(name, COLUMNS[name]) for name in columns])
 
     def finished(self) -> set[int]:
-        """Row ids of the prompts that are done, whoever did them."""
+        """Row ids of the finished prompts of all shards."""
         return {row_id for table in self._tables() for row_id in table["row_id"].unique().to_pylist()}
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write one part: every completion of one or more prompts."""
+        """Write one part: all completions of one or more prompts."""
         if not rows:
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        taken = [int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{self.shard}-*.arrow")]
-        path = self.folder / f"{self.shard}-{max(taken, default=0) + 1:06d}.arrow"
-        unfinished = path.with_name(f".{path.name}.part")
+        used = [int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{self.shard}-*.arrow")]
+        path = self.folder / f"{self.shard}-{max(used, default=0) + 1:06d}.arrow"
+        partial = path.with_name(f".{path.name}.part")
         table = pa.Table.from_pylist(
             [{name: row[name] for name in self.schema.names} for row in rows], schema=self.schema
         )
-        with unfinished.open("wb") as file:
+        with partial.open("wb") as file:
             with pa.ipc.new_file(file, self.schema) as writer:
                 writer.write_table(table)
             file.flush()
             os.fsync(file.fileno())
-        unfinished.replace(path)
+        partial.replace(path)
 
     def groups(self, row_ids: Iterable[int]) -> Iterator[pa.Table]:
-        """The completions of each prompt, in this order. KeyError for one that is not there."""
+        """The completions of each prompt, in this order. KeyError for a prompt without completions."""
         places: dict[int, tuple[pa.Table, int, int]] = {}
         for table in self._tables():
             start = 0
             encoded = pc.run_end_encode(table["row_id"].combine_chunks())
             for end, row_id in zip(encoded.run_ends.to_pylist(), encoded.values.to_pylist(), strict=True):
-                # Two processes may have done a prompt twice, when the shares were changed in between.
+                # Two shards may have sampled the same prompt, if the number of shards was changed meanwhile.
                 places.setdefault(row_id, (table, start, end - start))
                 start = end
         for row_id in row_ids:
@@ -68,15 +68,15 @@ class PartFiles:
             yield table.slice(start, length)
 
     def _tables(self) -> list[pa.Table]:
-        """Mapped into memory, not read."""
+        """The parts as memory maps."""
         return [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in sorted(self.folder.glob("*.arrow"))]
 
 
 def merge(path: Path, all_parts: Sequence[PartFiles], row_ids: Sequence[int]) -> None:
     """Write rollouts.parquet: for each checkpoint's parts, the completions of all prompts in order."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.part")
-    with pq.ParquetWriter(unfinished, all_parts[0].schema, compression="zstd") as writer:
+    partial = path.with_name(f".{path.name}.part")
+    with pq.ParquetWriter(partial, all_parts[0].schema, compression="zstd") as writer:
         waiting: list[pa.Table] = []
         rows = 0
         for group in (group for parts in all_parts for group in parts.groups(row_ids)):
@@ -87,4 +87,4 @@ def merge(path: Path, all_parts: Sequence[PartFiles], row_ids: Sequence[int]) ->
                 waiting, rows = [], 0
         if waiting:
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
-    unfinished.replace(path)
+    partial.replace(path)
