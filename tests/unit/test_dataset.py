@@ -107,7 +107,7 @@ def test_repeats_of_dapo_are_dropped_counted_and_expected(project):
 @pytest.mark.parametrize(
     ("expect", "message"),
     [
-        ({"rows": (10, 20)}, r"expect.rows: the source has 6, and 10 to 20 were expected"),
+        ({"rows": (10, 20)}, r"expect.rows: the source has 6, but 10 to 20 were expected"),
         ({"rows": (6, 6), "distinct": (4, 9)}, r"expect.distinct: the source has 3"),
     ],
 )
