@@ -41,7 +41,10 @@ def test_a_retry_of_a_refused_job_ends_with_the_same_reason_and_looks_at_nothing
     assert run(artifact) == 2
     (artifact.folder / "spec.json").unlink()
     assert run(artifact) == 2
-    assert "refused again, a retry cannot help: artifact dataset/0123456789ab does not exist" in capsys.readouterr().err
+    assert (
+        "not tried again, because a retry cannot help: artifact dataset/0123456789ab does not exist"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_next_run_looks_again(artifact, monkeypatch, capsys):
@@ -49,13 +52,13 @@ def test_the_next_run_looks_again(artifact, monkeypatch, capsys):
     run(artifact)
     new_run(monkeypatch)
     assert run(artifact) == 2
-    assert "refused again" not in capsys.readouterr().err
+    assert "not tried again" not in capsys.readouterr().err
     assert attempts(artifact) == 2
 
 
 def test_without_the_name_of_a_run_every_job_looks(artifact, capsys):
     assert run(artifact) == run(artifact) == 2
-    assert "refused again" not in capsys.readouterr().err
+    assert "not tried again" not in capsys.readouterr().err
     assert not (artifact.folder / "refused.json").exists()
 
 

@@ -82,10 +82,8 @@ def test_several_nodes_ask_for_gpus_by_node():
     assert "--nodes=2" in line and "--gres=gpu:4" in line and "--gpus" not in line
 
 
-def test_memory_grows_with_the_attempt_and_time_does_not():
-    requested = slurm_resources(NEEDS, site(), attempt=3)
-    assert (requested["mem_mb"], requested["runtime"]) == (3000, 600)
-    assert machine_resources(NEEDS, attempt=2) == {"mem_mb": 2000, "runtime": 600, "gpu": 4}
+def test_one_machine_divides_memory_time_and_gpus():
+    assert machine_resources(NEEDS) == {"mem_mb": 1000, "runtime": 600, "gpu": 4}
 
 
 @pytest.mark.parametrize(("minutes", "warning", "expected"), [(600, 300, 300), (6, 300, 180), (600, 0, None)])

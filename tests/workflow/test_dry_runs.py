@@ -78,11 +78,6 @@ def test_a_dry_run_freezes_specs_and_a_second_one_touches_nothing(shipped):
     assert {path: path.stat().st_mtime_ns for path in (shipped.root / "results").rglob("*.json")} == files
 
 
-def test_two_tables_of_one_view_are_planned_in_a_new_project(shipped):
-    output = shipped.run("-n", "results/ood/toy_sdpo.csv", "results/ood/toy_grpo.csv")
-    assert output.count("results/ood/toy_") >= 2
-
-
 def test_a_key_that_appears_twice_in_an_overlay_is_an_error(shipped):
     overlay = shipped.root / "config/mine.yaml"
     overlay.write_text("report: {experiments: [toy_grpo]}\nlexicon: [wait]\nreport: {experiments: [toy_sdpo]}\n")

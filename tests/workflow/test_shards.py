@@ -56,4 +56,4 @@ def test_shards_request_the_gpus_and_the_last_job_requests_none(project, monkeyp
     for run, is_sealed in runs.items():
         assert workspace.shards("evaluate", run) == (1 if is_sealed else 2)
         assert workspace.needs("evaluate", run).gpus == 0
-        assert workspace.needs("evaluate", run, is_shard=True).gpus == 1
+        assert workspace.needs("evaluate", run, shard="1-of-2").gpus == 1

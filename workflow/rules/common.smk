@@ -82,13 +82,8 @@ def view_and_name(wildcards):
 
 @one_line
 def view_plan(wildcards):
-    """The plan of a view. It is an input, so a view whose plan changes is made again.
-
-    Snakemake lists a folder once. It would not see the plan of a second view there, which was written later.
-    """
-    plan = PLAN.view_inputs(*view_and_name(wildcards))[0]
-    workflow.iocache.exists_local[plan] = True
-    return plan
+    """The plan of a view. It is an input, so a view whose plan changes is made again."""
+    return PLAN.view_inputs(*view_and_name(wildcards))[0]
 
 
 @one_line
@@ -131,17 +126,20 @@ def make_view(view):
     return f"{VIEW} {view} {{input.plan}} {{output}} --digest {{params.digest}} --log {{log}}"
 
 
-def label(stage, is_shard=False):
+def label(stage):
     """The readable name of an artifact, with the experiments that use it."""
-    return lambda wildcards: PLAN.label(stage, wildcards.run, is_shard=is_shard)
+    return lambda wildcards: PLAN.label(
+        stage, wildcards.run, wildcards.get("shard", "")
+    )
 
 
-def needs(stage, is_shard=False):
+def needs(stage):
     """Resources of a job, from config/runtime.yaml and the site."""
 
     @one_line
     def requested(wildcards, attempt):
-        return PLAN.resources(stage, wildcards.run, attempt, SITE, is_shard=is_shard)
+        shard = wildcards.get("shard", "")
+        return PLAN.resources(stage, wildcards.run, attempt, SITE, shard)
 
     def one(name):
         return lambda wildcards, attempt: requested(wildcards, attempt).get(name)

@@ -11,9 +11,9 @@ rule rollouts_shard:
         "logs/rollouts/{run}.{shard}.log",
     threads: cores("rollouts")
     resources:
-        **needs("rollouts", is_shard=True),
+        **needs("rollouts"),
     params:
-        label=label("rollouts", is_shard=True),
+        label=label("rollouts"),
     message:
         "Sample rollouts, shard {wildcards.shard}: {params.label}"
     shell:
@@ -29,9 +29,9 @@ rule evaluate_shard:
         "logs/evaluate/{run}.{shard}.log",
     threads: cores("evaluate")
     resources:
-        **needs("evaluate", is_shard=True),
+        **needs("evaluate"),
     params:
-        label=label("evaluate", is_shard=True),
+        label=label("evaluate"),
     message:
         "Evaluate, shard {wildcards.shard}: {params.label}"
     shell:

@@ -14,6 +14,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
 from selfdistill.files import pretty_json, sha256_file, sha256_text, write_atomically
 from selfdistill.schema.runtime import StageRuntime
@@ -36,14 +37,16 @@ class Provenance:
     attempts: list[dict[str, Any]]
 
     @classmethod
-    def start(cls, artifact: Artifact, runtime: StageRuntime, suffix: str = "") -> Provenance:
-        path = artifact.folder / f"provenance{suffix}.json"
-        previous = cls._previous(path)
+    def start(cls, artifact: Artifact, runtime: StageRuntime, shard: str = "") -> Provenance:
+        path = provenance_path(artifact.folder, shard)
+        previous = read_attempts(path)
         attempt = {
             "started": _now(),
             "finished": None,
             "sealed": False,
+            "out_of_memory": False,
             "command": ["selfdistill.run.launch", artifact.stage, str(artifact.manifest_path)],
+            "run": current_run(),
             **_code(),
             "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
             "python": platform.python_version(),
@@ -59,19 +62,32 @@ class Provenance:
         provenance._write()
         return provenance
 
-    @staticmethod
-    def _previous(path: Path) -> list[dict[str, Any]]:
-        try:
-            return json.loads(path.read_text(encoding="utf-8"))["attempts"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
-            return []
-
-    def finish(self, sealed: bool) -> None:
-        self.attempts[-1] |= {"finished": _now(), "sealed": sealed}
+    def finish(self, *, sealed: bool, out_of_memory: bool = False) -> None:
+        self.attempts[-1] |= {"finished": _now(), "sealed": sealed, "out_of_memory": out_of_memory}
         self._write()
 
     def _write(self) -> None:
         write_atomically(self.path, pretty_json({"attempts": self.attempts}))
+
+
+def provenance_path(folder: Path, shard: str = "") -> Path:
+    """The file of an artifact, or of one shard of it (`2-of-8`)."""
+    return folder / (f"provenance-{shard}.json" if shard else "provenance.json")
+
+
+def read_attempts(path: Path) -> list[dict[str, Any]]:
+    """The attempts in a provenance.json, oldest first; none if it is missing or damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))["attempts"]
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        return []
+
+
+def record_kill(path: Path) -> None:
+    """Record for a job that was killed by SIGKILL, and could not do it itself, that it ran out of memory."""
+    attempts = read_attempts(path)
+    if attempts and attempts[-1]["finished"] is None:
+        Provenance(path, attempts).finish(sealed=False, out_of_memory=True)
 
 
 def _now() -> str:

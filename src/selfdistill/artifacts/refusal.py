@@ -23,9 +23,14 @@ def begin_run() -> None:
     os.environ[RUN_VARIABLE] = uuid.uuid4().hex
 
 
+def current_run() -> str | None:
+    """The name of the run of Snakemake that this process belongs to."""
+    return os.environ.get(RUN_VARIABLE) or None
+
+
 def remember(folder: Path, reason: str) -> None:
     """Keep the reason for the retries of this run; nothing is kept where no run has a name or no artifact is."""
-    run = os.environ.get(RUN_VARIABLE)
+    run = current_run()
     if run and folder.is_dir():
         write_atomically(folder / _FILE, pretty_json({"run": run, "reason": reason}))
 
@@ -34,7 +39,7 @@ def recall(folder: Path) -> str | None:
     """Why this artifact was refused earlier in this run, or None."""
     try:
         refused = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-        return refused["reason"] if refused["run"] == os.environ.get(RUN_VARIABLE) else None
+        return refused["reason"] if refused["run"] == current_run() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -92,14 +92,14 @@ def unless_none(value: str) -> str:
     return "" if value.lower() == NONE else value
 
 
-def slurm_resources(needs: Resources, site: Site, attempt: int = 1) -> dict[str, int | str]:
-    """Resources of one job for the Slurm executor; a retry gets more memory.
+def slurm_resources(needs: Resources, site: Site) -> dict[str, int | str]:
+    """Resources of one job for the Slurm executor.
 
     `--nodes` is always given: Slurm may serve `--gpus=4` alone from four nodes with one GPU each. A job of several
     nodes requests GPUs per node (`--gres`), since `--gpus` counts the GPUs of the whole job.
     """
     requested: dict[str, int | str] = {
-        "mem_mb": needs.mem_mb * attempt,
+        "mem_mb": needs.mem_mb,
         "runtime": needs.runtime_minutes,
         "nodes": needs.nodes,
         "tasks": needs.nodes,
@@ -126,7 +126,7 @@ def _options(needs: Resources, site: Site) -> str:
     return " ".join([*warning, "--open-mode=append", *([site.slurm_extra] if site.slurm_extra else [])])
 
 
-def machine_resources(needs: Resources, attempt: int = 1) -> dict[str, int | str]:
+def machine_resources(needs: Resources) -> dict[str, int | str]:
     """Resources of one job on one machine, which Snakemake divides between the jobs that run at the same time."""
-    requested = {"mem_mb": needs.mem_mb * attempt, "runtime": needs.runtime_minutes}
+    requested = {"mem_mb": needs.mem_mb, "runtime": needs.runtime_minutes}
     return requested | ({"gpu": needs.gpus} if needs.gpus else {})

@@ -17,6 +17,7 @@ from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_text, write_if_changed
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.planner import Planner
+from selfdistill.plan.retries import with_memory_for_retry
 from selfdistill.plan.settings import CONFIG_FILE, load_config, load_runtime, read_yaml
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
 from selfdistill.plan.views import ViewPlan, plan_view
@@ -148,23 +149,26 @@ class Workspace:
         artifact = Artifact.open(self.root / stage / run)
         return [str(locate(i, self.root) / "manifest.json") for i in artifact.input_ids.values()]
 
-    def label(self, stage: str, run: str, *, is_shard: bool = False) -> str:
+    def label(self, stage: str, run: str, shard: str = "") -> str:
         """Readable name of an artifact with the experiments that use it."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        needed = _short(self.needs(stage, run, is_shard=is_shard))
+        needed = _short(self.needs(stage, run, shard=shard))
         return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({needed})"
 
-    def needs(self, stage: str, run: str, attempt: int = 1, *, is_shard: bool = False) -> Resources:
-        """What a job needs: almost nothing when it was refused before and is only tried again, and no GPU when its
-        shares are jobs of their own and it only puts them in order.
+    def needs(self, stage: str, run: str, attempt: int = 1, shard: str = "") -> Resources:
+        """What a job requests.
+
+        A retry requests more memory if it ran out of it, and next to nothing if it was refused. A job that only merges
+        its shards requests no GPU.
         """
-        if attempt > 1 and refusal.recall(self.root / stage / run) is not None:
+        folder = self.root / stage / run
+        if attempt > 1 and refusal.recall(folder) is not None:
             return REFUSED
         settings, resources = self._settings(stage, run)
-        if stage in SHARDED and settings.shards > 1 and not is_shard:
-            return resources.model_copy(update={"gpus": 0})
-        return resources
+        if stage in SHARDED and settings.shards > 1 and not shard:
+            resources = resources.model_copy(update={"gpus": 0})
+        return resources if attempt == 1 else with_memory_for_retry(resources, folder, shard)
 
     def _settings(self, stage: str, run: str) -> tuple[StageRuntime, Resources]:
         if (stage, run) not in self._needs:
@@ -173,12 +177,10 @@ class Workspace:
             self._needs[stage, run] = merged_settings(self.runtime, stage, model)
         return self._needs[stage, run]
 
-    def resources(
-        self, stage: str, run: str, attempt: int, site: Site | None, *, is_shard: bool = False
-    ) -> dict[str, int | str]:
+    def resources(self, stage: str, run: str, attempt: int, site: Site | None, shard: str = "") -> dict[str, int | str]:
         """What a job requests from Slurm, or without a site from the one machine."""
-        needs = self.needs(stage, run, attempt, is_shard=is_shard)
-        return machine_resources(needs, attempt) if site is None else slurm_resources(needs, site, attempt)
+        needs = self.needs(stage, run, attempt, shard)
+        return machine_resources(needs) if site is None else slurm_resources(needs, site)
 
     def shards(self, stage: str, run: str) -> int:
         """Cluster jobs that an artifact's completions are spread over; of a finished one, those that made it.

@@ -4,7 +4,7 @@ This is what all stages share, so that a stage module is one `main(job)`: the ar
 artifact is not computed again), provenance, the log, signals, and a one-line message for a user's mistake.
 
 Exit codes: 0 done; 2 a user's mistake (a retry cannot help); 75 interrupted, state saved (run it again);
-130 interrupted; 1 anything else, with a traceback.
+130 interrupted; 137 out of memory; 1 anything else, with a traceback.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
     from selfdistill.run.job import Job, Shard, Tee
     from selfdistill.schema.runtime import Resources
 
+#: Exit code of a process that SIGKILL ended, and of a job that ran out of memory: on Linux mostly the same thing.
+EXIT_KILLED = 128 + signal.SIGKILL
+
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the stage in this process, or with `--warm` in a fork of a process that has the libraries loaded."""
@@ -39,6 +42,8 @@ def main(arguments: list[str] | None = None) -> int:
     if "--warm" in arguments and warm.is_possible():
         code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.run.launch")
         if code is not None:
+            if code == EXIT_KILLED:
+                _record_kill(arguments)
             return code
     return run(arguments)
 
@@ -69,15 +74,39 @@ def run(arguments: list[str]) -> int:
         except KeyboardInterrupt:
             tee.print("interrupted: run the same command again to continue.")
             return 128 + signal.SIGINT
-        except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-                tee.print(traceback.format_exc())
-                return 1
-            tee.print(f"error: the disk is full ({error.filename or options.manifest.parent}). Free space, run again.")
-            return EXIT_USER_ERROR
-        except Exception:
-            tee.print(traceback.format_exc())
-            return 1
+        except Exception as error:
+            return _report_failure(error, folder, tee)
+
+
+def _report_failure(error: Exception, folder: Path, tee: Tee) -> int:
+    """Print what went wrong; returns the exit code."""
+    from selfdistill.schema.errors import EXIT_USER_ERROR
+
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        tee.print(f"error: the disk is full ({error.filename or folder}). Free space, run again.")
+        return EXIT_USER_ERROR
+    tee.print(traceback.format_exc())
+    if not _is_out_of_memory(error):
+        return 1
+    tee.print("error: out of memory. A retry requests more, up to resources.max_mem_mb (config/runtime.yaml).")
+    return EXIT_KILLED
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the node ran out (that of a GPU is another matter); torch says so in a RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
+
+
+def _record_kill(arguments: list[str]) -> None:
+    """A fork that SIGKILL ended could not record it itself."""
+    from selfdistill.artifacts.provenance import provenance_path, record_kill
+
+    options = _parse(arguments)
+    record_kill(provenance_path(options.manifest.parent, options.shard or ""))
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:
@@ -129,7 +158,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
         artifact.unseal()
     signal.signal(signal.SIGTERM, lambda _signum, _frame: _stop(job))
     with _gpus(job, needs, are_assigned=options.gpus_assigned):
-        provenance = Provenance.start(artifact, runtime, f"-{shard}" if shard.is_partial else "")
+        provenance = Provenance.start(artifact, runtime, str(shard) if shard.is_partial else "")
         artifact.payload.mkdir(parents=True, exist_ok=True)
         try:
             summary = _run_stage(module, job, needs, options)
@@ -137,7 +166,8 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
                 artifact.seal(summary)
                 refusal.forget(artifact.folder)
         finally:
-            provenance.finish(sealed=artifact.is_sealed)
+            error = sys.exc_info()[1]
+            provenance.finish(sealed=artifact.is_sealed, out_of_memory=error is not None and _is_out_of_memory(error))
     tee.print(f"shard {shard} is done." if shard.is_partial else "sealed.")
 
 

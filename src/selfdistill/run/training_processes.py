@@ -82,8 +82,11 @@ def write_outcome(path: Path, outcome: dict[str, Any]) -> None:
 def read_outcome(path: Path, exit_code: int) -> dict[str, Any]:
     """The summary of a stage that ran in other processes.
 
-    Raises Interrupted and UserError as the stage did, RuntimeError where it left no outcome.
+    Raises Interrupted and UserError as the stage did; MemoryError if the processes were killed, RuntimeError if they
+    left no outcome.
     """
+    if not path.is_file() and exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
+        raise MemoryError("the training processes were killed; see the log above")
     if not path.is_file():
         raise RuntimeError(f"the training processes exited with code {exit_code} and no outcome; see the log above")
     outcome = json.loads(path.read_text(encoding="utf-8"))

@@ -65,7 +65,12 @@ class Resources(Model):
     """What a job asks the scheduler for."""
 
     gpus: int = Field(0, ge=0, description="GPUs of each node.")
-    mem_mb: int = Field(4000, gt=0, description="Memory of each node in MB; multiplied by the attempt on a retry.")
+    mem_mb: int = Field(
+        4000, gt=0, description="Memory of each node in MB; more on a retry after an out-of-memory end."
+    )
+    max_mem_mb: int | None = Field(
+        None, gt=0, description="The most memory that such a retry requests, in MB; if left out, twice mem_mb."
+    )
     runtime_minutes: int = Field(60, gt=0, description="Time limit in minutes.")
     cpus: int = Field(1, gt=0, description="CPU cores of each node.")
     nodes: int = Field(1, gt=0, description="Nodes; more than one for training alone.")
