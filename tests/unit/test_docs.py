@@ -9,8 +9,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
+import typer
 from pydantic import BaseModel
 
+from selfdistill.cli import app
 from selfdistill.schema import reference
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.config import Config
@@ -141,6 +143,33 @@ def test_named_files_exist(page):
         if not any((place / code).exists() for place in PLACES):
             missing.append(code)
     assert missing == []
+
+
+def test_sections_that_the_code_cites_exist():
+    """`docs/method.md 7.5` in a docstring or a comment: the page has a heading `## 7.`, and a part 7.5."""
+    sources = [*(ROOT / "src").rglob("*.py"), *(ROOT / "examples").glob("*.py")]
+    sources += [path for name in ("config", "profiles", "workflow") for path in (ROOT / name).rglob("*.*ml")]
+    cited = {
+        (page, number)
+        for path in sources
+        for page, number in re.findall(r"docs/(\w+\.md),?(?: section)? (\d+(?:\.\d+)?)", path.read_text())
+    }
+    assert len(cited) > 15
+    missing = []
+    for page, number in sorted(cited):
+        text = (ROOT / DOCS / page).read_text()
+        heading, _, part = number.partition(".")
+        if f"\n## {heading}. " not in text or (part and f"**{number} " not in text):
+            missing.append(f"{page} {number}")
+    assert missing == []
+
+
+def test_every_command_is_on_a_page():
+    text = "".join(page.read_text() for page in PAGES)
+    command = typer.main.get_command(app)
+    names = [f"{name} {part}" if hasattr(sub, "commands") else name
+             for name, sub in command.commands.items() for part in getattr(sub, "commands", [""])]  # fmt: skip
+    assert [name for name in names if f"selfdistill {name}" not in text] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
