@@ -88,7 +88,7 @@ def test_a_mistake_is_met_once_and_its_retries_say_so_at_once(fresh, cluster):
     run_on_slurm(fresh, target, "--retries", "1", expect=1)
     first, second = [job for job in cluster.jobs("dataset") if job["JobId"] not in known]
     log = (artifact / "log.txt").read_text()
-    assert log.count("does not exist") == 2 and log.count("refused again, a retry cannot help") == 1
+    assert log.count("does not exist") == 2 and log.count("not tried again, because a retry cannot help") == 1
     assert "gpu" in first["TresPerJob"] and "gpu" not in second.get("TresPerJob", "")
     problems.write_text(kept)
     run_on_slurm(fresh, target)

@@ -26,6 +26,7 @@ from selfdistill.schema.stages import TrainSpec
 from selfdistill.training import guards, metrics, sampling
 from selfdistill.training import optimiser as optim
 from selfdistill.training.checkpoint import save_checkpoint
+from selfdistill.training.components import DTYPES, Components, build_components
 from selfdistill.training.data import (
     Row,
     RowPlan,
@@ -35,7 +36,6 @@ from selfdistill.training.data import (
     draw_indices,
 )
 from selfdistill.training.evaluation import Evaluation
-from selfdistill.training.parts import DTYPES, Parts, build_parts
 from selfdistill.training.profiling import profiled
 from selfdistill.training.state import Progress
 from selfdistill.training.weights import plain_weights
@@ -69,10 +69,10 @@ def train(
     inputs, training without a signal, and divergence.
     """
     guards.check_inputs(spec, prompts, examples, sampler, grade)
-    parts = build_parts(model, tokenizer, spec, runtime)
+    components = build_components(model, tokenizer, spec, runtime)
     loop = _Loop(
         spec, tokenizer, prompts, examples or [], sampler, grade, evaluation, folder, runtime,
-        record_rollouts, stop_requested, report, parts,
+        record_rollouts, stop_requested, report, components,
     )  # fmt: skip
     return loop.run()
 
@@ -91,7 +91,7 @@ class _Loop:
     record_rollouts: Callable[[int, list[dict[str, Any]]], None]
     stop_requested: Callable[[], bool]
     report: Callable[[dict[str, Any]], None]
-    parts: Parts
+    components: Components
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -102,8 +102,8 @@ class _Loop:
             started = time.perf_counter()
             self.seconds.clear()
             rate = optim.learning_rate(self.spec.optimiser, step, self.spec.steps)
-            optim.set_learning_rate(self.parts.adamw, rate)
-            with profiled(self.folder.profile, step, self.runtime.profile_step, self.parts.world):
+            optim.set_learning_rate(self.components.adamw, rate)
+            with profiled(self.folder.profile, step, self.runtime.profile_step, self.components.world):
                 found = self._on_policy_step(step) if self.spec.on_policy else self._supervised_step(step)
             found |= self._evaluate(step)
             found = self._record(step, {**found, "learning_rate": rate}, time.perf_counter() - started)
@@ -120,13 +120,13 @@ class _Loop:
     def _on_policy_step(self, step: int) -> dict[str, float]:
         groups = self._rollouts(step)
         with self._phase(step, "contexts"):
-            plans = [self.parts.method.plan(group) for group in groups]
+            plans = [self.components.method.plan(group) for group in groups]
             found = metrics.rollout_metrics(groups, plans)
-            if self.parts.method.shows_context:
+            if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
-            if self.parts.world.is_main:
+            if self.components.world.is_main:
                 self.record_rollouts(step, rollout_rows(groups, step, self.spec.on_policy.grader))
-        guards.check_contexts(step, found, self.parts.method.max_truncated_share)
+        guards.check_contexts(step, found, self.components.method.max_truncated_share)
         rows = [
             Row(rollout.prompt.prompt_ids, rollout.completion.token_ids, plan, rollout.completion.logprobs)
             for group, group_plans in zip(groups, plans, strict=True)
@@ -146,14 +146,14 @@ class _Loop:
         if not is_due:
             return {}
         with self._phase(step, "evaluation"):
-            return self.evaluation.run(self.parts.world, lambda *_: self._heartbeat(step, "evaluation"))
+            return self.evaluation.run(self.components.world, lambda *_: self._heartbeat(step, "evaluation"))
 
     def _plain_weights(self) -> Iterator[tuple[str, Any]]:
-        return plain_weights(self.parts.model)
+        return plain_weights(self.components.model)
 
     def _rollouts(self, step: int) -> list[Group]:
         """Graded groups of the step: those saved by an interrupted run, or new ones."""
-        world = self.parts.world
+        world = self.components.world
         prompts = sampling.step_prompts(self.spec, self.prompts, step)
         if self.progress.pending is not None:
             groups = sampling.groups_from_json(self.progress.pending, prompts)
@@ -175,17 +175,17 @@ class _Loop:
     def _update(self, step: int, rows: Sequence[Row], mini_batch_rows: int) -> dict[str, float]:
         mini_batches = [rows[start : start + mini_batch_rows] for start in range(0, len(rows), mini_batch_rows)]
         with self._phase(step, "updates"):
-            found = self.parts.updater.run(mini_batches, step, lambda: self._heartbeat(step, "updates"))
-            if self.parts.teacher is not None:
-                self.parts.teacher.update()
+            found = self.components.updater.run(mini_batches, step, lambda: self._heartbeat(step, "updates"))
+            if self.components.teacher is not None:
+                self.components.teacher.update()
         return found
 
     def _record(self, step: int, found: dict[str, float], elapsed: float) -> dict[str, float]:
         """Complete, write and report the metrics of the step. UserError where there is nothing to learn."""
         found["tokens_per_second"] = found.pop("tokens") / elapsed
         found |= {f"seconds_{name}": value for name, value in self.seconds.items()}
-        found |= {"seconds_step": elapsed, "peak_memory_mb": metrics.peak_memory_mb(self.parts.world.device)}
-        if self.parts.world.is_main:
+        found |= {"seconds_step": elapsed, "peak_memory_mb": metrics.peak_memory_mb(self.components.world.device)}
+        if self.components.world.is_main:
             line = {"step": step, **found}
             metrics.append_metrics(self.folder.metrics, line)
             self.report(line)
@@ -196,36 +196,36 @@ class _Loop:
 
     def _save(self, step: int) -> None:
         """Save checkpoint and state on schedule; exit if a stop was requested."""
-        parts = self.parts
+        components = self.components
         if step in self.spec.checkpoint_steps:
             self._heartbeat(step, "checkpoint")
             save_checkpoint(
-                parts.model, self.tokenizer, self.folder.checkpoints, step, DTYPES[self.spec.precision],
-                is_writer=parts.world.is_main,
+                components.model, self.tokenizer, self.folder.checkpoints, step, DTYPES[self.spec.precision],
+                is_writer=components.world.is_main,
             )  # fmt: skip
-        parts.world.barrier()
+        components.world.barrier()
         if step == self.spec.steps:
             return
-        if parts.world.any(self.stop_requested()):
+        if components.world.any(self.stop_requested()):
             self._interrupt()
         if step % self.runtime.state_every_steps == 0:
             self._heartbeat(step, "state")
-            parts.save(self.folder.state, self.progress)
+            components.save(self.folder.state, self.progress)
 
     def _interrupt(self) -> None:
         self._heartbeat(self.progress.step, "state")
-        self.parts.save(self.folder.state, self.progress)
+        self.components.save(self.folder.state, self.progress)
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
 
     def _resume(self) -> int | None:
         """Load the newest intact state, if any, and remove what was written after it. Returns its step, or None."""
-        is_main = self.parts.world.is_main
+        is_main = self.components.world.is_main
         for folder in (self.folder.checkpoints, self.folder.state):
             folder.mkdir(parents=True, exist_ok=True)
             for leftover in folder.glob(".step-*") if is_main else ():
                 shutil.rmtree(leftover)
-        self.parts.world.barrier()
-        loaded = self.parts.load(self.folder.state)
+        self.components.world.barrier()
+        loaded = self.components.load(self.folder.state)
         if loaded is not None:
             self.progress = loaded
             _LOG.info("resumed from the state of step %d", loaded.step)
@@ -241,11 +241,11 @@ class _Loop:
         Only with one process: several must exit together, so they check after sampling.
         """
         self._heartbeat(step, "sampling")
-        if self.parts.world.size == 1 and self.stop_requested():
+        if self.components.world.size == 1 and self.stop_requested():
             self._interrupt()
 
     def _heartbeat(self, step: int, phase: str) -> None:
-        if self.parts.world.is_main:
+        if self.components.world.is_main:
             self.report({"step": step, "phase": phase})
 
     @contextmanager

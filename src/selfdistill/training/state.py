@@ -11,7 +11,6 @@ The newest state that verifies is loaded; a damaged one is skipped with a warnin
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -23,6 +22,7 @@ from typing import Any
 
 import torch
 
+from selfdistill.files import sha256_file
 from selfdistill.schema.errors import UserError
 from selfdistill.training.checkpoint import replace_folder
 from selfdistill.training.distributed import World
@@ -56,7 +56,7 @@ def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], 
     world.barrier()
     if world.is_main:
         (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
-        digests = {name: _sha256(partial / name) for name in _files(partial)}
+        digests = {name: sha256_file(partial / name) for name in _files(partial)}
         (partial / _DIGESTS).write_text(json.dumps(digests))
         for name in (*digests, _DIGESTS):
             _sync(partial / name)
@@ -119,16 +119,11 @@ def _fault(state: Path) -> str | None:
         if set(digests) != set(_files(state)) - {_DIGESTS}:
             return "files are missing or were added"
         for name, digest in digests.items():
-            if _sha256(state / name) != digest:
+            if sha256_file(state / name) != digest:
                 return f"{name} does not match its digest"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sync(path: Path) -> None:

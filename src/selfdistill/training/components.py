@@ -29,7 +29,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 @dataclass
-class Parts:
+class Components:
     """Policy, method, teacher, optimiser and the ranks that train."""
 
     model: Any
@@ -87,7 +87,7 @@ class Parts:
         state.restore_generators(tensors["generators"])
 
 
-def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime) -> Parts:
+def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime) -> Components:
     """Everything at step 0. Raises UserError for a model or runtime settings that training cannot use."""
     torch.manual_seed(sample_seed(spec.seed, "torch"))
     world = World(runtime.device, is_sharded=runtime.sharding == "full")
@@ -121,7 +121,7 @@ def build_parts(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRunti
         correction_clip=spec.on_policy.correction_clip if spec.on_policy else None,
         is_epistemic_V=epistemic_tokens(tokenizer, config.vocab_size).to(world.device) if teacher else None,
     )
-    return Parts(model, method, teacher, adamw, updater, world)
+    return Components(model, method, teacher, adamw, updater, world)
 
 
 def _shard(student: Network, teacher: TeacherNetwork | None, world: World) -> None:
