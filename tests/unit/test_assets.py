@@ -47,6 +47,7 @@ def entry(**changes) -> AssetEntry:
 
 def project(root: Path, entries: dict[str, AssetEntry], local: dict | None = None) -> Assets:
     write_lock(root, entries)
+    (root / "config/config.yaml").touch()
     if local:
         (root / LOCAL_FILE).write_text(yaml.safe_dump(local), encoding="utf-8")
     return Assets.here(root)
@@ -571,8 +572,8 @@ def test_a_repository_without_a_commit_is_recorded_as_unresolved(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["add", "x"], "say where it is"),
-        (["add", "x", "a", "--hub", "b/c"], "one of them"),
+        (["add", "x"], "give exactly one of: a path, --hub"),
+        (["add", "x", "a", "--hub", "b/c"], "give exactly one of"),
         (["add", "x", "--hub", "b/c", "--revision", "main"], "assets add x: `revision`"),
         (["add", "x", "nowhere.csv"], "nowhere.csv does not exist"),
         (["add", "math", "--hub", "b/c"], "`math` is an asset already"),

@@ -477,6 +477,8 @@ def test_a_server_that_is_down_is_one_line_and_only_a_warning_in_hooks(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
     with pytest.raises(TrackingError, match=r"server http://127.0.0.1:9 does not answer"):
         quietly()
+    Path("config").mkdir(exist_ok=True)
+    Path("config/config.yaml").touch()
     command = [sys.executable, "-m", "selfdistill.cli", "track"]
     strict = subprocess.run(command, capture_output=True, text=True)
     assert (strict.returncode, strict.stderr.count("\n")) == (2, 1)

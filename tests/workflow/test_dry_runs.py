@@ -82,5 +82,29 @@ def test_a_key_that_appears_twice_in_an_overlay_is_an_error(shipped):
     overlay = shipped.root / "config/mine.yaml"
     overlay.write_text("report: {experiments: [toy_grpo]}\nlexicon: [wait]\nreport: {experiments: [toy_sdpo]}\n")
     output = shipped.run("-n", "--configfile", "config/mine.yaml", "--", "results/report.html", expect=2)
-    assert "config/mine.yaml is not valid YAML: key `report` appears twice" in output
+    assert "config/mine.yaml, line 3, is not valid YAML: key `report` appears twice" in output
+    assert "Traceback" not in output
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "message"),
+    [
+        (
+            "config/config.yaml",
+            "\nfoo: [1\nbar: 2\n",
+            "is not valid YAML: did not find expected ',' or ']' (while parsing",
+        ),
+        ("config/config.yaml", "\nmodels: {}\n", "key `models` appears twice"),
+        ("config/runtime.yaml", "\ndefaults: {}\n", "key `defaults` appears twice"),
+        ("config/assets.lock.yaml", "\nqwen3_8b: {}\n", "key `qwen3_8b` appears twice"),
+        ("profiles/slurm/config.yaml", "\njobs: 1\n", "key `jobs` appears twice"),
+    ],
+)
+def test_what_is_no_yaml_names_file_and_line(shipped, file, text, message):
+    path = shipped.root / file
+    lines = len(path.read_text().splitlines())
+    path.write_text(path.read_text() + text)
+    output = shipped.run("-n", expect=2)
+    (line,) = [line for line in output.splitlines() if line.startswith("error:")]
+    assert re.match(rf"error: {file}, line ({lines + 2}|{lines + 3}), is not valid YAML: ", line) and message in line
     assert "Traceback" not in output

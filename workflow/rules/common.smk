@@ -1,6 +1,5 @@
 # What all rules use: the plan, the launcher, and short names for inputs, outputs and resources.
 
-import functools
 import shlex
 import sys
 
@@ -8,10 +7,13 @@ from selfdistill.artifacts import refusal
 from selfdistill.plan.site import RESOURCE_NAMES, Site
 from selfdistill.plan.views import TABLES
 from selfdistill.plan.workspace import Workspace
-from selfdistill.schema.errors import UserError
 
 # Jobs on a cluster parse this file again, but only the main process may plan.
 PLAN = Workspace(config, plans=workflow.is_main_process)
+if workflow.is_main_process:
+    refusal.begin_run()
+    one_line(PLAN.check)()
+
 # `exec` replaces the shell: a signal to all processes of a job would end the shell before the stage has saved its state.
 PYTHON = shlex.quote(sys.executable)
 LAUNCH = f"exec {PYTHON} -m selfdistill.run.launch"
@@ -30,25 +32,6 @@ wildcard_constraints:
     view="|".join(TABLES),
     name=r"[a-z][a-z0-9_]*",
     shard=r"[0-9]+-of-[0-9]+",
-
-
-def one_line(function):
-    """A user's mistake ends the workflow with its message, not with a traceback."""
-
-    @functools.wraps(function)
-    def wrapped(*arguments, **keywords):
-        try:
-            return function(*arguments, **keywords)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
-            sys.exit(2)
-
-    return wrapped
-
-
-@one_line
-def checked_plan():
-    return PLAN.check(workflow.config_settings.configfiles)
 
 
 @one_line
@@ -155,14 +138,11 @@ def cores(stage):
     return cpus
 
 
-if workflow.is_main_process:
-    refusal.begin_run()
-    checked_plan()
-    if SITE and SITE.problem:
-        print(
-            f"warning: {SITE.problem} Nothing will be submitted until they are filled in.",
-            file=sys.stderr,
-        )
+if workflow.is_main_process and SITE and SITE.problem:
+    print(
+        f"warning: {SITE.problem} Nothing will be submitted until they are filled in.",
+        file=sys.stderr,
+    )
 
 
 onstart:

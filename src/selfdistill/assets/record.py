@@ -17,13 +17,13 @@ from selfdistill.schema.errors import UserError
 
 LOCK_HEADER = """\
 # External models and data sets: what they are. Written by `selfdistill assets fetch`, reviewed like code.
-# revision is a commit, never a branch; files holds the sha256 recorded at the first fetch, checked ever after.
-# `unresolved` means that nobody has looked the commit up yet; planning what needs it names the command.
-# Where a copy lies on this machine is said in config/assets.local.yaml (untracked): `name: /path/to/file-or-folder`.
+# revision is a commit, never a branch; files holds the SHA-256 recorded at the first fetch and checked from then on.
+# `unresolved` means that the commit is not pinned yet; planning an experiment that needs it names the command to run.
+# Paths on this machine are in config/assets.local.yaml (not tracked by git): `name: /path/to/file-or-folder`.
 
 """
 LOCAL_HEADER = """\
-# Where assets lie on this machine (untracked). A name that assets.lock.yaml does not know needs its sha256.
+# Paths of assets on this machine (not tracked by git). A name that is not in assets.lock.yaml needs its sha256.
 
 """
 

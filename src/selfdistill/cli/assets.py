@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from selfdistill.cli.console import console, show_table
+from selfdistill.cli.console import console, in_project, show_table
 from selfdistill.schema.assets import UNRESOLVED, AssetEntry
 from selfdistill.schema.errors import UserError, explain_validation
 
@@ -24,6 +24,7 @@ class Kind(StrEnum):
 
 
 @app.command()
+@in_project
 def fetch(
     name: Annotated[str, typer.Argument(help="Name in config/assets.lock.yaml.")],
     files: Annotated[list[str] | None, typer.Argument(help="Only these files of the asset.")] = None,
@@ -37,6 +38,7 @@ def fetch(
 
 
 @app.command()
+@in_project
 def check(name: Annotated[str | None, typer.Argument(help="One asset (default: all).")] = None) -> None:
     """Show which assets are on this machine. The exit code is 1 if a digest is wrong. Nothing is downloaded."""
     from selfdistill.assets import Assets
@@ -51,6 +53,7 @@ def check(name: Annotated[str | None, typer.Argument(help="One asset (default: a
 
 
 @app.command()
+@in_project
 def add(
     name: Annotated[str, typer.Argument(help="Name of the asset.")],
     path: Annotated[Path | None, typer.Argument(help="A file or folder of your own.")] = None,

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from selfdistill.plan.settings import CONFIG_FILE, merge, read_yaml
+from selfdistill.plan.settings import CONFIG_FILE, merge
 from selfdistill.plan.workspace import Workspace
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.yaml_file import read_yaml
+
+Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 
 #: Headings of `selfdistill --help`.
 RESULTS, MACHINE, OWN_DATA = "Results and their artifacts", "Machine and models", "Data of your own"
@@ -34,8 +39,27 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     console.print(table)
 
 
+def in_project(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """A command that works on a project: elsewhere it would find nothing, and say that all is well."""
+
+    @functools.wraps(command)
+    def checked(*arguments: Arguments.args, **options: Arguments.kwargs) -> Result:
+        require_project()
+        return command(*arguments, **options)
+
+    return checked
+
+
+def require_project() -> None:
+    if not Path(CONFIG_FILE).is_file():
+        raise UserError(
+            f"{Path.cwd()} is not a project: it has no {CONFIG_FILE}. Change to the top of a checkout and try again."
+        )
+
+
 def workspace(configfile: str = CONFIG_FILE) -> Workspace:
     """The project and its config; another file is merged over config/config.yaml, as Snakemake does."""
+    require_project()
     config = read_yaml(Path(CONFIG_FILE))
     if configfile != CONFIG_FILE:
         config = merge(config, read_yaml(Path(configfile)))

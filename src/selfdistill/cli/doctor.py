@@ -10,7 +10,7 @@ import typer
 
 from selfdistill.cli import checks, slurm_checks
 from selfdistill.cli.checks import FAIL, WARN, Check
-from selfdistill.cli.console import MACHINE, ConfigFile, console, show_table, workspace
+from selfdistill.cli.console import MACHINE, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.cli.identity import nodes_behind
 from selfdistill.cli.requests import requests
 from selfdistill.plan.settings import CONFIG_FILE
@@ -20,7 +20,7 @@ _COLOUR = {"ok": "green", WARN: "yellow", FAIL: "red"}
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=MACHINE)(doctor)
+    app.command(rich_help_panel=MACHINE)(in_project(doctor))
 
 
 def doctor(

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from selfdistill.cli.console import MACHINE, ConfigFile, console, show_table, workspace
+from selfdistill.cli.console import MACHINE, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.estimate import (
     PUBLISHED,
     Dimensions,
@@ -30,7 +30,7 @@ _FLOPS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=MACHINE)(estimate)
+    app.command(rich_help_panel=MACHINE)(in_project(estimate))
 
 
 def estimate(

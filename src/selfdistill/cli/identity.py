@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfdistill.artifacts.store import Artifact, all_artifacts
-from selfdistill.cli.console import RESULTS, ConfigFile, console, show_table, workspace
+from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.settings import CONFIG_FILE
@@ -19,7 +19,7 @@ from selfdistill.schema.errors import UserError, nearest
 
 def register(app: typer.Typer) -> None:
     for command in (where, explain_command, status):
-        app.command(name=command.__name__.removesuffix("_command"), rich_help_panel=RESULTS)(command)
+        app.command(name=command.__name__.removesuffix("_command"), rich_help_panel=RESULTS)(in_project(command))
 
 
 def nodes_behind(project: Workspace, name: str) -> list[Node]:

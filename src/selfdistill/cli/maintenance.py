@@ -11,7 +11,7 @@ import typer
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, locate
-from selfdistill.cli.console import RESULTS, ConfigFile, console, show_table, workspace
+from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.graph import closure
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
@@ -23,7 +23,7 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without this option the
 
 def register(app: typer.Typer) -> None:
     for command in (verify, discard, gc, lock):
-        app.command(rich_help_panel=RESULTS)(command)
+        app.command(rich_help_panel=RESULTS)(in_project(command))
 
 
 def find_artifacts(names: list[str], root: Path = ROOT) -> list[Artifact]:

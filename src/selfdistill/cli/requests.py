@@ -9,10 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 
 from selfdistill.plan.graph import Node
-from selfdistill.plan.settings import read_yaml
 from selfdistill.plan.site import PROFILE, Site, slurm_resources
 from selfdistill.plan.workspace import merged_settings, model_slug_of
 from selfdistill.schema.runtime import Resources, RuntimeConfig
+from selfdistill.schema.yaml_file import read_yaml
 
 
 class _Resources(dict):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from selfdistill.cli.checks import FAIL, OK, WARN, Check, output_of
 from selfdistill.cli.requests import site
-from selfdistill.plan.settings import read_yaml
 from selfdistill.plan.site import PROFILE, unless_none
+from selfdistill.schema.yaml_file import read_yaml
 
 _COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 #: squeue forgets a finished job after MinJobAge; Snakemake may ask as rarely as every three minutes.

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.cli.console import RESULTS
+from selfdistill.cli.console import RESULTS, in_project
 
 
 def register(app: typer.Typer) -> None:
-    app.command(rich_help_panel=RESULTS)(track)
+    app.command(rich_help_panel=RESULTS)(in_project(track))
 
 
 def track(

@@ -8,39 +8,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
 from pydantic import ValidationError
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import UserError, explain_validation, unknown
 from selfdistill.schema.runtime import RuntimeConfig
+from selfdistill.schema.yaml_file import read_yaml
 
 CONFIG_FILE = "config/config.yaml"
 
 Loaded = TypeVar("Loaded", bound=Model)
-
-
-class _UniqueKeys(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """YAML lets a repeated key replace the first one without a word; here it is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[str] = set()
-        for key, _ in node.value:
-            if key.value in seen and key.tag != "tag:yaml.org,2002:merge":
-                raise yaml.constructor.ConstructorError(None, None, f"key `{key.value}` appears twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file; UserError when it is missing, no YAML, or repeats a key."""
-    try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader=_UniqueKeys) or {}
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not valid YAML: {error}") from None
 
 
 def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

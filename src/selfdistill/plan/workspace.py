@@ -7,7 +7,7 @@ so editing the config while it waits changes nothing for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from selfdistill.files import pretty_json, sha256_text, write_if_changed
 from selfdistill.plan.graph import Node, closure
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
-from selfdistill.plan.settings import CONFIG_FILE, load_config, load_runtime, read_yaml
+from selfdistill.plan.settings import load_config, load_runtime
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
 from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
@@ -98,15 +98,8 @@ class Workspace:
     def runtime(self) -> RuntimeConfig:
         return load_runtime(self.runtime_file)
 
-    def check(self, configfiles: Iterable[Path] = ()) -> None:
-        """Read and check all settings now, before the first rule needs them.
-
-        `configfiles` are those of the command line. Snakemake has read and merged them already, and accepts a key that
-        appears twice.
-        """
-        for path in (Path(CONFIG_FILE), *configfiles):
-            if path.is_file():
-                read_yaml(path)
+    def check(self) -> None:
+        """Check all settings now, before the first rule needs them."""
         _ = self.planner, self.runtime
 
     def plan(self, view: str, name: str) -> ViewPlan:

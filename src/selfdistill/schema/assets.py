@@ -10,12 +10,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError, explain_validation, nearest, unknown
+from selfdistill.schema.yaml_file import read_yaml
 
 LOCK_FILE = Path("config/assets.lock.yaml")
 LOCAL_FILE = Path("config/assets.local.yaml")
@@ -158,25 +158,10 @@ class AssetLock(Model):
 
 def read_assets(root: Path = Path(".")) -> AssetLock:
     """Read both files of a project; a missing one is empty. UserError for anything that does not fit the schema."""
-    assets, local = _read_yaml(root / LOCK_FILE), _read_yaml(root / LOCAL_FILE)
+    assets, local = (read_yaml(root / path) if (root / path).is_file() else {} for path in (LOCK_FILE, LOCAL_FILE))
     for where, content in ((LOCK_FILE, {"assets": assets}), (LOCAL_FILE, {"local": local})):
         try:
             AssetLock.model_validate(content)
         except ValidationError as error:
             raise explain_validation(error, AssetLock, str(where)) from None
     return AssetLock.model_validate({"assets": assets, "local": local})
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid YAML: {error}") from None
-    if content is None:
-        return {}
-    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
-        raise UserError(f"{path}: must be a mapping from names to assets.")
-    return content

@@ -1,0 +1,35 @@
+# Settings files are read once before Snakemake reads them: it accepts a key that appears twice, and its message about a
+# syntax error names neither file nor line.
+
+import functools
+import sys
+from pathlib import Path
+
+from selfdistill.plan.settings import CONFIG_FILE
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.yaml_file import read_yaml
+
+
+def one_line(function):
+    """A user's mistake ends the workflow with its message, not with a traceback."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments, **keywords):
+        try:
+            return function(*arguments, **keywords)
+        except UserError as error:
+            print(f"error: {error}", file=sys.stderr)
+            sys.exit(2)
+
+    return wrapped
+
+
+@one_line
+def check_syntax():
+    overlays = map(Path, workflow.config_settings.configfiles)
+    for path in (Path(CONFIG_FILE), *overlays, *Path("profiles").glob("*/config.yaml")):
+        read_yaml(path)
+
+
+if workflow.is_main_process:
+    check_syntax()
