@@ -70,6 +70,31 @@ def test_a_changed_plan_makes_a_view_again_and_nothing_else(project):
     assert ",ood," in (project.root / TARGET).read_text()
 
 
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (
+            "results/oood/toy_sdpo.csv",
+            "there is no target `results/oood/toy_sdpo.csv`. Did you mean `results/ood/",
+        ),
+        ("results/toy_sdpo.html", "there is no target `results/toy_sdpo.html`."),
+        (
+            "toy_sdpo",
+            "`toy_sdpo` is an experiment; its targets are results/ood/toy_sdpo.csv, results/",
+        ),
+        ("toy_sdpoo", "there is no target `toy_sdpoo`."),
+        ("results/ood/toy_sdpoo.csv", "unknown experiment `toy_sdpoo`. Did you mean `toy_sdpo`?"),
+    ],
+)
+def test_an_unknown_target_is_one_line_with_the_targets_that_exist(shipped, target, message):
+    output = shipped.run("-n", target, expect=None)
+    (line,) = [line for line in output.splitlines() if "error" in line.lower()]
+    assert line.startswith(f"error: {message}")
+    assert "toy_sft_guided" in line or target in ("toy_sdpo",)
+    assert "Exception" not in output
+    assert "results/coverage/NAME.csv with NAME one of toy" in line or "experiment" in line
+
+
 def test_a_dry_run_freezes_specs_and_a_second_one_touches_nothing(shipped):
     shipped.run("-n", "results/ood/toy_sdpo.csv")
     files = {path: path.stat().st_mtime_ns for path in (shipped.root / "results").rglob("*.json")}

@@ -13,7 +13,7 @@ from typing import Any
 from selfdistill.plan.experiments import Experiment, get
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
-from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.errors import UserError, nearest, unknown
 from selfdistill.schema.methods import Sdpo, Sft
 
 
@@ -59,6 +59,26 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
         "report": ["report"],
     }
+
+
+def target_of(view: str, name: str) -> str:
+    """The file that shows a view."""
+    return "results/report.html" if view == "report" else f"results/{view}/{name}.csv"
+
+
+def unknown_target(planner: Planner, target: str) -> UserError:
+    """The error for a target that does not exist, with the nearest one and all that do."""
+    names = view_names(planner)
+    targets = [target_of(view, name) for view, known in names.items() for name in known]
+    if target in planner.experiments:
+        own = ", ".join(target_of(view, target) for view, known in names.items() if target in known)
+        return UserError(f"`{target}` is an experiment; its targets are {own}.")
+    by_names: dict[tuple[str, ...], list[str]] = {}
+    for view in TABLES:
+        by_names.setdefault(tuple(names[view]), []).append(target_of(view, "NAME"))
+    listed = [f"{', '.join(paths)} with NAME one of {', '.join(known)}" for known, paths in by_names.items() if known]
+    every = "; ".join(["results/report.html", *listed])
+    return UserError(f"there is no target `{target}`.{nearest(target, targets)} Targets: {every}.")
 
 
 def _about(experiment: Experiment) -> dict[str, Any]:
