@@ -6,10 +6,10 @@ from collections import Counter
 import pytest
 import yaml
 
+from selfdistill.artifacts.lineage import closure
 from selfdistill.artifacts.store import NAME_PATTERN
 from selfdistill.plan.diff import diff
 from selfdistill.plan.experiments import resolve
-from selfdistill.plan.graph import closure
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import load_config
 from selfdistill.plan.views import plan_view, view_names

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from selfdistill.artifacts import refusal
-from selfdistill.artifacts.provenance import provenance_path, read_attempts
+from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.files import key_of
 from selfdistill.plan import retries

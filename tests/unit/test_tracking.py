@@ -437,7 +437,7 @@ def test_nothing_changed_is_found_out_without_importing_mlflow(tracked: None) ->
 
 
 def test_lineage_of_every_checkpoint_is_recovered_from_mlflow_alone(tracked: None) -> None:
-    from selfdistill.tracking.lineage import checkpoints
+    from mlflow_lineage import checkpoints
 
     runs = {f"train/{a.key}": a for a in of_stage("train")}
     expected = {name: Artifact(a.folder).manifest for name, a in runs.items()}

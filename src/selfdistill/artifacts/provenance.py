@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
 import socket
@@ -14,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
 from selfdistill.files import pretty_json, sha256_file, sha256_text, write_atomically
@@ -68,19 +68,6 @@ class Provenance:
 
     def _write(self) -> None:
         write_atomically(self.path, pretty_json({"attempts": self.attempts}))
-
-
-def provenance_path(folder: Path, shard: str = "") -> Path:
-    """The file of an artifact, or of one shard of it (`2-of-8`)."""
-    return folder / (f"provenance-{shard}.json" if shard else "provenance.json")
-
-
-def read_attempts(path: Path) -> list[dict[str, Any]]:
-    """The attempts in a provenance.json, oldest first; none if it is missing or damaged."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["attempts"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return []
 
 
 def record_kill(path: Path) -> None:

@@ -99,6 +99,11 @@ class Artifact:
         return self.folder.name[-12:]
 
     @property
+    def id(self) -> str:
+        """`stage/key`: how specs refer to their inputs."""
+        return f"{self.stage}/{self.key}"
+
+    @property
     def slug(self) -> str:
         return self.folder.name[:-13]
 
@@ -153,11 +158,15 @@ class Artifact:
     def input_ids(self) -> dict[str, str]:
         return self.frozen_spec["inputs"]
 
-    def input(self, role: str) -> Artifact:
-        """The upstream artifact of a role; UserError if there is none or it is not finished."""
+    def upstream(self, role: str) -> Artifact:
+        """The artifact that serves as an input, finished or not; UserError if it does not exist."""
         if role not in self.input_ids:
             raise UserError(f"{self.name} has no input `{role}`.")
-        upstream = Artifact.open(locate(self.input_ids[role], self.root))
+        return Artifact.open(locate(self.input_ids[role], self.root))
+
+    def input(self, role: str) -> Artifact:
+        """As `upstream`, but UserError if it is not finished."""
+        upstream = self.upstream(role)
         _ = upstream.manifest
         return upstream
 
@@ -182,7 +191,7 @@ class Artifact:
             "stage": self.stage,
             "key": self.key,
             "files": files,
-            "inputs": {role: {"id": f"{a.stage}/{a.key}", "manifest": manifest_digest(a)} for role, a in self.inputs()},
+            "inputs": {role: {"id": a.id, "manifest": manifest_digest(a)} for role, a in self.inputs()},
             "summary": summary,
         }
         text = pretty_json(manifest)

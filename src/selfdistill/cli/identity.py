@@ -7,10 +7,11 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.artifacts.lineage import closure
 from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
-from selfdistill.plan.graph import Node, closure
+from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import Workspace

@@ -10,9 +10,9 @@ import typer
 
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
-from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, locate
+from selfdistill.artifacts.lineage import closure, descendants
+from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
-from selfdistill.plan.graph import closure
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import PLANS, plan_path, read_plan
@@ -57,22 +57,6 @@ def verify(
         raise typer.Exit(1)
 
 
-def descendants(artifacts: list[Artifact], root: Path = ROOT) -> list[Artifact]:
-    """Everything on disk that was made from these, directly or not."""
-    ids = {f"{a.stage}/{a.key}" for a in artifacts}
-    found: dict[str, Artifact] = {}
-    everything = all_artifacts(root)
-    grown = True
-    while grown:
-        grown = False
-        for artifact in everything:
-            if artifact.name not in found and ids & set(artifact.input_ids.values()):
-                found[artifact.name] = artifact
-                ids.add(f"{artifact.stage}/{artifact.key}")
-                grown = True
-    return list(found.values())
-
-
 def discard(
     names: Annotated[list[str], typer.Argument(help="Artifacts whose results to forget.")],
     dependants: Annotated[bool, typer.Option(help="Also forget what was made from them.")] = True,
@@ -81,7 +65,7 @@ def discard(
     """Forget results so that they are computed again (their specs stay)."""
     chosen = find_artifacts(names)
     if dependants:
-        chosen += descendants(chosen)
+        chosen += descendants(chosen, all_artifacts())
     chosen = [a for a in {a.name: a for a in chosen}.values() if a.is_sealed or a.seal_path.is_file()]
     for artifact in chosen:
         if yes:
@@ -131,14 +115,8 @@ def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
 def last_planned(view: str, name: str, root: Path) -> set[str]:
     """Names of the artifacts in a view's plan on disk, and of everything upstream of them."""
     path = plan_path(view, name)
-    waiting = [Artifact(root / a) for a in read_plan(path)["artifacts"]] if path.is_file() else []
-    kept: set[str] = set()
-    while waiting:
-        artifact = waiting.pop()
-        if artifact.name not in kept and (artifact.folder / "spec.json").is_file():
-            kept.add(artifact.name)
-            waiting += [Artifact(locate(upstream, root)) for upstream in artifact.input_ids.values()]
-    return kept
+    planned = [Artifact(root / a) for a in read_plan(path)["artifacts"]] if path.is_file() else []
+    return {artifact.name for artifact in closure(a for a in planned if (a.folder / "spec.json").is_file())}
 
 
 def _size(folder: Path) -> int:

@@ -8,9 +8,10 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+from selfdistill.artifacts.lineage import base_slug
 from selfdistill.plan.graph import Node
 from selfdistill.plan.site import PROFILE, Site, slurm_resources
-from selfdistill.plan.workspace import merged_settings, model_slug_of
+from selfdistill.plan.workspace import merged_settings
 from selfdistill.schema.runtime import Resources, RuntimeConfig
 from selfdistill.schema.yaml_file import read_yaml
 
@@ -30,7 +31,7 @@ def site() -> Site:
 
 def requests(runtime: RuntimeConfig, nodes: Iterable[Node]) -> list[tuple[str, str, int, str]]:
     """(rule, model, number of jobs, options) for every kind of job in a plan, in the order of the plan."""
-    here, kinds = site(), Counter({node.id: (node.stage, model_slug_of(node)) for node in nodes}.values())
+    here, kinds = site(), Counter({node.id: (node.stage, base_slug(node)) for node in nodes}.values())
     return [
         (stage, model or "-", count, options(merged_settings(runtime, stage, model)[1], here))
         for (stage, model), count in kinds.items()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -26,9 +25,14 @@ class Node:
     @cached_property
     def frozen_spec(self) -> dict:
         """What is hashed and written to spec.json."""
-        return make_frozen_spec(
-            self.stage, self.spec.identity(), {role: node.id for role, node in sorted(self.inputs.items())}
-        )
+        return make_frozen_spec(self.stage, self.spec.identity(), dict(sorted(self.input_ids.items())))
+
+    @property
+    def input_ids(self) -> dict[str, str]:
+        return {role: node.id for role, node in self.inputs.items()}
+
+    def upstream(self, role: str) -> Node:
+        return self.inputs[role]
 
     @cached_property
     def key(self) -> str:
@@ -50,24 +54,3 @@ class Node:
 
     def folder(self, root: Path = ROOT) -> Path:
         return root / self.stage / f"{self.slug}-{self.key}"
-
-    @property
-    def base_model(self) -> Node:
-        """The model at the root of this node's `model` inputs (itself for a model)."""
-        return self.inputs["model"].base_model if "model" in self.inputs else self
-
-
-def closure(nodes: Iterable[Node]) -> Iterator[Node]:
-    """The nodes and everything upstream of them, upstream first, each once."""
-    seen: set[str] = set()
-
-    def visit(node: Node) -> Iterator[Node]:
-        if node.id in seen:
-            return
-        seen.add(node.id)
-        for upstream in node.inputs.values():
-            yield from visit(upstream)
-        yield node
-
-    for node in nodes:
-        yield from visit(node)

@@ -10,7 +10,7 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from selfdistill.artifacts.provenance import provenance_path, read_attempts
+from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.schema.runtime import Resources
 

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts import refusal
+from selfdistill.artifacts.lineage import base_slug, closure, last_attempt
 from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_text, write_if_changed
-from selfdistill.plan.graph import Node, closure
+from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
 from selfdistill.plan.settings import load_config, load_runtime
@@ -26,9 +27,6 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 
 PLANS = Path("results/plans")
-_MODEL_STAGES = ("model", "pretrain")
-#: Roles of inputs that lead to the base model, the first that is there.
-_TOWARDS_MODEL = ("model", "prompts", "rollouts", "unguided")
 #: Stages whose prompts may be spread over several cluster jobs.
 SHARDED = ("rollouts", "evaluate")
 
@@ -54,23 +52,6 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
             f"separate_samplers, tensor_parallel) and asks for {needs.gpus}: set its resources.gpus to {used}."
         )
     return runtime_of_stage, needs
-
-
-def model_slug(artifact: Artifact) -> str:
-    """Slug of the base model an artifact belongs to; empty for data."""
-    inputs = artifact.input_ids
-    if artifact.stage in _MODEL_STAGES:
-        return artifact.slug
-    role = next((r for r in _TOWARDS_MODEL if r in inputs), None)
-    return model_slug(Artifact(locate(inputs[role], artifact.root))) if role else ""
-
-
-def model_slug_of(node: Node) -> str:
-    """As `model_slug`, for a node of a plan that may not be on disk."""
-    if node.stage in _MODEL_STAGES:
-        return node.slug
-    role = next((r for r in _TOWARDS_MODEL if r in node.inputs), None)
-    return model_slug_of(node.inputs[role]) if role else ""
 
 
 class Workspace:
@@ -165,9 +146,8 @@ class Workspace:
 
     def _settings(self, stage: str, run: str) -> tuple[StageRuntime, Resources]:
         if (stage, run) not in self._needs:
-            node = self._frozen.get(f"{stage}/{run}")
-            model = model_slug(Artifact.open(self.root / stage / run)) if node is None else model_slug_of(node)
-            self._needs[stage, run] = merged_settings(self.runtime, stage, model)
+            item = self._frozen.get(f"{stage}/{run}") or Artifact.open(self.root / stage / run)
+            self._needs[stage, run] = merged_settings(self.runtime, stage, base_slug(item))
         return self._needs[stage, run]
 
     def resources(self, stage: str, run: str, attempt: int, site: Site | None, shard: str = "") -> dict[str, int | str]:
@@ -182,7 +162,7 @@ class Workspace:
         """
         artifact = Artifact(self.root / stage / run)
         if artifact.is_sealed:
-            return _recorded_shards(artifact.folder / "provenance.json")
+            return last_attempt(artifact.folder).get("runtime", {}).get("shards", 1)
         return self._settings(stage, run)[0].shards
 
     def shard_markers(self, stage: str, run: str) -> list[str]:
@@ -194,13 +174,6 @@ class Workspace:
         folder = self.root / stage / run / "shards"
         paths = [folder / f"{number}-of-{count}.done" for number in range(1, count + 1)] if count > 1 else []
         return [str(path) for path in paths if self.plans or path.exists()]
-
-
-def _recorded_shards(provenance: Path) -> int:
-    try:
-        return json.loads(provenance.read_text(encoding="utf-8"))["attempts"][-1]["runtime"].get("shards", 1)
-    except (FileNotFoundError, ValueError, KeyError, IndexError):
-        return 1
 
 
 def _short(resources: Resources) -> str:

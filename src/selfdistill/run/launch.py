@@ -103,7 +103,8 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 def _record_kill(arguments: list[str]) -> None:
     """A fork that SIGKILL ended could not record it itself."""
-    from selfdistill.artifacts.provenance import provenance_path, record_kill
+    from selfdistill.artifacts.lineage import provenance_path
+    from selfdistill.artifacts.provenance import record_kill
 
     options = _parse(arguments)
     record_kill(provenance_path(options.manifest.parent, options.shard or ""))
@@ -145,12 +146,13 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
 def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: Shard) -> None:
     """Run the stage and seal the artifact; a shard is not sealed."""
     from selfdistill.artifacts import refusal
+    from selfdistill.artifacts.lineage import base_slug
     from selfdistill.artifacts.provenance import Provenance
     from selfdistill.plan.settings import load_runtime
-    from selfdistill.plan.workspace import merged_settings, model_slug
+    from selfdistill.plan.workspace import merged_settings
     from selfdistill.run.job import Job
 
-    runtime, needs = merged_settings(load_runtime(options.runtime), artifact.stage, model_slug(artifact))
+    runtime, needs = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
     _set_threads(runtime.threads)
     module = importlib.import_module(f"selfdistill.stages.{artifact.stage}")
     job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False), shard=shard)

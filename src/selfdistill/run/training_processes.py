@@ -25,10 +25,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.lineage import base_slug
 from selfdistill.artifacts.store import Artifact
 from selfdistill.files import write_atomically
 from selfdistill.plan.settings import load_runtime
-from selfdistill.plan.workspace import merged_settings, model_slug
+from selfdistill.plan.workspace import merged_settings
 from selfdistill.run.job import Job, Tee
 from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime
@@ -177,7 +178,7 @@ def main() -> int:
     rank = int(os.environ["RANK"])
     log = options.log if rank == 0 else options.log.with_suffix(f".rank{rank}.log")
     with Tee(log, f"{artifact.stage} {artifact.slug} rank {rank}") as tee:
-        runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, model_slug(artifact))
+        runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
         job = Job(artifact, runtime, tee, is_resumable=True, stop_file=folder / _STOP)
         signal.signal(signal.SIGTERM, lambda _signum, _frame: setattr(job, "is_stopped", True))
         outcome, code = run_stage(job)

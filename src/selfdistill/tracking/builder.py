@@ -5,6 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from selfdistill.artifacts.lineage import (
+    BASE_STAGES,
+    PROBLEM_STAGES,
+    TOWARDS_PROBLEMS,
+    base_model,
+    closure,
+    follow,
+    nearest,
+    trained_model,
+)  # fmt: skip
 from selfdistill.files import canonical_json, sha256_text
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.labels import Label, read_labels
@@ -22,18 +32,14 @@ from selfdistill.tracking.records import (
 )  # fmt: skip
 from selfdistill.tracking.survey import Entry, Survey
 
-_BASES = ("model", "pretrain")
-_TABLES = ("dataset", "sample", "select")
-#: Inputs to follow upstream, in this order, to find the problems and the base model behind an artifact.
-_TOWARDS_PROBLEMS = ("problems", "prompts", "examples", "rollouts", "unguided")
-_TOWARDS_MODEL = ("model", "rollouts", "unguided", "examples", "prompts")
 _CONTEXTS = {"train": "training", "evaluate": "evaluation", "epistemics": "evaluation"}
 
 
 def build_records(survey: Survey) -> dict[str, Record]:
     """Every run that MLflow should have, upstream first."""
     builder = _Builder(survey)
-    records = {entry.id: builder.record(entry) for entry in _upstream_first(survey.entries)}
+    entries = closure(entry for _, entry in sorted(survey.entries.items()))
+    records = {entry.id: builder.record(entry) for entry in entries}
     if survey.views:
         start = min((record.started_ms for record in records.values()), default=0)
         views = views_record(survey.results, survey.views, start)
@@ -41,23 +47,8 @@ def build_records(survey: Survey) -> dict[str, Record]:
     return records
 
 
-def _upstream_first(entries: dict[str, Entry]) -> Iterator[Entry]:
-    seen: set[str] = set()
-
-    def visit(name: str) -> Iterator[Entry]:
-        if name in entries and name not in seen:
-            seen.add(name)
-            for upstream in entries[name].artifact.input_ids.values():
-                yield from visit(upstream)
-            yield entries[name]
-
-    for name in sorted(entries):
-        yield from visit(name)
-
-
 class _Builder:
     def __init__(self, survey: Survey) -> None:
-        self.entries = survey.entries
         self.labels = read_labels(survey.results / "plans")
         self.numbers = Numbers(survey.entries)
 
@@ -78,7 +69,7 @@ class _Builder:
             tags=self._tags(entry, label, datasets),
             manifest_sha256=entry.manifest_sha256,
             datasets=datasets,
-            uses=models_used(entry, self.entries),
+            uses=models_used(entry),
             makes=tuple(self._models(entry, label, datasets)),
             scalars=self.numbers.of(entry),
             baseline=self.numbers.baseline(entry),
@@ -88,25 +79,13 @@ class _Builder:
             ),
         )
 
-    def _upstream(self, entry: Entry | None, roles: tuple[str, ...], stages: tuple[str, ...]) -> Entry | None:
-        """The nearest artifact of these stages along these inputs (itself included); None if it is not there."""
-        while entry is not None and entry.artifact.stage not in stages:
-            inputs = entry.artifact.input_ids
-            entry = next((self.entries.get(inputs[role]) for role in roles if role in inputs), None)
-        return entry
-
-    def _problems(self, entry: Entry) -> Entry | None:
-        inputs = entry.artifact.input_ids
-        start = next((self.entries.get(inputs[role]) for role in _TOWARDS_PROBLEMS if role in inputs), None)
-        return self._upstream(start, _TOWARDS_PROBLEMS, _TABLES)
-
     def _datasets(self, entry: Entry) -> Iterator[DatasetUse]:
         """The problem table behind an artifact first, then the data set it was taken from, then what was excluded."""
         context = _CONTEXTS.get(entry.artifact.stage, "input")
-        nearest = self._problems(entry)
-        source = self._upstream(nearest, _TOWARDS_PROBLEMS, ("dataset",))
-        excluded = [self.entries.get(i) for r, i in entry.artifact.input_ids.items() if r.startswith("exclude.")]
-        uses = [(nearest, context), (source if source is not nearest else None, "source")]
+        table = nearest(follow(entry, TOWARDS_PROBLEMS), TOWARDS_PROBLEMS, PROBLEM_STAGES)
+        source = nearest(table, TOWARDS_PROBLEMS, ("dataset",))
+        excluded = [entry.upstream(role) for role in entry.input_ids if role.startswith("exclude.")]
+        uses = [(table, context), (source if source is not table else None, "source")]
         uses += [(other, "excluded") for other in excluded]
         for used, role in uses:
             if used is not None and used.manifest_sha256:
@@ -116,11 +95,10 @@ class _Builder:
                 )
 
     def _models(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> Iterator[ModelRecord]:
-        if not entry.manifest_sha256 or entry.artifact.stage not in ("train", *_BASES):
+        if not entry.manifest_sha256 or entry.artifact.stage not in ("train", *BASE_STAGES):
             return
         artifact, tags = entry.artifact, {"artifact": entry.id, **self._people(entry, label)}
-        is_base = artifact.stage in _BASES
-        base = entry if is_base else self._upstream(entry, _TOWARDS_MODEL, _BASES)
+        is_base, base = artifact.stage in BASE_STAGES, base_model(entry)
         shared = self._lineage(entry, base, _main(datasets))
         parent = None if is_base or base is None else f"{base.id}@0"
         for step, (folder, files) in sorted(checkpoints_of(entry).items()):
@@ -180,12 +158,12 @@ class _Builder:
 
     def _people(self, entry: Entry, label: Label) -> dict[str, str]:
         """What people filter and group by: method, model, training seed, and the names in the plans."""
-        trained = self._upstream(entry, _TOWARDS_MODEL, ("train",))
-        base = self._upstream(entry, _TOWARDS_MODEL, _BASES)
+        trained = trained_model(entry)
+        base = base_model(entry)
         method = trained.params["method"] if trained else {}
         detail = method.get("context") or method.get("arm")
         # A base model, or an evaluation of one: the row that methods are compared with.
-        is_base = base is not None and trained is None and entry.artifact.stage in (*_BASES, *_CONTEXTS)
+        is_base = base is not None and trained is None and entry.artifact.stage in (*BASE_STAGES, *_CONTEXTS)
         known: dict[str, Any] = {
             "model": base and base.artifact.slug,
             "method": f"{method['name']} ({detail})" if detail else method.get("name", "base" if is_base else None),

@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from selfdistill.artifacts.lineage import BASE_STAGES
 from selfdistill.files import canonical_json
 from selfdistill.tracking.metrics import Scalar, numbers
 from selfdistill.tracking.records import Baseline, legal
@@ -22,7 +23,6 @@ _COLUMNS = {
 #: What is shown on models and training runs; counts and outcomes stay on the evaluation.
 SHOWN = ("avg_at_k", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
          "epistemic_density_per_1k_tokens")  # fmt: skip
-BASES = ("model", "pretrain")
 
 
 def checkpoints_of(entry: Entry) -> dict[int, tuple[str, dict[str, str]]]:
@@ -35,10 +35,10 @@ def checkpoints_of(entry: Entry) -> dict[int, tuple[str, dict[str, str]]]:
     return found
 
 
-def models_used(entry: Entry, entries: dict[str, Entry]) -> tuple[str, ...]:
+def models_used(entry: Entry) -> tuple[str, ...]:
     """Models (`stage/key@step`) that an artifact ran: of a training run, the checkpoints that were evaluated."""
     artifact = entry.artifact
-    upstream = entries.get(artifact.input_ids.get("model", ""))
+    upstream = entry.upstream("model")
     if artifact.stage not in ("train", "evaluate", "rollouts") or upstream is None or not upstream.manifest_sha256:
         return ()
     steps = entry.params["steps"] if artifact.stage == "evaluate" else [entry.params.get("step") or 0]
@@ -50,8 +50,7 @@ class Numbers:
     """The numbers of all entries; `evaluate` artifacts, and `epistemics` of these, measure models."""
 
     def __init__(self, entries: dict[str, Entry]) -> None:
-        self._entries = entries
-        self._by_spec = {_spec_text(entry, entry.artifact.input_ids): entry for entry in entries.values()}
+        self._by_spec = {_spec_text(entry, entry.input_ids): entry for entry in entries.values()}
 
     def of(self, entry: Entry) -> tuple[Scalar, ...]:
         """Numbers of the summary; those of `step-N` belong to that step, the others to the only step, or to 0.
@@ -78,22 +77,22 @@ class Numbers:
     def _evaluation(self, entry: Entry) -> Entry | None:
         """The evaluation that an artifact is, or whose words it counts."""
         if entry.artifact.stage == "epistemics":
-            entry = self._entries.get(entry.artifact.input_ids["rollouts"], entry)
+            entry = entry.upstream("rollouts") or entry
         return entry if entry.artifact.stage == "evaluate" else None
 
     def _measured(self, entry: Entry) -> dict[int, str]:
         evaluation = self._evaluation(entry)
-        used = models_used(evaluation, self._entries) if evaluation else ()
+        used = models_used(evaluation) if evaluation else ()
         return {int(model.rpartition("@")[2]): model for model in used}
 
     def _twin(self, entry: Entry) -> Entry | None:
         """The same evaluation of the base model, or the words counted in it."""
-        inputs = entry.artifact.input_ids
+        inputs = entry.input_ids
         if entry.artifact.stage == "evaluate":
-            trained = self._entries.get(inputs["model"])
-            if trained is None or trained.artifact.stage in BASES:
+            trained = entry.upstream("model")
+            if trained is None or trained.artifact.stage in BASE_STAGES:
                 return None
-            return self._by_spec.get(_spec_text(entry, inputs | {"model": trained.artifact.input_ids["model"]}))
+            return self._by_spec.get(_spec_text(entry, inputs | {"model": trained.input_ids["model"]}))
         evaluation = self._evaluation(entry)
         twin = self._twin(evaluation) if evaluation else None
         return self._by_spec.get(_spec_text(entry, {"rollouts": twin.id})) if twin else None

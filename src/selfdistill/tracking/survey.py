@@ -5,8 +5,8 @@ Cheap on purpose (small files are read, nothing else): most calls end here, with
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -14,13 +14,14 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from selfdistill.artifacts.lineage import PROVENANCE_FILE, current_attempts, parse_attempts
 from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
 
 #: Raised when what is in MLflow already has to be written anew, though its artifacts stay the same.
 PROJECTION = 1
-_SIDECARS = ("spec.json", "manifest.json", "provenance.json")
+_SIDECARS = ("spec.json", "manifest.json", PROVENANCE_FILE)
 
 
 @dataclass(frozen=True)
@@ -31,11 +32,25 @@ class Entry:
     sidecars: dict[str, str]
     attempts: list[dict[str, Any]]
     is_running: bool
+    #: All entries of the survey by id, this one included.
+    known: Mapping[str, Entry] = field(repr=False, compare=False)
+
+    @property
+    def stage(self) -> str:
+        return self.artifact.stage
 
     @property
     def id(self) -> str:
         """`stage/key`."""
-        return f"{self.artifact.stage}/{self.artifact.key}"
+        return self.artifact.id
+
+    @property
+    def input_ids(self) -> dict[str, str]:
+        return self.artifact.input_ids
+
+    def upstream(self, role: str) -> Entry | None:
+        """The entry that serves as an input; None if there is no such input, or nothing to show of it."""
+        return self.known.get(self.input_ids.get(role, ""))
 
     @property
     def manifest_sha256(self) -> str | None:
@@ -93,7 +108,7 @@ class Survey:
         problems: list[str] = []
         for artifact in all_artifacts(root):
             try:
-                entry = _look_at(artifact)
+                entry = _look_at(artifact, entries)
             except UserError as error:
                 problems.append(str(error))
                 continue
@@ -118,7 +133,7 @@ class Survey:
         return sha256_text(canonical_json([code, state, self.views, self.plans]))
 
 
-def _look_at(artifact: Artifact) -> Entry | None:
+def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
     """None for what has nothing to show yet; UserError for what was tampered with."""
     if not artifact.is_sealed and not _size(artifact.metrics):
         return None
@@ -126,19 +141,9 @@ def _look_at(artifact: Artifact) -> Entry | None:
     texts = {name: path.read_text(encoding="utf-8") for name in _SIDECARS if (path := opened.folder / name).is_file()}
     if opened.is_sealed:
         _ = opened.manifest
-    attempts = _current_attempts(texts.get("provenance.json"))
+    attempts = current_attempts(parse_attempts(texts.get(PROVENANCE_FILE, "")))
     running = not opened.is_sealed and _is_locked(opened.folder / ".lock")
-    return Entry(opened, {name: sha256_text(text) for name, text in texts.items()}, attempts, running)
-
-
-def _current_attempts(text: str | None) -> list[dict[str, Any]]:
-    """Attempts at the present result: those after the last earlier seal (an artifact may be discarded and remade)."""
-    try:
-        attempts = json.loads(text)["attempts"] if text else []
-    except (ValueError, KeyError, TypeError):
-        return []
-    earlier = [index for index, attempt in enumerate(attempts[:-1]) if attempt.get("sealed")]
-    return attempts[earlier[-1] + 1 :] if earlier else attempts
+    return Entry(opened, {name: sha256_text(text) for name, text in texts.items()}, attempts, running, known)
 
 
 def _is_locked(path: Path) -> bool:

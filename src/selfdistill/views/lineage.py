@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from selfdistill.artifacts.store import ROOT, Artifact, locate
+from selfdistill.artifacts.lineage import closure, last_attempt
+from selfdistill.artifacts.store import Artifact
 from selfdistill.schema.stages import STAGES
 from selfdistill.views.measures import open_artifact
 from selfdistill.views.training import curves
@@ -54,15 +54,8 @@ class SilentCount:
 
 def ancestry(names: Iterable[str]) -> list[Artifact]:
     """The named artifacts and everything upstream, by stage in the order of the workflow, then by name."""
-    seen: dict[str, Artifact] = {}
-    waiting = [open_artifact(name) for name in names]
-    while waiting:
-        artifact = waiting.pop()
-        if artifact.name not in seen:
-            seen[artifact.name] = artifact
-            waiting += [Artifact.open(locate(i, ROOT)) for i in artifact.input_ids.values()]
     stages = list(STAGES)
-    return sorted(seen.values(), key=lambda a: (stages.index(a.stage), a.name))
+    return sorted(closure(map(open_artifact, names)), key=lambda a: (stages.index(a.stage), a.name))
 
 
 def link(name: str) -> str:
@@ -72,7 +65,7 @@ def link(name: str) -> str:
 
 def origin(artifact: Artifact) -> Origin:
     """What provenance.json says of the attempt that finished; dashes where there is none."""
-    attempt = _last_attempt(artifact)
+    attempt = last_attempt(artifact.folder)
     return Origin(
         stage=artifact.stage,
         slug=artifact.slug,
@@ -125,11 +118,3 @@ def _flat(summary: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, floa
             yield from _flat(value, f"{prefix}{name}: ")
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield f"{prefix}{name}", float(value)
-
-
-def _last_attempt(artifact: Artifact) -> dict[str, Any]:
-    path = artifact.folder / "provenance.json"
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))["attempts"][-1]
-    except (FileNotFoundError, ValueError, KeyError, IndexError, TypeError):
-        return {}
