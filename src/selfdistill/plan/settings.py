@@ -13,7 +13,8 @@ from pydantic import ValidationError
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import UserError, explain_validation, unknown
-from selfdistill.schema.runtime import RuntimeConfig
+from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
+from selfdistill.schema.stages import STAGES
 from selfdistill.schema.yaml_file import read_yaml
 
 CONFIG_FILE = "config/config.yaml"
@@ -71,7 +72,20 @@ def load_config(data: dict[str, Any], where: str = CONFIG_FILE) -> Config:
 
 
 def load_runtime(path: str) -> RuntimeConfig:
-    return validate(RuntimeConfig, read_yaml(Path(path)), path)
+    """The runtime file, with every entry checked by itself: its settings, its resources, the names of its stages."""
+    runtime = validate(RuntimeConfig, read_yaml(Path(path)), path)
+    entries = {"defaults": runtime.defaults}
+    for name, entry in runtime.stages.items():
+        _known("stage", [name], STAGES, f"{path}: stages")
+        entries[f"stages.{name}"] = entry
+    for model, stages in runtime.models.items():
+        for name, entry in stages.items():
+            _known("stage", [name], {*STAGES, "all"}, f"{path}: models.{model}")
+            entries[f"models.{model}.{name}"] = entry
+    for at, entry in entries.items():
+        validate(StageRuntime, entry.settings, f"{path}: {at}.settings")
+        validate(Resources, entry.resources, f"{path}: {at}.resources")
+    return runtime
 
 
 def _known(kind: str, names: Any, known: Any, where: str) -> None:

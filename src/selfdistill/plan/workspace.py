@@ -51,6 +51,11 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
             f"config/runtime.yaml: {stage} of {model or 'every model'} takes {used} GPUs (processes, "
             f"separate_samplers, tensor_parallel) and asks for {needs.gpus}: set its resources.gpus to {used}."
         )
+    if needs.max_mem_mb is not None and needs.max_mem_mb < needs.mem_mb:
+        raise UserError(
+            f"config/runtime.yaml: {stage} of {model or 'every model'}: max_mem_mb ({needs.max_mem_mb}) is below "
+            f"mem_mb ({needs.mem_mb}): raise it or leave it out."
+        )
     return runtime_of_stage, needs
 
 

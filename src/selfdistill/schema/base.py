@@ -7,10 +7,12 @@ artifacts made before it keep their keys.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 @dataclass(frozen=True)
@@ -21,13 +23,45 @@ class Since:
 
 
 class Model(BaseModel):
-    """Unknown keys, NaN and infinities are errors; instances never change."""
+    """Unknown keys, NaN, infinities and booleans in the place of numbers are errors; instances never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _has_no_boolean_as_number(cls, data: Any) -> Any:
+        for name, value in data.items() if isinstance(data, Mapping) else ():
+            if isinstance(value, bool | list | tuple | Mapping) and name in cls.model_fields:
+                _refuse_booleans(name, value, cls.model_fields[name].annotation)
+        return data
 
     def identity(self) -> dict[str, Any]:
         """The hashed form: JSON types only, later fields left out at their frozen default."""
         return _identity(self)
+
+
+def _refuse_booleans(name: str, value: Any, annotation: Any) -> None:
+    """ValueError with the field's name if a boolean stands where a number is expected; Python takes it for 0 or 1."""
+    options = _options(annotation)
+    if isinstance(value, bool) and bool not in options and {int, float} & set(options):
+        raise ValueError(f"{name} must be a number, not {str(value).lower()}")
+    if isinstance(value, Mapping):
+        for items in (get_args(option)[1] for option in options if get_origin(option) is dict):
+            for item in value.values():
+                _refuse_booleans(name, item, items)
+    elif isinstance(value, list | tuple):
+        for items in (get_args(option)[0] for option in options if get_origin(option) in (list, tuple)):
+            for item in value:
+                _refuse_booleans(name, item, items)
+
+
+def _options(annotation: Any) -> tuple[Any, ...]:
+    """The members of a union (one for another type), without what is annotated to them."""
+    if get_origin(annotation) is Annotated:
+        return _options(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return tuple(option for part in get_args(annotation) for option in _options(part))
+    return (annotation,)
 
 
 def _identity(value: Any) -> Any:

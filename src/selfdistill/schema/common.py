@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from selfdistill.schema.base import Model, Since
 
 Engine = Literal["torch", "vllm"]
+#: Seed of a random generator: what all libraries take.
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class Sampling(Model):
@@ -71,11 +73,14 @@ class CodeGrader(Model):
 Grader = MathGrader | ChoiceGrader | CodeGrader
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Optimiser(Model):
     """AdamW with linear warm-up, then constant or cosine (docs/method.md 7.5)."""
 
     learning_rate: float = Field(gt=0, description="Peak learning rate, e.g. 1.0e-5.")
-    betas: tuple[float, float] = Field((0.9, 0.999), description="AdamW betas.")
+    betas: tuple[Beta, Beta] = Field((0.9, 0.999), description="AdamW betas.")
     weight_decay: float = Field(0.01, ge=0, description="AdamW weight decay.")
     warmup_steps: int = Field(10, ge=0, description="Linear warm-up, in training steps.")
     schedule: Literal["constant", "cosine"] = Field("constant", description="After the warm-up.")

@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
 
 from selfdistill.schema.base import Model
-from selfdistill.schema.common import Engine, Example, Grader, Lora, MathGrader, Optimiser, RepromptTemplate, Sampling
+from selfdistill.schema.common import (
+    Engine,
+    Example,
+    Grader,
+    Lora,
+    MathGrader,
+    Optimiser,
+    RepromptTemplate,
+    Sampling,
+    Seed,
+)
 from selfdistill.schema.sources import (
     ISO_DATE,
     Expectation,
@@ -21,6 +32,28 @@ from selfdistill.schema.stages import ContextKind
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 
 NAME = r"^[a-z][a-z0-9_]*$"
+
+
+def _is_name(name: str) -> str:
+    """Names become targets (results/ood/NAME.csv), so nothing that a path or a shell reads otherwise may be in them."""
+    if re.fullmatch(NAME, name) is None:
+        allowed = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
+        proposal = allowed if re.fullmatch(NAME, allowed) else f"x_{allowed}".rstrip("_")
+        raise ValueError(
+            f"a name has only lower-case letters, digits and _, and starts with a letter. Write `{proposal}`, say"
+        )
+    return name
+
+
+def _has_no_repeats(items: list[Any]) -> list[Any]:
+    if repeated := next((item for item in items if items.count(item) > 1), None):
+        raise ValueError(f"holds {repeated} twice")
+    return items
+
+
+Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string", "pattern": NAME})]
+Distinct = AfterValidator(_has_no_repeats)
+Count = Annotated[int, Field(gt=0)]
 
 
 class AssetFile(Model):
@@ -104,6 +137,25 @@ class ModelEntry(Model):
             raise ValueError("needs either `asset` or `pretrain`, not both")
         return self
 
+    @model_validator(mode="after")
+    def _has_room_for_completions(self) -> ModelEntry:
+        for name in ("training_sampling", "evaluation_sampling", "analysis_sampling"):
+            self.check_room(f"{name}.max_tokens", getattr(self, name).max_tokens)
+        if self.pretrain is not None and self.max_positions > self.pretrain.architecture.max_positions:
+            made = self.pretrain.architecture.max_positions
+            raise ValueError(
+                f"max_positions ({self.max_positions}) is above pretrain.architecture.max_positions ({made})"
+            )
+        return self
+
+    def check_room(self, name: str, max_tokens: int) -> None:
+        """ValueError if the longest prompt and a completion of `max_tokens`, set by `name`, exceed `max_positions`."""
+        if self.max_prompt_tokens + max_tokens > self.max_positions:
+            raise ValueError(
+                f"{name} ({max_tokens}) and max_prompt_tokens ({self.max_prompt_tokens}) together exceed max_positions "
+                f"({self.max_positions}): lower one of them"
+            )
+
 
 class BenchmarkEntry(Model):
     """An evaluation set."""
@@ -157,10 +209,10 @@ class TrainEntry(Model):
 class CoverageSweep(Model):
     """Task coverage: the experiment once more on n distinct problems, as `{experiment}_d{n}`."""
 
-    distinct: list[int] = Field(min_length=1, description="Numbers of distinct problems.")
-    seeds: list[int] = Field([0], min_length=1, description="Training seeds of the sweep.")
+    distinct: Annotated[list[Count], Distinct] = Field(min_length=1, description="Numbers of distinct problems.")
+    seeds: Annotated[list[Seed], Distinct] = Field([0], min_length=1, description="Training seeds of the sweep.")
     seed: int = Field(0, ge=0, description="Seed of the order from which the nested subsets are taken.")
-    datasets: dict[int, str] = Field({}, description="A data set for a size, in place of a subset.")
+    datasets: dict[Count, str] = Field({}, description="A data set for a size, in place of a subset.")
 
 
 class SftSource(Model):
@@ -180,9 +232,9 @@ class ExperimentEntry(Model):
     recipe: str = Field(description="Name of a training recipe.")
     dataset: str = Field(description="Name of the data set trained on.")
     overrides: dict[str, Any] = Field({}, description="Changes to the recipe, key by key.")
-    seeds: list[int] = Field([0], min_length=1, description="Training seeds: one run each.")
-    benchmarks: list[str] = Field(min_length=1, description="Names of benchmarks.")
-    evaluate: Literal["last", "all"] | list[int] = Field(
+    seeds: Annotated[list[Seed], Distinct] = Field([0], min_length=1, description="Training seeds: one run each.")
+    benchmarks: Annotated[list[str], Distinct] = Field(min_length=1, description="Names of benchmarks.")
+    evaluate: Literal["last", "all"] | Annotated[list[Count], Distinct] = Field(
         "last", description="Which checkpoints: the last, all, or a list of steps. The base is always evaluated."
     )
     coverage: CoverageSweep | None = Field(
@@ -200,34 +252,40 @@ class RichnessEntry(Model):
     min_solve_rate: float = Field(0.125, ge=0, le=1, description="Lowest solve rate of a problem that is kept.")
     max_solve_rate: float = Field(0.5, ge=0, le=1, description="Highest solve rate of a problem that is kept.")
     limit: int = Field(100, gt=0, description="The first N such problems are kept.")
-    contexts: list[ContextKind] = Field(
+    contexts: Annotated[list[ContextKind], Distinct] = Field(
         ["none", "solution", "solution_no_think", "regenerated"], min_length=1, description="Contexts compared."
     )
     concise_instruction: str | None = Field(None, description="Text of the `concise` context.")
     seed: int = Field(0, ge=0, description="Seed of the samplers.")
 
+    @model_validator(mode="after")
+    def _has_a_window(self) -> RichnessEntry:
+        if self.min_solve_rate > self.max_solve_rate:
+            raise ValueError(f"min_solve_rate ({self.min_solve_rate}) is above max_solve_rate ({self.max_solve_rate})")
+        return self
+
 
 class ReportEntry(Model):
     """What results/report.html shows."""
 
-    experiments: list[str] = Field([], description="Experiments, in the order of the figures.")
-    richness: list[str] = Field([], description="Models with a richness table.")
-    sft: list[str] = Field([], description="Models with an SFT table.")
-    coverage: list[str] = Field([], description="Models with a coverage table.")
+    experiments: Annotated[list[str], Distinct] = Field([], description="Experiments, in the order of the figures.")
+    richness: Annotated[list[str], Distinct] = Field([], description="Models with a richness table.")
+    sft: Annotated[list[str], Distinct] = Field([], description="Models with an SFT table.")
+    coverage: Annotated[list[str], Distinct] = Field([], description="Models with a coverage table.")
 
 
 class Config(Model):
     """The whole of config/config.yaml."""
 
-    questions: dict[str, str] = Field(description="Question templates; each holds {question}.")
-    reprompts: dict[str, RepromptTemplate] = Field(description="Re-prompt templates.")
+    questions: dict[Name, str] = Field(description="Question templates; each holds {question}.")
+    reprompts: dict[Name, RepromptTemplate] = Field(description="Re-prompt templates.")
     lexicon: list[str] = Field(min_length=1, description="Epistemic words, counted in every completion.")
-    datasets: dict[str, DatasetEntry] = Field(description="Data sets by name.")
-    models: dict[str, ModelEntry] = Field(description="Models by name.")
-    benchmarks: dict[str, BenchmarkEntry] = Field(description="Benchmarks by name.")
-    recipes: dict[str, TrainEntry] = Field(description="Training recipes by name.")
-    experiments: dict[str, ExperimentEntry] = Field(description="Experiments by name.")
-    richness: dict[str, RichnessEntry] = Field({}, description="Richness tables by model name.")
+    datasets: dict[Name, DatasetEntry] = Field(description="Data sets by name.")
+    models: dict[Name, ModelEntry] = Field(description="Models by name.")
+    benchmarks: dict[Name, BenchmarkEntry] = Field(description="Benchmarks by name.")
+    recipes: dict[Name, TrainEntry] = Field(description="Training recipes by name.")
+    experiments: dict[Name, ExperimentEntry] = Field(description="Experiments by name.")
+    richness: dict[Name, RichnessEntry] = Field({}, description="Richness tables by model name.")
     report: ReportEntry = Field(ReportEntry(), description="What the report shows.")
     runtime_file: str = Field(
         "config/runtime.yaml", description="File with the settings of the machine; never part of a key."

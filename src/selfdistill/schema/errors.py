@@ -40,14 +40,15 @@ def explain_validation(error: ValidationError, model: type[BaseModel], where: st
 
 
 def _line(item: dict[str, Any], model: type[BaseModel], where: str) -> str:
-    path = ".".join(str(part) for part in item["loc"])
+    path = ".".join(str(part) for part in item["loc"] if part != "[key]")
+    at = f"`{path}`: " if path else ""
     if item["type"] == "extra_forbidden":
         return f"{where}: unknown key `{path}`.{nearest(str(item['loc'][-1]), _field_names(model))}"
     if item["type"] == "missing":
         return f"{where}: `{path}` is missing."
     value = item.get("input")
-    shown = f" (found {value!r})" if not isinstance(value, (dict, list)) else ""
-    return f"{where}: `{path}`: {item['msg'].removeprefix('Value error, ')}{shown}."
+    shown = f" (found {value!r})" if not isinstance(value, dict | list | BaseModel) else ""
+    return f"{where}: {at}{item['msg'].removeprefix('Value error, ')}{shown}."
 
 
 def _field_names(model: type[BaseModel], seen: set[type] | None = None) -> set[str]:

@@ -79,11 +79,14 @@ class Part(Model):
     seed: int = Field(0, ge=0, description="Seed of the draw.")
 
 
+Least = Annotated[int, Field(ge=0)]
+
+
 class Expectation(Model):
     """Counts that a source must have; others stop the stage, as the file is not the one that was meant."""
 
-    rows: tuple[int, int] | None = Field(None, description="[least, most] usable rows.")
-    distinct: tuple[int, int] | None = Field(None, description="[least, most] distinct problems among them.")
+    rows: tuple[Least, Least] | None = Field(None, description="[least, most] usable rows.")
+    distinct: tuple[Least, Least] | None = Field(None, description="[least, most] distinct problems among them.")
 
 
 class NearDuplicates(Model):

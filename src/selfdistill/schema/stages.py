@@ -247,7 +247,7 @@ class EvaluateSpec(StageSpec):
     stage: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 1
 
-    steps: list[int] = Field(min_length=1, description="Checkpoints; [0] is a base model.")
+    steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="Checkpoints; [0] is a base model.")
     samples: int = Field(gt=0, description="Completions per problem: the k of avg@k.")
     sampling: Sampling = Field(description="How completions are drawn.")
     grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")

@@ -1,0 +1,140 @@
+"""Everything is checked before anything runs: numbers, names, limits that depend on each other."""
+
+from __future__ import annotations
+
+import copy
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import selfdistill.schema
+from selfdistill.plan.settings import load_runtime
+from selfdistill.plan.workspace import Workspace
+from selfdistill.schema.base import Model
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.yaml_file import read_yaml
+
+
+@pytest.fixture
+def config(project_root, monkeypatch) -> dict[str, Any]:
+    monkeypatch.chdir(project_root)
+    return copy.deepcopy(read_yaml(Path("config/config.yaml")))
+
+
+def put(config, path, value):
+    for key in path[:-1]:
+        config = config[key]
+    config[path[-1]] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("recipes.toy_grpo.steps", True, "`recipes.toy_grpo`: steps must be a number, not true"),
+        ("experiments.toy_grpo.seeds", [0, True], "`experiments.toy_grpo`: seeds must be a number, not true"),
+        ("datasets.toy_id.source.count", False, "count must be a number, not false"),
+        ("recipes.toy_grpo.method", {"name": "grpo", "clip_low": True}, "clip_low must be a number, not true"),
+        ("experiments.toy_grpo.overrides", {"steps": True}, "overrides: steps must be a number, not true"),
+        ("experiments.toy_grpo.coverage", {"distinct": [0]}, "`experiments.toy_grpo.coverage.distinct.0`: Input"),
+        ("experiments.toy_grpo.coverage", {"distinct": [-3]}, "greater than 0 (found -3)"),
+        ("experiments.toy_grpo.coverage", {"distinct": [8, 8]}, "holds 8 twice"),
+        ("experiments.toy_grpo.seeds", [-1], "`experiments.toy_grpo.seeds.0`: Input should be greater"),
+        ("experiments.toy_grpo.seeds", [2, 2], "`experiments.toy_grpo.seeds`: holds 2 twice"),
+        ("experiments.toy_grpo.benchmarks", ["toy_id", "toy_id"], "holds toy_id twice"),
+        ("recipes.toy_grpo.optimiser.betas", [0.9, 1.5], "`recipes.toy_grpo.optimiser.betas.1`: Input should be less"),
+        ("richness.toy.min_solve_rate", 0.9, "min_solve_rate (0.9) is above max_solve_rate (0.5)"),
+        ("models.toy.training_sampling.max_tokens", 9999,
+         "`models.toy`: training_sampling.max_tokens (9999) and max_prompt_tokens (160) together exceed max_positions"),
+        ("models.toy.evaluation_sampling.max_tokens", 400, "evaluation_sampling.max_tokens (400) and max_prompt"),
+        ("models.toy.max_positions", 1024, "max_positions (1024) is above pretrain.architecture.max_positions (512)"),
+    ],
+)  # fmt: skip
+def test_a_setting_that_cannot_work_is_refused_before_anything_runs(config, path, value, message):
+    put(config, path.split("."), value)
+    with pytest.raises(UserError) as raised:
+        Workspace(config).check()
+    assert message in str(raised.value)
+    assert "``" not in str(raised.value)
+
+
+@pytest.mark.parametrize("section", ["experiments", "datasets", "models", "recipes", "benchmarks", "questions"])
+@pytest.mark.parametrize(
+    ("name", "proposal"), [("my one", "my_one"), ("a/b", "a_b"), ("Qwen-3", "qwen_3"), ("8b", "x_8b")]
+)
+def test_a_name_that_no_target_can_have_is_refused_with_one_that_works(config, section, name, proposal):
+    config[section][name] = next(iter(config[section].values()))
+    with pytest.raises(UserError, match=f"`{section}.{name}`: a name has .* Write `{proposal}`"):
+        Workspace(config).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("defaults: {settings: {threads: true}}", "`defaults`: settings must be a number, not true"),
+        ("defaults: {settings: {thread: 2}}", "defaults.settings: unknown key `thread`. Did you mean `threads`?"),
+        ("stages: {train: {resources: {gpus: -1}}}", "stages.train.resources: `gpus`: Input should be greater than"),
+        ("stages: {training: {}}", "stages: unknown stage `training`. Did you mean `train`?"),
+        ("models: {toy: {evaluation: {}}}", "models.toy: unknown stage `evaluation`. Did you mean `evaluate`?"),
+    ],
+)
+def test_every_entry_of_the_runtime_file_is_checked(tmp_path, text, message):
+    path = tmp_path / "runtime.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        load_runtime(str(path))
+    assert str(raised.value).startswith(f"{path}: ") and message in str(raised.value)
+
+
+def test_less_memory_for_a_retry_than_for_the_job_is_refused(tmp_path, config):
+    (tmp_path / "runtime.yaml").write_text("defaults: {resources: {mem_mb: 5000, max_mem_mb: 4000}}")
+    config["runtime_file"] = str(tmp_path / "runtime.yaml")
+    from selfdistill.plan.workspace import merged_settings
+
+    with pytest.raises(UserError, match=r"max_mem_mb \(4000\) is below mem_mb \(5000\)"):
+        merged_settings(load_runtime(config["runtime_file"]), "train", "toy")
+
+
+#: Numbers that may be anything: options of a foreign library, entries that another table checks, rewards.
+UNBOUNDED = {"ReasoningGymSource.options", "RuntimeEntry.settings", "RuntimeEntry.resources", "Sdpo.success_threshold"}
+
+
+def settings_models() -> Iterator[type[Model]]:
+    for found in pkgutil.walk_packages(selfdistill.schema.__path__, "selfdistill.schema."):
+        module = importlib.import_module(found.name)
+        for member in vars(module).values():
+            if inspect.isclass(member) and issubclass(member, Model) and member.__module__ == module.__name__:
+                yield member
+
+
+def numbers(schema: Any) -> Iterator[dict[str, Any]]:
+    if isinstance(schema, dict):
+        if schema.get("type") in ("integer", "number"):
+            yield schema
+        for key, part in schema.items():
+            if key != "$defs":
+                yield from numbers(part)
+    elif isinstance(schema, list):
+        for part in schema:
+            yield from numbers(part)
+
+
+def test_every_number_has_a_bound():
+    unbounded = {
+        f"{model.__name__}.{field}"
+        for model in settings_models()
+        for field, schema in model.model_json_schema().get("properties", {}).items()
+        for number in numbers(schema)
+        if not {"minimum", "exclusiveMinimum", "enum", "const"} & number.keys()
+    }
+    assert unbounded == UNBOUNDED
+
+
+def test_the_shipped_files_pass(config):
+    Workspace(config).check()
+    assert yaml.safe_load(Path("config/runtime.yaml").read_text())
