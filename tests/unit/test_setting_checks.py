@@ -45,7 +45,7 @@ def put(config, path, value):
         ("experiments.toy_grpo.coverage", {"distinct": [-3]}, "greater than 0 (found -3)"),
         ("experiments.toy_grpo.coverage", {"distinct": [8, 8]}, "holds 8 twice"),
         ("experiments.toy_grpo.seeds", [-1], "`experiments.toy_grpo.seeds.0`: Input should be greater"),
-        ("experiments.toy_grpo.seeds", [2, 2], "`experiments.toy_grpo.seeds`: holds 2 twice"),
+        ("experiments.toy_grpo.seeds", [0, 0], "`experiments.toy_grpo.seeds`: holds 0 twice"),
         ("experiments.toy_grpo.benchmarks", ["toy_id", "toy_id"], "holds toy_id twice"),
         ("recipes.toy_grpo.optimiser.betas", [0.9, 1.5], "`recipes.toy_grpo.optimiser.betas.1`: Input should be less"),
         ("richness.toy.min_solve_rate", 0.9, "min_solve_rate (0.9) is above max_solve_rate (0.5)"),

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, WithJsonSchema, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
@@ -19,6 +18,7 @@ from selfdistill.schema.common import (
     Sampling,
     Seed,
 )
+from selfdistill.schema.names import Count, Distinct, Name
 from selfdistill.schema.sources import (
     ISO_DATE,
     Expectation,
@@ -30,30 +30,6 @@ from selfdistill.schema.sources import (
 )
 from selfdistill.schema.stages import ContextKind
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
-
-NAME = r"^[a-z][a-z0-9_]*$"
-
-
-def _is_name(name: str) -> str:
-    """Names become targets (results/ood/NAME.csv), so nothing that a path or a shell reads otherwise may be in them."""
-    if re.fullmatch(NAME, name) is None:
-        allowed = re.sub(r"[^a-z0-9_]+", "_", name.lower()).strip("_")
-        proposal = allowed if re.fullmatch(NAME, allowed) else f"x_{allowed}".rstrip("_")
-        raise ValueError(
-            f"a name has only lower-case letters, digits and _, and starts with a letter. Write `{proposal}`, say"
-        )
-    return name
-
-
-def _has_no_repeats(items: list[Any]) -> list[Any]:
-    if repeated := next((item for item in items if items.count(item) > 1), None):
-        raise ValueError(f"holds {repeated} twice")
-    return items
-
-
-Name = Annotated[str, AfterValidator(_is_name), WithJsonSchema({"type": "string", "pattern": NAME})]
-Distinct = AfterValidator(_has_no_repeats)
-Count = Annotated[int, Field(gt=0)]
 
 
 class AssetFile(Model):
