@@ -1,8 +1,10 @@
-"""Files and their digests: atomic writes, canonical JSON, artifact keys.
+"""Files and their digests: atomic and durable writes, canonical JSON, artifact keys.
 
-A reader of a file written here sees the old content or the new one, never a part of it. Two equal specs give the
-same bytes on every machine and under every Python version; anything without a stable form (NaN, sets, objects, keys
-that are not strings) raises instead of hashing by luck.
+Atomic: a reader sees the old content or the new one, never a part of it. Durable: when a function here returns, content
+and name are on disk and survive a power cut; only `durable=False` leaves that to the operating system.
+
+Two equal specs give the same bytes on every machine and under every Python version. Anything without a stable form
+(NaN, sets, objects, keys that are not strings) raises an error.
 """
 
 from __future__ import annotations
@@ -12,30 +14,72 @@ import json
 import math
 import os
 import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 KEY_LENGTH = 12
-_CHUNK_BYTES = 1 << 20
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to disk. OSError if the disk reports that it could not be written."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_tree(path: Path) -> None:
+    """Flush a file, or a folder with everything in it."""
+    for folder, _, names in os.walk(path, topdown=False):
+        for name in names:
+            sync(Path(folder, name))
+        sync(Path(folder))
+    if not path.is_dir():
+        sync(path)
+
+
+def move_into_place(partial: Path, target: Path, *, durable: bool = True) -> None:
+    """Give a finished file or folder its final name, on the same file system. An older one there is replaced."""
+    if durable:
+        sync_tree(partial)
+    if target.is_dir():
+        old = target.with_name(f".{target.name}.old")
+        shutil.rmtree(old, ignore_errors=True)
+        target.rename(old)
+        partial.rename(target)
+        shutil.rmtree(old)
+    else:
+        os.replace(partial, target)
+    if durable:
+        sync(target.parent)
+
+
+@contextmanager
+def replacing(path: Path, *, durable: bool = True, shared: bool = False) -> Iterator[Path]:
+    """A path beside `path` to write to; it becomes `path` when the block ends, and is removed after an error.
+
+    `shared`: several processes may write `path` at the same time, so the name is unique. Otherwise it is always the
+    same, and the next writer replaces what a killed one left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(6)}.part" if shared else f".{path.name}.part")
+    partial.unlink(missing_ok=True)
+    try:
+        yield partial
+        move_into_place(partial, path, durable=durable)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write to a temporary sibling, flush to disk, rename over the target.
-
-    Flushing takes milliseconds; `durable=False` leaves it out for what can be made again at once.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = f"{path.parent}/.{path.name}.{secrets.token_hex(6)}"
-    try:
-        with open(partial, "x", encoding="utf-8") as stream:
-            stream.write(text)
-            stream.flush()
-            if durable:
-                os.fsync(stream.fileno())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
+    """Write a text file. Flushing takes milliseconds; many small files that can be made again at once go without."""
+    with replacing(path, durable=durable, shared=True) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
 
 
 def write_if_changed(path: Path, text: str) -> bool:
@@ -67,11 +111,8 @@ def sha256_text(text: str) -> str:
 
 
 def sha256_file(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as stream:
-        while chunk := stream.read(_CHUNK_BYTES):
-            digest.update(chunk)
-    return digest.hexdigest()
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _check(value: Any, path: str) -> None:

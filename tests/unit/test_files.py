@@ -1,4 +1,4 @@
-"""Canonical JSON and keys."""
+"""Canonical JSON and keys; writes that are whole or absent, and on disk."""
 
 import hashlib
 
@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selfdistill.files import canonical_json, key_of, sha256_file
+from power_cut import Disk
+from selfdistill.files import canonical_json, key_of, move_into_place, replacing, sha256_file, write_atomically
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
@@ -46,3 +47,50 @@ def test_file_digest(tmp_path):
     path = tmp_path / "x"
     path.write_bytes(b"abc")
     assert sha256_file(path) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+def test_an_error_while_writing_leaves_the_old_file_alone(tmp_path):
+    path = tmp_path / "new" / "x"
+    write_atomically(path, "old")
+    with pytest.raises(ValueError, match="half"), replacing(path) as partial:
+        partial.write_text("ne")
+        raise ValueError("half")
+    assert path.read_text() == "old"
+    assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_what_a_killed_writer_left_is_replaced(tmp_path):
+    (tmp_path / ".x.part").write_text("left by a killed writer")
+    with replacing(tmp_path / "x") as partial:
+        assert not partial.exists()
+        partial.write_text("new")
+    assert [p.name for p in tmp_path.iterdir()] == ["x"]
+
+
+def test_line_ends_are_written_as_they_are(tmp_path):
+    write_atomically(tmp_path / "x", "a\r\nb\n")
+    assert (tmp_path / "x").read_bytes() == b"a\r\nb\n"
+
+
+def test_content_and_name_of_a_written_file_survive_a_power_cut(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    write_atomically(tmp_path / "folder" / "x", "text")
+    assert disk.lost(tmp_path / "folder") == []
+    write_atomically(tmp_path / "folder" / "y", "text", durable=False)
+    assert disk.lost(tmp_path / "folder") == [tmp_path / "folder", tmp_path / "folder" / "y"]
+
+
+@pytest.mark.parametrize("is_there", [False, True])
+def test_a_folder_is_moved_into_place_with_all_that_it_holds(tmp_path, monkeypatch, is_there):
+    partial, target = tmp_path / ".step.partial", tmp_path / "step"
+    (partial / "deep").mkdir(parents=True)
+    (partial / "deep" / "x").write_text("new")
+    if is_there:
+        target.mkdir()
+        (target / "old").write_text("old")
+    disk = Disk(monkeypatch)
+    move_into_place(partial, target)
+    assert [p.relative_to(tmp_path).as_posix() for p in sorted(tmp_path.rglob("*"))] == [
+        "step", "step/deep", "step/deep/x"
+    ]  # fmt: skip
+    assert disk.lost(tmp_path) == []

@@ -33,7 +33,7 @@ DOMAIN = {
 ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
 #: Units and modules that every Slurm job loads when it parses the Snakefile.
-PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py", "plan/")
+PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py", "artifacts/lineage.py", "plan/")
 #: Text in, text or numbers out; tensors only in losses. No tables there, and no networks.
 LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts", "contamination", "estimate", "rollouts"}
 

@@ -1,9 +1,13 @@
 """Artifact directories: write-once specs, seals, tampering, verification."""
 
+import errno
 import json
+import os
+from pathlib import Path
 
 import pytest
 
+from power_cut import Disk
 from selfdistill.artifacts.store import Artifact, find, freeze, make_frozen_spec, slugify
 from selfdistill.files import key_of, write_atomically, write_if_changed
 from selfdistill.schema.errors import UserError
@@ -165,3 +169,32 @@ def test_unchanged_content_keeps_its_time_stamp(tmp_path):
     before = path.stat().st_mtime_ns
     assert not write_if_changed(path, "a")
     assert path.stat().st_mtime_ns == before
+
+
+def test_what_a_manifest_vouches_for_is_on_disk_before_it(tmp_path, monkeypatch):
+    artifact = make(tmp_path, files=("problems.parquet", "deep/er.txt"))
+    artifact.metrics.write_text("{}\n")
+    disk, named = Disk(monkeypatch), []
+
+    def before_rename(target: Path) -> None:
+        assert disk.lost(artifact.payload, artifact.metrics) == []
+        named.append(target.name)
+
+    disk.before_rename = before_rename
+    artifact.seal({})
+    assert named == [".sealed.json", "manifest.json"]
+    assert disk.lost(artifact.manifest_path, artifact.seal_path) == []
+
+
+def test_a_payload_that_the_disk_does_not_take_is_not_sealed(tmp_path, monkeypatch):
+    artifact, fsync = make(tmp_path), os.fsync
+
+    def broken(descriptor: int) -> None:
+        if "/payload/" in os.readlink(f"/proc/self/fd/{descriptor}"):
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", broken)
+    with pytest.raises(OSError, match="Input/output"):
+        artifact.seal({})
+    assert not artifact.is_sealed and not artifact.seal_path.exists()

@@ -8,6 +8,7 @@ import signal
 
 import pytest
 
+from power_cut import Disk
 from selfdistill.schema.errors import Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.distributed import World
@@ -120,3 +121,18 @@ def test_states_that_are_all_damaged_are_an_error(tmp_path):
 
 def test_no_state_means_a_fresh_start(tmp_path):
     assert newest_state(tmp_path) is None
+
+
+def test_what_a_state_does_not_write_again_is_on_disk_before_it(tmp_path, monkeypatch):
+    session = Session(tmp_path, make_spec(GRPO), StageRuntime(state_every_steps=1))
+    disk, named = Disk(monkeypatch), []
+
+    def before_rename(target):
+        if target.parent.name == "state":
+            assert disk.lost(tmp_path / "metrics.jsonl", *(tmp_path / "checkpoints").glob("step-*")) == []
+            named.append(target.name)
+
+    disk.before_rename = before_rename
+    session.run()
+    assert named == ["step-1", "step-2", "step-3"]
+    assert disk.lost(tmp_path / "state" / "step-3", tmp_path / "checkpoints") == []

@@ -28,7 +28,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from selfdistill.files import key_of, pretty_json, sha256_file, sha256_text, write_atomically
+from selfdistill.files import key_of, pretty_json, sha256_file, sha256_text, sync_tree, write_atomically
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, explain_validation
 from selfdistill.schema.stages import STAGES
@@ -179,13 +179,19 @@ class Artifact:
         return self.folder.parent.parent
 
     def seal(self, summary: dict[str, Any]) -> None:
-        """Digest the payload, write the seal, then the manifest. From here on the artifact exists."""
+        """Digest the payload, write the seal, then the manifest. From here on the artifact exists.
+
+        What the manifest vouches for is on disk before it: after a power cut there is no manifest without its files.
+        """
         files = {
             str(path.relative_to(self.folder)): {"sha256": sha256_file(path), "size": path.stat().st_size}
             for path in self._content()
         }
         if not files:
             raise RuntimeError(f"{self.name}: nothing to seal")
+        for path in (self.payload, self.metrics):
+            if path.exists():
+                sync_tree(path)
         manifest = {
             "format": FORMAT,
             "stage": self.stage,

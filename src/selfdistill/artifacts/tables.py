@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from selfdistill.files import replacing
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -52,18 +54,15 @@ def rollout_columns(grader_kind: str) -> tuple[str, ...]:
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:
-    """Write rows as parquet with exactly these columns, through a temporary sibling."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write rows as parquet with exactly these columns."""
     schema = pa.schema([(name, COLUMNS[name]) for name in columns])
     table = pa.Table.from_pylist([{name: row[name] for name in columns} for row in rows], schema=schema)
     write_table(path, table)
 
 
 def write_table(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
+    with replacing(path) as partial:
+        pq.write_table(table, partial, compression="zstd")
 
 
 def read_rows(path: Path, columns: Iterable[str] | None = None) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from selfdistill.files import sha256_file
+from selfdistill.files import move_into_place, sha256_file
 from selfdistill.schema.assets import AssetEntry
 from selfdistill.schema.errors import UserError
 
@@ -56,7 +56,7 @@ def download_file(entry: AssetEntry, file: str, target: Path, sha256: str | None
                 f"the download of {file} from {entry.repo} has sha256 {found}, but {sha256} is pinned. It was not kept."
             )
         target.parent.mkdir(parents=True, exist_ok=True)
-        fetched.replace(target)
+        move_into_place(fetched, target)
 
 
 def download_model(entry: AssetEntry) -> Path:

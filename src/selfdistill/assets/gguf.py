@@ -8,7 +8,6 @@ beside it in `<folder>.import.json`.
 from __future__ import annotations
 
 import json
-import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +15,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from selfdistill.assets.folders import folder_digest
-from selfdistill.files import pretty_json, write_atomically
+from selfdistill.files import move_into_place, pretty_json, write_atomically
 from selfdistill.schema.errors import UserError
 
 #: Raised when the import writes other files than before.
@@ -41,8 +40,7 @@ def import_gguf(file: Path, sha256: str, target: Path) -> Path:
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
             _convert(file, Path(folder) / "model")
             note.unlink(missing_ok=True)
-            shutil.rmtree(target, ignore_errors=True)
-            (Path(folder) / "model").replace(target)
+            move_into_place(Path(folder) / "model", target)
         write_atomically(note, pretty_json(_note(file, sha256, folder_digest(target))))
     return target
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from selfdistill.artifacts.store import ROOT
+from selfdistill.files import replacing
 from selfdistill.tracking.place import Place, TrackingError
 from selfdistill.tracking.survey import Survey
 
@@ -124,24 +124,18 @@ def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report
 
 
 def _build(place: Place, records: dict[str, Record], report: Report) -> None:
-    """A new database, written beside its place and moved there whole.
+    """Write a new database under another name, then rename it: a crash leaves no half-written one.
 
-    A crash leaves nothing half-made, and nothing has to wait for the disk in between.
+    So the commits in between need not wait for the disk.
     """
     from selfdistill.tracking.database import fast_commits, prepare_database
     from selfdistill.tracking.index import Index
 
-    part = place.database.with_name(f".{place.database.name}.part")
-    part.unlink(missing_ok=True)
-    part.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(place.files, ignore_errors=True)
-    with fast_commits():
-        prepare_database(f"sqlite:///{part}")
-        with Index(place, f"sqlite:///{part}") as index:
+    with replacing(place.database) as partial, fast_commits():
+        prepare_database(f"sqlite:///{partial}")
+        with Index(place, f"sqlite:///{partial}") as index:
             _apply(index, records, report)
-    with part.open("rb") as stream:
-        os.fsync(stream.fileno())
-    os.replace(part, place.database)
 
 
 def _apply(index: Index, records: dict[str, Record], report: Report) -> None:

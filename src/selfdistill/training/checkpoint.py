@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from selfdistill.files import move_into_place
 from selfdistill.training.weights import plain_weights
 
 
@@ -40,7 +41,7 @@ def save_checkpoint(
     shell.generation_config = model.generation_config
     shell.save_pretrained(partial, state_dict=weights)
     tokenizer.save_pretrained(partial)
-    replace_folder(partial, target)
+    move_into_place(partial, target)
 
 
 def collect_weights(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
@@ -54,15 +55,3 @@ def collect_weights(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, 
                 source, copy = tensor, tensor.to("cpu", dtype)
             collected[name] = copy
     return collected
-
-
-def replace_folder(partial: Path, target: Path) -> None:
-    """Rename a finished folder to its final name, replacing an older one."""
-    if target.exists():
-        old = target.with_name(f".{target.name}.old")
-        shutil.rmtree(old, ignore_errors=True)
-        target.rename(old)
-        partial.rename(target)
-        shutil.rmtree(old)
-    else:
-        partial.rename(target)

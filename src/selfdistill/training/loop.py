@@ -18,6 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfdistill.files import sync
 from selfdistill.generation import Sampler
 from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups, rollout_rows
 from selfdistill.schema.errors import Interrupted
@@ -209,12 +210,16 @@ class _Loop:
         if components.world.any(self.stop_requested()):
             self._interrupt()
         if step % self.runtime.state_every_steps == 0:
-            self._heartbeat(step, "state")
-            components.save(self.folder.state, self.progress)
+            self._save_state()
+
+    def _save_state(self) -> None:
+        self._heartbeat(self.progress.step, "state")
+        if self.components.world.is_main and self.folder.metrics.exists():
+            sync(self.folder.metrics)  # A resumed run does not write the lines of these steps again.
+        self.components.save(self.folder.state, self.progress)
 
     def _interrupt(self) -> None:
-        self._heartbeat(self.progress.step, "state")
-        self.components.save(self.folder.state, self.progress)
+        self._save_state()
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
 
     def _resume(self) -> int | None:

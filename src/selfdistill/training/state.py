@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,9 +21,8 @@ from typing import Any
 
 import torch
 
-from selfdistill.files import sha256_file
+from selfdistill.files import move_into_place, sha256_file
 from selfdistill.schema.errors import UserError
-from selfdistill.training.checkpoint import replace_folder
 from selfdistill.training.distributed import World
 
 _LOG = logging.getLogger(__name__)
@@ -58,11 +56,7 @@ def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], 
         (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
         digests = {name: sha256_file(partial / name) for name in _files(partial)}
         (partial / _DIGESTS).write_text(json.dumps(digests))
-        for name in (*digests, _DIGESTS):
-            _sync(partial / name)
-        _sync(partial)
-        replace_folder(partial, target)
-        _sync(folder)
+        move_into_place(partial, target)
         for old in _states(folder)[_KEPT:]:
             shutil.rmtree(old)
     world.barrier()
@@ -124,12 +118,3 @@ def _fault(state: Path) -> str | None:
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _sync(path: Path) -> None:
-    """Make a file or directory entry durable."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -7,7 +7,6 @@ of rows at a time.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfdistill.artifacts.tables import COLUMNS, ROLLOUTS
+from selfdistill.files import replacing
 from selfdistill.run.job import Shard
 
 #: Rows of the result that are compressed at a time; a group ends with a prompt.
@@ -39,19 +39,13 @@ class PartFiles:
         """Write one part: all completions of one or more prompts."""
         if not rows:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         used = [int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{self.shard}-*.arrow")]
         path = self.folder / f"{self.shard}-{max(used, default=0) + 1:06d}.arrow"
-        partial = path.with_name(f".{path.name}.part")
         table = pa.Table.from_pylist(
             [{name: row[name] for name in self.schema.names} for row in rows], schema=self.schema
         )
-        with partial.open("wb") as file:
-            with pa.ipc.new_file(file, self.schema) as writer:
-                writer.write_table(table)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
+        with replacing(path) as partial, pa.ipc.new_file(partial, self.schema) as writer:
+            writer.write_table(table)
 
     def groups(self, row_ids: Iterable[int]) -> Iterator[pa.Table]:
         """The completions of each prompt, in this order. KeyError for a prompt without completions."""
@@ -74,9 +68,7 @@ class PartFiles:
 
 def merge(path: Path, all_parts: Sequence[PartFiles], row_ids: Sequence[int]) -> None:
     """Write rollouts.parquet: for each checkpoint's parts, the completions of all prompts in order."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.part")
-    with pq.ParquetWriter(partial, all_parts[0].schema, compression="zstd") as writer:
+    with replacing(path) as partial, pq.ParquetWriter(partial, all_parts[0].schema, compression="zstd") as writer:
         waiting: list[pa.Table] = []
         rows = 0
         for group in (group for parts in all_parts for group in parts.groups(row_ids)):
@@ -87,4 +79,3 @@ def merge(path: Path, all_parts: Sequence[PartFiles], row_ids: Sequence[int]) ->
                 waiting, rows = [], 0
         if waiting:
             writer.write_table(pa.concat_tables(waiting).combine_chunks())
-    partial.replace(path)
