@@ -54,7 +54,7 @@ def interrupt_training(project, number: int) -> tuple[Path, str]:
     save_often(project)
     project.run("-n", TARGET)
     artifact = running_training(project)
-    process = project.start(TARGET)
+    process = project.start(TARGET, tracking="on")
     wait_for(lambda: len(steps_done(artifact)) >= 5, process)
     os.killpg(process.pid, number)
     output, _ = process.communicate(timeout=120)
@@ -87,7 +87,9 @@ def test_kill_9_in_mid_training_resumes_to_the_same_bytes(project, finished, tmp
 
 def test_ctrl_c_is_resumed_by_the_same_command(project):
     artifact, output = interrupt_training(project, signal.SIGINT)
-    assert "Traceback" not in output
+    assert "Traceback" not in output and "Error" not in output and "Exception" not in output
+    assert output.count("\ninterrupted: what is finished is kept") == 1 and "Run the same command again" in output
+    assert not (project.root / "results/mlflow").exists(), "nobody waits for MLflow after Ctrl-C"
     project.run(TARGET)
     assert steps_done(artifact) == list(range(1, STEPS + 1))
     assert (artifact / "log.txt").read_text().count("step 1/") == 1

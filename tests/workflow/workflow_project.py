@@ -68,11 +68,11 @@ class Project:
     def command(self, *arguments: str) -> list[str]:
         return [sys.executable, "-m", "snakemake", "--cores", "2", *arguments]
 
-    def start(self, *arguments: str, command: list[str] | None = None) -> subprocess.Popen[str]:
+    def start(self, *arguments: str, command: list[str] | None = None, tracking: str = "off") -> subprocess.Popen[str]:
         return subprocess.Popen(
             command or self.command(*arguments),
             cwd=self.root,
-            env=os.environ | {"OMP_NUM_THREADS": "1", "SELFDISTILL_TRACKING": "off"},
+            env=os.environ | {"OMP_NUM_THREADS": "1", "SELFDISTILL_TRACKING": tracking},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,

@@ -15,4 +15,6 @@ onsuccess:
 
 
 onerror:
-    shell(TRACK)
+    # After Ctrl-C nobody waits for MLflow.
+    if not MESSAGES.is_interrupted:
+        shell(TRACK)
