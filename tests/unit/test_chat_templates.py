@@ -24,6 +24,7 @@ from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
+from selfdistill.training.methods import Policy
 from selfdistill.training.methods.sdpo import SdpoMethod
 
 ASSETS = {
@@ -200,7 +201,7 @@ def test_think_tags_of_the_toy_survive_decoding():
 
 def sdpo(model: str, thinking: bool | None) -> SdpoMethod:
     settings = Sdpo(context="solution_no_think", reprompt=PAPER)
-    return SdpoMethod(settings, tokenizer(model), thinking, max_completion_tokens=100, max_positions=None)
+    return SdpoMethod(settings, Policy(tokenizer(model), thinking, max_completion_tokens=100))
 
 
 def group(model: str, thinking: bool | None, texts: list[str]) -> list[Rollout]:

@@ -88,7 +88,7 @@ def make_work(**changes) -> Workload:
     settings = {
         "dimensions": sizes,
         "device": "cuda",
-        "method": "sdpo",
+        "shows_context": True,
         "adapter_parameters": None,
         "teacher": "copy",
         "teachers": 1,
@@ -98,7 +98,7 @@ def make_work(**changes) -> Workload:
         "has_checkpointing": True,
         "micro_batch_tokens": 4000,
         "prompt_tokens": 100,
-        "teacher_prompt_tokens": 1000,
+        "teacher_prompts": (1000,),
         "completion_tokens": 900,
         "has_temperature": False,
         "rows_per_step": 64,
@@ -216,6 +216,11 @@ def test_the_arithmetic_of_a_step_is_that_of_hand_sums():
     assert cost.student_flops == pytest.approx(64 * forward * 3.5)
     again = step_cost(make_work())
     assert again.student_flops == pytest.approx(64 * forward * 4.5)
+    # Two teacher contexts are two forward passes; memory holds the longer one.
+    two = make_work(teacher_prompts=(1000, 400))
+    assert step_cost(two).teacher_tokens == 64 * (1900 + 1300)
+    assert cost.teacher_flops < step_cost(two).teacher_flops < 2 * cost.teacher_flops
+    assert two.longest_teacher == 1900
 
 
 @pytest.fixture

@@ -515,11 +515,11 @@ def test_every_method_keeps_its_colour_and_twins_get_their_names():
         {"experiment": "a", "method": "grpo", "context": None},
         {"experiment": "b", "method": "sdpo", "context": "solution"},
         {"experiment": "c", "method": "sdpo", "context": "solution"},
-        {"experiment": "d", "method": "newest", "context": None},
+        {"experiment": "d", "method": "mine.newest", "context": "x", "label": "Newest (c = x)"},
     ]
     found = looks(about)
     assert found["a"].label == "GRPO"
     assert found["b"].light == found["c"].light != found["a"].light
     assert found["b"].line != found["c"].line
     assert found["c"].label.endswith(", c")
-    assert found["d"].label == "NEWEST"
+    assert found["d"].label == "Newest (c\u00a0=\u00a0x)"

@@ -9,6 +9,8 @@ import time
 
 import pytest
 
+from selfdistill.run import warm
+
 JOB = """
     import os, signal, sys, time
     def run(arguments):
@@ -128,3 +130,11 @@ def test_jobs_run_side_by_side(client):
     for process in (one, two):
         process.terminate()
         process.communicate(timeout=30)
+
+
+def test_two_copies_of_the_package_have_two_servers(monkeypatch, tmp_path):
+    monkeypatch.setattr(warm.tempfile, "gettempdir", lambda: str(tmp_path))
+    first = warm._address()
+    assert warm._address() == first
+    monkeypatch.setattr(warm, "__file__", "/elsewhere/selfdistill/run/warm.py")
+    assert warm._address() != first

@@ -15,6 +15,7 @@ from typing import Any
 from selfdistill.artifacts.source_digest import DIGEST_LENGTH, source_digests
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.methods import shipped_methods
 from selfdistill.schema.stages import STAGES
 
 LOCK_FILE = Path("stages.lock.json")
@@ -69,11 +70,19 @@ def update(
 
 def _state(package: Path, stage: str, version: int) -> dict[str, Any]:
     try:
-        sources = source_digests(package, f"{package.name}.stages.{stage}")
+        sources = source_digests(package, f"{package.name}.stages.{stage}", *_loaded_by_name(package, stage))
         sources.pop(_MACHINE, None)
     except FileNotFoundError as error:
         raise UserError(f"stage `{stage}`: {error} does not exist, or cannot be found from its import.") from None
     return {"version": version, "digest": sha256_text(canonical_json(sources))[:DIGEST_LENGTH], "sources": sources}
+
+
+def _loaded_by_name(package: Path, stage: str) -> list[str]:
+    """Modules that an import statement does not show: the training classes of the shipped methods."""
+    if stage != "train":
+        return []
+    modules = [method.training.partition(":")[0] for method in shipped_methods()]
+    return [module for module in modules if module.partition(".")[0] == package.name]
 
 
 def _problem(stage: str, state: dict[str, Any], entry: dict[str, Any] | None) -> str:

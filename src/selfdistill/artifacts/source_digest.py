@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import ast
 import hashlib
-from collections.abc import Iterator
+import importlib.util
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -25,14 +26,34 @@ _DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Assign,
 _IMPORTS = (ast.Import, ast.ImportFrom)
 
 
-def source_digests(package: Path, module: str) -> dict[str, str]:
-    """Digest of the used part of each module behind `module` (dotted name), by module name.
+def source_digests(package: Path, *modules: str) -> dict[str, str]:
+    """Digest of the used part of each module behind `modules` (dotted names), by module name.
 
     `package` is the folder of the top-level package. Raises FileNotFoundError for a module that does not exist.
     """
     closure = _Closure(package)
-    closure.visit(module, ALL)
+    for module in modules:
+        closure.visit(module, ALL)
     return {name: closure.digest(name) for name in sorted(closure.used) if closure.used[name].parts}
+
+
+def outside_digest(modules: Iterable[str]) -> str | None:
+    """One digest of modules of other packages, each with what it uses of its own package; None for no modules.
+
+    They are found where an import finds them. Raises FileNotFoundError for a module without Python source.
+    """
+    digests = [digest for name in modules for digest in source_digests(_package_of(name), name).items()]
+    text = "\n".join(" ".join(digest) for digest in sorted(digests))
+    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH] if digests else None
+
+
+def _package_of(module: str) -> Path:
+    """The folder of a module's top-level package; of a module that is one file, its path without the ending."""
+    spec = importlib.util.find_spec(module.partition(".")[0])
+    if spec is None:
+        raise FileNotFoundError(module)
+    folders = list(spec.submodule_search_locations or ())
+    return Path(folders[0]) if folders else Path(spec.origin or module).with_suffix("")
 
 
 @dataclass

@@ -43,9 +43,9 @@ def step_cost(work: Workload) -> StepCost:
         completions=rows,
         sampled_tokens=rows * completion if on_policy else 0,
         student_tokens=rows * length,
-        teacher_tokens=rows * work.longest_teacher,
+        teacher_tokens=rows * sum(work.teacher_lengths),
         sampling_flops=rows * _forward(work, length, completion) if on_policy else 0.0,
-        teacher_flops=rows * _forward(work, work.longest_teacher, completion) if work.longest_teacher else 0.0,
+        teacher_flops=rows * sum(_forward(work, read, completion) for read in work.teacher_lengths),
         student_flops=rows * _forward(work, length, completion) * (1 + backward + scored_again),
     )
 

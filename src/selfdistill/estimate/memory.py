@@ -190,7 +190,7 @@ def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
     if work.samples_in_turns and work.engine == "vllm":
         lower = round(work.engine_fraction / 2, 3)
         yield f"gpu_memory_fraction: {lower:g}", replace(work, engine_fraction=lower), False
-    if work.teacher == "copy" and work.method == "sdpo":
+    if work.teacher == "copy" and work.shows_context:
         yield "method.teacher.kind: live", replace(work, teacher="shared", teachers=1), True
     if work.adapter_parameters is None:
         adapters = work.dimensions.adapter_parameters(Lora())

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Literal
 
 from selfdistill.estimate.dimensions import Dimensions
-from selfdistill.schema.methods import Grpo, Sdpo
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 
@@ -19,23 +18,25 @@ class Workload:
     """`is_sharded`: weights, gradients and optimiser are spread over the processes; without, each holds all of them.
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
-    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with. With
-    `separate_samplers` sampling takes nothing of the training processes' GPUs. Lengths are the longest possible ones.
+    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with,
+    `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
+    of its passes. With `separate_samplers` sampling takes nothing of the training processes' GPUs. Lengths are the
+    longest possible ones.
     """
 
     dimensions: Dimensions
     device: Literal["cpu", "cuda"]
-    method: Literal["grpo", "sdpo", "sft"]
     adapter_parameters: int | None
     teacher: Literal["none", "copy", "shared"]
     teachers: int
+    shows_context: bool
     compute_bytes: int
     processes: int
     is_sharded: bool
     has_checkpointing: bool
     micro_batch_tokens: int
     prompt_tokens: int
-    teacher_prompt_tokens: int
+    teacher_prompts: tuple[int, ...]
     completion_tokens: int
     has_temperature: bool
     rows_per_step: int
@@ -57,7 +58,13 @@ class Workload:
 
     @property
     def longest_teacher(self) -> int:
-        return self.teacher_prompt_tokens + self.completion_tokens if self.teacher != "none" else 0
+        return max(self.teacher_lengths, default=0)
+
+    @property
+    def teacher_lengths(self) -> list[int]:
+        """Longest sequence of each forward pass of the teacher."""
+        prompts = () if self.teacher == "none" else self.teacher_prompts
+        return [prompt + self.completion_tokens for prompt in prompts]
 
     @property
     def student_tokens(self) -> int:
@@ -111,27 +118,25 @@ def workload_of(
     """The workload of a recipe. `completion_tokens` takes the place of the recipe's limit, for SFT it is needed."""
     on_policy = spec.on_policy
     completion = completion_tokens or (on_policy.sampling.max_tokens if on_policy else 0)
-    teacher, teachers, teacher_prompt = "none", 0, 0
-    if isinstance(spec.method, Sdpo):
-        teacher = "shared" if spec.method.teacher.kind == "live" else "copy"
-        teachers = 2 if spec.method.teacher.kind == "trust_region" else 1
-        teacher_prompt = min(spec.method.max_reprompt_tokens, max_prompt_tokens + completion)
-    elif isinstance(spec.method, Grpo) and spec.method.kl_coefficient:
-        teacher, teachers, teacher_prompt = "copy", 1, max_prompt_tokens
+    second = spec.method.second_network
+    teacher, teachers = "none", 0
+    if second is not None:
+        teacher = "shared" if second.kind == "live" else "copy"
+        teachers = 2 if second.kind == "trust_region" else 1
     return Workload(
         dimensions=dimensions,
         device=runtime.device,
-        method=spec.method.name,
         adapter_parameters=dimensions.adapter_parameters(spec.lora) if spec.lora else None,
         teacher=teacher,
         teachers=teachers,
+        shows_context=spec.method.shows_context,
         compute_bytes=2 if spec.precision == "bfloat16" else 4,
         processes=processes,
         is_sharded=is_sharded and processes > 1,
         has_checkpointing=runtime.device == "cuda",
         micro_batch_tokens=runtime.micro_batch_tokens,
         prompt_tokens=max_prompt_tokens,
-        teacher_prompt_tokens=teacher_prompt,
+        teacher_prompts=spec.method.teacher_prompts(max_prompt_tokens, completion),
         completion_tokens=completion,
         has_temperature=on_policy is not None and on_policy.sampling.temperature != 1,
         rows_per_step=spec.prompts_per_step * (on_policy.group_size if on_policy else 1),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
 
+from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.plan.settings import CONFIG_FILE, merge, validate
 from selfdistill.schema.common import Grader
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
 from selfdistill.schema.errors import UserError, explain_validation, unknown
-from selfdistill.schema.methods import Grpo, Method, Sdpo, Sft
+from selfdistill.schema.methods import Method, ModelDefaults, method_class
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
-
-_METHODS = {"grpo": Grpo, "sdpo": Sdpo, "sft": Sft}
 
 
 @dataclass(frozen=True)
@@ -37,10 +37,18 @@ class Experiment:
     coverage_seed: int = 0
     swept_from: str | None = None
 
+    @cached_property
+    def method_code(self) -> str | None:
+        """Digest of the code of a method from outside the package."""
+        try:
+            return outside_digest(self.method.outside_modules)
+        except FileNotFoundError as error:
+            raise UserError(f"method {self.method.name}: there is no Python source of {error}.") from None
+
     def train_spec(self, seed: int) -> TrainSpec:
         """The spec of one run."""
         on_policy = None
-        if not isinstance(self.method, Sft):
+        if self.method.samples:
             on_policy = OnPolicy(
                 group_size=self.train.group_size,
                 sampling=self.model.training_sampling,
@@ -51,6 +59,7 @@ class Experiment:
         shared = ("steps", "prompts_per_step", "prompts_per_update", "draw", "optimiser", "checkpoint_every", "lora")
         return TrainSpec(
             method=self.method,
+            method_code=self.method_code,
             seed=seed,
             on_policy=on_policy,
             precision=self.model.precision,
@@ -125,8 +134,8 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
         seeds=tuple(entry.seeds),
         evaluation=_training_evaluation(config, model, train, where),
     )
-    if isinstance(method, Sft) and entry.sft is None:
-        raise UserError(f"{where}.sft is missing: method sft needs to know which completions it learns from.")
+    if method.trains_on and entry.sft is None:
+        raise UserError(f"{where}.sft is missing: method {method.name} needs to know which completions it learns from.")
     try:
         experiment.train_spec(0)
     except ValidationError as error:
@@ -137,15 +146,15 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
 
 def _method(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> Method:
     """The method's options, with the model's templates and limits filled in (docs/method.md 8.4)."""
-    options = dict(train.method)
-    name = options.get("name")
-    if name not in _METHODS:
-        raise UserError(f"{where}: method.name: {unknown('method', str(name), _METHODS)}")
-    if name == "sdpo":
-        options.setdefault("reprompt", config.reprompts[model.reprompt])
-        room = model.max_positions - model.training_sampling.max_tokens
-        options.setdefault("max_reprompt_tokens", min(22528, room))
-    return validate(_METHODS[name], options, f"{where}: method")
+    if "name" not in train.method:
+        raise UserError(f"{where}: method: `name` is missing.")
+    try:
+        settings = method_class(str(train.method["name"]))
+    except UserError as error:
+        raise UserError(f"{where}: method.name: {error}") from None
+    room = model.max_positions - model.training_sampling.max_tokens
+    defaults = settings.defaults(ModelDefaults(config.reprompts[model.reprompt], room))
+    return validate(settings, defaults | train.method, f"{where}: method")
 
 
 def _training_evaluation(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> TrainingEvaluation | None:

@@ -14,7 +14,6 @@ from selfdistill.plan.experiments import Experiment, get
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
 from selfdistill.schema.errors import UserError, nearest, unknown
-from selfdistill.schema.methods import Sdpo, Sft
 
 
 @dataclass
@@ -55,7 +54,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "epistemic": sorted(planner.experiments),
         "curves": sorted(planner.experiments),
         "richness": sorted(planner.config.richness),
-        "sft": sorted({e.entry.model for e in experiments if isinstance(e.method, Sft)}),
+        "sft": sorted({e.entry.model for e in experiments if e.method.trains_on}),
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
         "report": ["report"],
     }
@@ -87,9 +86,10 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         "experiment": experiment.name,
         "model": experiment.entry.model,
         "method": method.name,
-        "context": method.context if isinstance(method, Sdpo) else getattr(method, "arm", None),
+        "context": method.variant,
+        "arm": method.trains_on,
+        "label": method.label,
         "distinct": experiment.distinct,
-        "learning_rate": experiment.train.optimiser.learning_rate,
     }
 
 
@@ -143,7 +143,7 @@ def _richness(planner: Planner, plan: ViewPlan, name: str) -> None:
 
 
 def _sft(planner: Planner, plan: ViewPlan, name: str) -> None:
-    chosen = [e for e in planner.experiments.values() if e.entry.model == name and isinstance(e.method, Sft)]
+    chosen = [e for e in planner.experiments.values() if e.entry.model == name and e.method.trains_on]
     if not chosen:
         raise unknown("model with SFT experiments", name, view_names(planner)["sft"])
     for experiment in chosen:

@@ -71,7 +71,7 @@ _FORWARDED = (signal.SIGTERM, signal.SIGINT)
 
 
 def _address() -> Path:
-    """Socket of the server for this interpreter, its installed packages and this user."""
+    """Socket of the server for this interpreter, this copy of the package, the installed packages and this user."""
     folder = Path(tempfile.gettempdir()) / f"selfdistill-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
@@ -79,7 +79,7 @@ def _address() -> Path:
         raise PermissionError(f"{folder} belongs to another user or is open to others")
     packages = Path(os.path.dirname(os.__file__), "site-packages")
     installed = [str(p) + str(p.stat().st_mtime_ns) for p in map(Path, sys.path) if p.name == packages.name]
-    known = hashlib.sha256("\n".join([sys.executable, *installed]).encode()).hexdigest()[:16]
+    known = hashlib.sha256("\n".join([sys.executable, __file__, *installed]).encode()).hexdigest()[:16]
     return folder / f"{known}.sock"
 
 

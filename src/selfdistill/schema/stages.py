@@ -23,7 +23,7 @@ from selfdistill.schema.common import (
     RepromptTemplate,
     Sampling,
 )
-from selfdistill.schema.methods import Grpo, Method, Sft
+from selfdistill.schema.methods import Method
 from selfdistill.schema.sources import (
     Expectation,
     FileSource,
@@ -202,7 +202,10 @@ class TrainSpec(StageSpec):
     # 2: the gradient of the head is added up in another order; rounding differs, and with it every later draw.
     VERSION: ClassVar[int] = 2
 
-    method: Method = Field(discriminator="name", description="Objective.")
+    method: Method = Field(description="Objective.")
+    method_code: Annotated[str | None, Since(None)] = Field(
+        None, description="Digest of the code of a method from outside the package; null for a shipped one."
+    )
     seed: int = Field(ge=0, description="Seed of data order and sampling.")
     steps: int = Field(gt=0, description="Training steps: sample one batch, then all its updates.")
     prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
@@ -221,8 +224,9 @@ class TrainSpec(StageSpec):
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSpec:
-        if isinstance(self.method, Sft) != (self.on_policy is None):
-            raise ValueError("on_policy must be set for grpo and sdpo, and null for sft")
+        if self.method.samples != (self.on_policy is not None):
+            needed = "needed" if self.method.samples else "not used"
+            raise ValueError(f"on_policy is {needed} by method {self.method.name}")
         if self.prompts_per_step % self.prompts_per_update:
             raise ValueError("prompts_per_step must be a multiple of prompts_per_update")
         return self
@@ -232,11 +236,7 @@ class TrainSpec(StageSpec):
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
 
     def slug(self, inputs: Mapping[str, str]) -> str:
-        detail = ""
-        if isinstance(self.method, Sft):
-            detail = f"-{self.method.arm}"
-        elif not isinstance(self.method, Grpo):
-            detail = f"-{self.method.context}"
+        detail = f"-{self.method.variant}" if self.method.variant else ""
         data = f"{inputs['model']}-{inputs['prompts']}" if "prompts" in inputs else inputs["examples"]
         return f"{data}-{self.method.name}{detail}-seed{self.seed}"
 

@@ -1,4 +1,4 @@
-"""GRPO, SDPO or SFT from a base model: checkpoints, on-policy rollouts, metrics by step. Resumes from its state."""
+"""Training from a base model: checkpoints, on-policy rollouts, metrics by step. Resumes from its state."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
+from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
 from selfdistill.generation.loading import load_model, load_tokenizer
 from selfdistill.grading import WorkerPool, check_machine
@@ -28,6 +29,7 @@ DISTRIBUTED = True
 
 def main(job: Job) -> dict[str, Any]:
     artifact, spec = job.artifact, job.artifact.spec(TrainSpec)
+    check_method_code(spec)
     if spec.on_policy:
         check_machine(spec.on_policy.grader)
     base = model_folder(artifact.input("model"))
@@ -62,6 +64,15 @@ def main(job: Job) -> dict[str, Any]:
     }
 
 
+def check_method_code(spec: TrainSpec) -> None:
+    """Raise UserError where a method from outside the package is no longer the one that was planned."""
+    if outside_digest(spec.method.outside_modules) != spec.method_code:
+        raise UserError(
+            f"the code of method {spec.method.name} ({', '.join(spec.method.outside_modules)}) has changed since this "
+            "run was planned: run the same snakemake command again, which plans a run of the new code."
+        )
+
+
 def is_result(metric: str) -> bool:
     """Whether a metric is decided by the spec, and not by the machine."""
     return not metric.startswith("seconds") and metric not in ("tokens_per_second", "peak_memory_mb")
@@ -79,9 +90,9 @@ def make_evaluation(job: Job, spec: TrainSpec, sampler: Any, tokenizer: Any, poo
 def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
     rows = read_rows(job.artifact.input("examples").payload / "sft.parquet")
     fields = ("row_id", "problem_id", "prompt_ids", "completion_ids")
-    chosen = [SftExample(**{f: row[f] for f in fields}) for row in rows if row["arm"] == spec.method.arm]
+    chosen = [SftExample(**{f: row[f] for f in fields}) for row in rows if row["arm"] == spec.method.trains_on]
     if not chosen:
-        raise UserError(f"{job.artifact.input('examples').name} holds no {spec.method.arm} completions.")
+        raise UserError(f"{job.artifact.input('examples').name} holds no {spec.method.trains_on} completions.")
     return chosen
 
 

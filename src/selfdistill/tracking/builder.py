@@ -16,6 +16,7 @@ from selfdistill.artifacts.lineage import (
     trained_model,
 )  # fmt: skip
 from selfdistill.files import canonical_json, sha256_text
+from selfdistill.schema.methods import method_title
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.labels import Label, read_labels
 from selfdistill.tracking.metrics import MetricsLog
@@ -160,13 +161,11 @@ class _Builder:
         """What people filter and group by: method, model, training seed, and the names in the plans."""
         trained = trained_model(entry)
         base = base_model(entry)
-        method = trained.params["method"] if trained else {}
-        detail = method.get("context") or method.get("arm")
         # A base model, or an evaluation of one: the row that methods are compared with.
         is_base = base is not None and trained is None and entry.artifact.stage in (*BASE_STAGES, *_CONTEXTS)
         known: dict[str, Any] = {
             "model": base and base.artifact.slug,
-            "method": f"{method['name']} ({detail})" if detail else method.get("name", "base" if is_base else None),
+            "method": method_title(trained.params["method"]) if trained else "base" if is_base else None,
             "seed": trained.params["seed"] if trained else None,
             "experiment": label.experiment,
             "experiments": ", ".join(sorted(label.experiments)) or None,

@@ -28,8 +28,8 @@ class Evaluation:
 
     @property
     def about(self) -> Row:
-        """What the plan says of the experiment: experiment, model, method, context, distinct, learning_rate."""
-        names = ("experiment", "model", "method", "context", "distinct", "learning_rate")
+        """What the plan says of the experiment: experiment, model, method, context, arm, label, distinct."""
+        names = ("experiment", "model", "method", "context", "arm", "label", "distinct")
         return {name: self.base.get(name) for name in names}
 
     @property

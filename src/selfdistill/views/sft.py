@@ -40,7 +40,7 @@ def rows(found: list[Evaluation]) -> list[dict[str, Any]]:
 def _arm_rows(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     step = evaluation.steps[-1]
     for seed in (*evaluation.seeds, ALL_SEEDS):
-        yield _row(evaluation, evaluation.about["context"], seed, step)
+        yield _row(evaluation, evaluation.about["arm"], seed, step)
 
 
 def _row(evaluation: Evaluation, arm: str, seed: int | str, step: int) -> dict[str, Any]:

@@ -56,7 +56,7 @@ CONTEXT_SYMBOLS = {"none": "none", "solution": "s", "solution_no_think": "s\\thi
 
 
 def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
-    """Experiment name -> look, for the experiments of a plan (`experiment`, `method`, `context`) in its order.
+    """Experiment name -> look, for the experiments of a plan (`experiment`, `method`, `context`, `label`) in its order.
 
     Experiments of one method share its colour; a second one gets another line, and both their names as labels.
     """
@@ -67,7 +67,7 @@ def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
         kind = (about["method"], about["context"])
         if kind not in methods:
             light, dark, marker = next(spare)
-            label = " ".join(str(part).replace("_", " ") for part in kind if part).upper()
+            label = about["label"].replace(" = ", "\u00a0=\u00a0")
             methods[kind] = Look(f"extra{len(methods)}", label, light, dark, marker)
         if about["experiment"] not in chosen:
             taken = sum(look.key == methods[kind].key for look in chosen.values())
@@ -77,6 +77,12 @@ def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
         name: look if labels.count(look.label) == 1 else replace(look, label=f"{look.label}, {name}")
         for name, look in chosen.items()
     }
+
+
+def kinds(experiments: Iterable[dict[str, Any]]) -> list[tuple[str, str | None]]:
+    """Every (method, context) of a plan's experiments: those of the paper first, the others in the plan's order."""
+    found = dict.fromkeys((about["method"], about["context"]) for about in experiments)
+    return [*(kind for kind in METHODS if kind in found), *(kind for kind in found if kind not in METHODS)]
 
 
 def palette(chosen: Iterable[Look]) -> dict[str, tuple[str, str]]:

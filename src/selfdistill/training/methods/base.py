@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any
 
 from torch import Tensor
 
 from selfdistill.losses import token_logprobs
 from selfdistill.losses.aggregation import Aggregation
 from selfdistill.rollouts import Rollout
-from selfdistill.schema.methods import Teacher
+from selfdistill.schema.methods import MethodSettings, Teacher
 from selfdistill.training.data import RowPlan
 
 
@@ -32,21 +33,44 @@ class Tokens:
         return token_logprobs(self.teacher_logits, self.targets)
 
 
-class TrainingMethod(Protocol):
-    """`teacher`: the second network whose logits the loss needs, or None. `shows_context`: it reads more than the
-    student does (else it is a reference). `max_truncated_share`: training stops above this share of cut teacher
-    prompts.
+@dataclass(frozen=True)
+class Policy:
+    """What a method may need to know of the model it trains. `thinking` is the chat template's enable_thinking;
+    `max_completion_tokens` is None for given completions, `max_positions` where the model states no limit.
     """
 
-    aggregation: Aggregation
-    teacher: Teacher | None
-    shows_context: bool
-    max_truncated_share: float
+    tokenizer: Any
+    thinking: bool | None = None
+    max_completion_tokens: int | None = None
+    max_positions: int | None = None
 
+
+class TrainingMethod(ABC):
+    """Base of all training classes: `plan` says what a row is trained on, `token_loss` how.
+
+    `max_truncated_share`: training stops where more teacher prompts than this had to be cut.
+    """
+
+    max_truncated_share: float = 1.0
+
+    def __init__(self, settings: MethodSettings, policy: Policy) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.teacher: Teacher | None = settings.second_network
+
+    @property
+    def aggregation(self) -> Aggregation:
+        return self.settings.aggregation
+
+    @property
+    def shows_context(self) -> bool:
+        """Whether the second network reads more than the student does; otherwise it is a reference."""
+        return self.settings.shows_context
+
+    @abstractmethod
     def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
         """One plan for each rollout of a group."""
-        ...
 
+    @abstractmethod
     def token_loss(self, tokens: Tokens) -> Tensor:
         """Loss of each token [n], before the sampler's correction and aggregation."""
-        ...

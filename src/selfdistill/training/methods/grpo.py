@@ -11,21 +11,15 @@ from torch import Tensor
 
 from selfdistill.losses import group_advantages, grpo_token_loss, kl_penalty
 from selfdistill.rollouts import Rollout
-from selfdistill.schema.methods import Grpo, Teacher
+from selfdistill.schema.methods import Grpo
 from selfdistill.training.data import RowPlan
-from selfdistill.training.methods.base import Tokens
+from selfdistill.training.methods.base import Tokens, TrainingMethod
 
 
-class GrpoMethod:
+class GrpoMethod(TrainingMethod):
     """Rows with advantage 0 have loss and gradient 0: they are not forwarded, yet count in every denominator."""
 
-    shows_context = False
-    max_truncated_share = 1.0
-
-    def __init__(self, settings: Grpo) -> None:
-        self.settings = settings
-        self.aggregation = settings.aggregation
-        self.teacher = Teacher(kind="fixed") if settings.kl_coefficient else None
+    settings: Grpo
 
     def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
         rewards_G = torch.tensor([rollout.reward for rollout in group], dtype=torch.float64)

@@ -10,7 +10,7 @@ from selfdistill.views.published import MODEL, RICHNESS, SFT
 from selfdistill.views.sections.blocks import INTERVAL, Canvas, Cell, Figure, Section, Table, key_cell, keys, num, text
 from selfdistill.views.study import ModelStudy, Study
 from selfdistill.views.style import BASE as BASE_LOOK
-from selfdistill.views.style import CONTEXTS, PAPER, Look
+from selfdistill.views.style import CONTEXTS, GUIDED, PAPER, UNGUIDED, Look
 from selfdistill.views.wording import PERCENT, TIMES, interval, listed, number, percent, signed, whole_percent
 
 
@@ -134,9 +134,9 @@ def _sft_lead(study: ModelStudy) -> str:
     """`On toy_ood guided SFT is 34.3 points below unguided SFT [..]`, for each benchmark."""
     parts = []
     for name in dict.fromkeys(e.benchmark for e in study.sft):
-        arms = {e.about["context"]: e.last() for e in study.sft if e.benchmark == name}
-        if {"guided", "unguided"} <= set(arms):
-            parts.append(f"on {name} {signed(SCORE, arms['guided'].difference(arms['unguided'], SCORE))}")
+        arms = {(e.about["method"], e.about["context"]): e.last() for e in study.sft if e.benchmark == name}
+        if {GUIDED, UNGUIDED} <= set(arms):
+            parts.append(f"on {name} {signed(SCORE, arms[GUIDED].difference(arms[UNGUIDED], SCORE))}")
     if not parts:
         return "Only one of the two arms was trained, so they are not compared."
     return f"Guided minus unguided fine-tuning: {listed(parts)}."

@@ -14,7 +14,7 @@ from selfdistill.views.figures import Line, lines
 from selfdistill.views.measures import DENSITY, LENGTH, SCORE
 from selfdistill.views.sections.blocks import INTERVAL, Canvas, Cell, Figure, Section, Table, key_cell, keys, num
 from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy, Study
-from selfdistill.views.style import BASE, GRPO, NO_THINK, SDPO, Look
+from selfdistill.views.style import BASE, Look, kinds
 from selfdistill.views.training import FINAL_STEPS, REWARD, TOKENS, WORDS, curves, final_values
 from selfdistill.views.wording import NUMBER, PERCENT, interval, listed, number, percent, signed, whole_percent
 
@@ -75,7 +75,7 @@ def coverage_section(study: ModelStudy, whole: Study, canvas: Canvas) -> Section
     blocks: list[Figure | Table] = []
     leads = []
     for name in benchmarks:
-        swept = {kind: sweep(study, kind, name) for kind in (GRPO, SDPO, NO_THINK)}
+        swept = {kind: sweep(study, kind, name) for kind in kinds(e.about for e in study.coverage)}
         swept = {kind: found for kind, found in swept.items() if found}
         blocks.append(_coverage_figure(name, swept, whole, canvas))
         blocks.append(_coverage_table(swept, whole))
