@@ -1,13 +1,99 @@
-"""The command line of all views: `python -m selfdistill.views VIEW PLAN OUTPUT --digest SHA --log LOG`."""
+"""The command line of all views.
 
+    python -m selfdistill.views VIEW PLAN.json OUTPUT --digest SHA --log LOG
+
+A view is a function from its plan to the text of its output. The plan must be the one that the job was scheduled
+with (`--digest`); the output appears whole or not at all. A user's mistake is one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
 import sys
+from collections.abc import Callable, Sequence
 from importlib import import_module
+from pathlib import Path
+from typing import Any
 
-from selfdistill.plan.views import VIEWS
-from selfdistill.views.command import run
+from selfdistill.files import write_atomically
+from selfdistill.plan.workspace import read_plan
+from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
+
+#: View -> module whose `build` makes it; only that one is imported.
+MODULES = {
+    "ood": "scores",
+    "epistemic": "words",
+    "curves": "training_curves",
+    "richness": "paper_tables",
+    "sft": "paper_tables",
+    "coverage": "coverage",
+    "report": "report",
+}
+
+log = logging.getLogger("selfdistill.views")
+
+
+def builder(view: str) -> Callable[[dict[str, Any]], str]:
+    """The function that turns a view's plan into the text of its file."""
+    module = import_module(f"selfdistill.views.{MODULES[view]}")
+    return getattr(module, f"build_{view}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Read the plan, build the text, write it; exits with code 2 for a UserError."""
+    options = _parse(arguments)
+    handlers = _start_logging(options.log)
+    try:
+        _write(options)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(EXIT_USER_ERROR)
+    except Exception:
+        log.exception("%s: stopped by a fault of the program", options.view)
+        raise
+    finally:
+        for handler in handlers:
+            log.removeHandler(handler)
+            handler.close()
+
+
+def _write(options: argparse.Namespace) -> None:
+    plan = read_plan(options.plan, options.digest)
+    if plan.get("view") != options.view:
+        raise UserError(f"{options.plan} is a plan of the view `{plan.get('view')}`, not of `{options.view}`.")
+    what = f"{options.view} {plan['name']}"
+    log.info("%s: reading %d artifacts", what, len(plan["artifacts"]))
+    text = builder(options.view)(plan)
+    try:
+        write_atomically(options.output, text)
+    except OSError as error:
+        raise UserError(f"{options.output} cannot be written: {error.strerror or error}.") from None
+    log.info("%s: wrote %s (%d lines)", what, options.output, text.count("\n"))
+
+
+def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m selfdistill.views", description="Write a table or the report.")
+    parser.add_argument("view", choices=MODULES)
+    parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>/plan.json")
+    parser.add_argument("output", type=Path, help="the file to write")
+    parser.add_argument("--digest", help="SHA-256 of the plan that this job was scheduled with")
+    parser.add_argument("--log", type=Path, help="file that repeats what is printed")
+    return parser.parse_args(arguments)
+
+
+def _start_logging(path: Path | None) -> list[logging.Handler]:
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
+    for handler in handlers:
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+    log.setLevel(logging.INFO)
+    log.propagate = False
+    return handlers
+
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or sys.argv[1] not in VIEWS:
-        sys.exit(f"usage: python -m selfdistill.views VIEW PLAN OUTPUT; VIEW is one of {', '.join(VIEWS)}")
-    view = sys.argv[1]
-    run(view, import_module(f"selfdistill.views.{view}").build, sys.argv[2:])
+    main()

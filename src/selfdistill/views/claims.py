@@ -1,4 +1,4 @@
-"""What the paper claims, and whether these data say the same.
+"""What the paper claims, and whether these data say the same: the table of claims and the headline.
 
 A claim is an order of two or more quantities. Each neighbouring pair is compared by its paired difference: `yes` if
 the 95 % interval lies on the expected side of zero, `no` if it lies on the other side, else `unclear`. A claim
@@ -9,15 +9,29 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Literal
 
 from selfdistill.statistics import Difference
-from selfdistill.views.evaluations import Evaluation
 from selfdistill.views.measures import DENSITY, LENGTH, SCORE, Measurement
-from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy
-from selfdistill.views.style import CONTEXT_SYMBOLS, GRPO, GUIDED, METHODS, NO_THINK, SDPO, UNGUIDED
-from selfdistill.views.wording import NAMES, listed, shown, signed
+from selfdistill.views.page import Cell, Section, Table, key_cell, num, text
+from selfdistill.views.study import OUT_OF_DISTRIBUTION, Evaluation, ModelStudy
+from selfdistill.views.style import (
+    CONTEXT_SYMBOLS,
+    GRPO,
+    GUIDED,
+    METHODS,
+    NAMES,
+    NO_THINK,
+    SDPO,
+    UNGUIDED,
+    Kind,
+    listed,
+    number,
+    shown,
+    signed,
+    whole_percent,
+)
 
 Verdict = Literal["yes", "no", "unclear"]
 
@@ -46,9 +60,29 @@ def verdict(difference: Difference) -> Verdict:
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
+    """The verdict on several pairs: `no` as soon as one is, `yes` only if all are."""
     if "no" in verdicts:
         return "no"
     return "unclear" if "unclear" in verdicts else "yes"
+
+
+@dataclass(frozen=True)
+class Link:
+    """One quantity of an order, with its name and the artifacts behind it."""
+
+    label: str
+    measurement: Measurement
+    artifacts: tuple[str, ...]
+
+
+def link(label: str, evaluation: Evaluation) -> Link:
+    """An experiment's last checkpoint, seeds averaged."""
+    return Link(label, evaluation.last(), tuple(evaluation.names("evaluate_artifact")))
+
+
+def base_link(evaluation: Evaluation) -> Link:
+    """The base model that an experiment starts from."""
+    return Link("base", evaluation.base, tuple(evaluation.names("evaluate_artifact", step=0)))
 
 
 def checks(study: ModelStudy) -> list[Check]:
@@ -61,58 +95,42 @@ def _benchmark_checks(study: ModelStudy, benchmark: str) -> Iterator[Check]:
     found = study.by_method(benchmark)
     if not found:
         return
-    base = next(iter(found.values()))
-    for metric in (SCORE, LENGTH, DENSITY):
-        yield from order(benchmark, metric, _chain(found, base, (GRPO, None, SDPO)))
-    if NO_THINK in found:
+    for middle in (None, NO_THINK) if NO_THINK in found else (None,):
         for metric in (SCORE, LENGTH, DENSITY):
-            yield from order(benchmark, metric, _chain(found, base, (GRPO, NO_THINK, SDPO)))
-    yield from order(benchmark, SCORE, _chain(found, base, (UNGUIDED, GUIDED)))
-    yield from order(benchmark, SCORE, _chain(found, base, (None, GUIDED)))
-    yield from _near(benchmark, _chain(found, base, (UNGUIDED, None)))
+            yield from order(benchmark, metric, _chain(found, (GRPO, middle, SDPO)))
+    yield from order(benchmark, SCORE, _chain(found, (UNGUIDED, GUIDED)))
+    yield from order(benchmark, SCORE, _chain(found, (None, GUIDED)))
+    yield from _near(benchmark, _chain(found, (UNGUIDED, None)))
 
 
-@dataclass(frozen=True)
-class Link:
-    """One quantity of an order, with its name and the artifacts behind it."""
-
-    label: str
-    measurement: Measurement
-    artifacts: tuple[str, ...]
-
-
-def _chain(found: dict, base: Evaluation, kinds: Sequence[tuple[str, str | None] | None]) -> list[Link]:
+def _chain(found: dict[Kind, Evaluation], kinds: Sequence[Kind | None]) -> list[Link]:
     """The measured ones of the methods, in the expected order; None is the base model."""
-    chain = []
-    for kind in kinds:
-        if kind is None:
-            chain.append(base_link(base))
-        elif kind in found:
-            chain.append(link(METHODS[kind].label, found[kind]))
-    return chain
+    base = base_link(next(iter(found.values())))
+    known = [kind for kind in kinds if kind is None or kind in found]
+    return [base if kind is None else link(METHODS[kind].label, found[kind]) for kind in known]
 
 
-def link(label: str, evaluation: Evaluation) -> Link:
-    """An experiment's last checkpoint, seeds averaged."""
-    names = evaluation.artifacts(evaluation.steps[-1])["evaluate_artifact"]
-    return Link(label, evaluation.last(), tuple(names.split(";")))
-
-
-def base_link(evaluation: Evaluation) -> Link:
-    """The base model that an experiment starts from."""
-    return Link("base", evaluation.base_measurement(), (evaluation.base["evaluate_artifact"],))
+def _richness_checks(study: ModelStudy) -> Iterator[Check]:
+    """none > s\\think > s, and > regenerated; the paper's order of the last two is not claimed."""
+    links = {
+        name: Link(CONTEXT_SYMBOLS[name], measurement, (study.richness[name]["rollouts_artifact"],))
+        for name, measurement in study.contexts().items()
+        if name in CONTEXT_SYMBOLS
+    }
+    for metric in (LENGTH, DENSITY):
+        for last in ("solution", "regenerated"):
+            names = [name for name in ("none", "solution_no_think", last) if name in links]
+            yield from order("teacher contexts", metric, [links[name] for name in names])
 
 
 def order(where: str, metric: str, chain: Sequence[Link]) -> Iterator[Check]:
     """The claim that a metric falls along the chain; nothing to claim about fewer than two."""
     if len(chain) < 2:
         return
-    differences = [a.measurement.difference(b.measurement, metric) for a, b in pairwise(chain)]
-    parts = [
-        f"{a.label} − {b.label}: {signed(metric, d)}" for (a, b), d in zip(pairwise(chain), differences, strict=True)
-    ]
+    pairs = [(a, b, a.measurement.difference(b.measurement, metric)) for a, b in pairwise(chain)]
+    detail = "; ".join(f"{a.label} − {b.label}: {signed(metric, difference)}" for a, b, difference in pairs)
     expected = f"{NAMES[metric]}: " + " > ".join(link.label for link in chain)
-    yield _check(where, expected, metric, chain, "; ".join(parts), together([verdict(d) for d in differences]))
+    yield _check(where, expected, metric, chain, detail, together([verdict(difference) for *_, difference in pairs]))
 
 
 def _near(where: str, chain: Sequence[Link]) -> Iterator[Check]:
@@ -140,17 +158,21 @@ def _check(where: str, expected: str, metric: str, chain: Sequence[Link], detail
     )
 
 
-def _richness_checks(study: ModelStudy) -> Iterator[Check]:
-    """none > s\\think > s, and > regenerated; the paper's order of the last two is not claimed."""
-    contexts = study.contexts()
-    names = {name: (row["rollouts_artifact"],) for name, row in study.richness.items()}
-    links = {
-        name: Link(CONTEXT_SYMBOLS[name], m, names[name]) for name, m in contexts.items() if name in CONTEXT_SYMBOLS
-    }
-    for metric in (LENGTH, DENSITY):
-        for last in ("solution", "regenerated"):
-            chain = [links[name] for name in ("none", "solution_no_think", last) if name in links]
-            yield from order("teacher contexts", metric, chain)
+def checks_section(found: Sequence[Check]) -> Section:
+    """Every claim with what was observed."""
+    rows = [
+        [Cell(c.verdict, tone=c.verdict), text(c.where), text(c.expected), Cell(c.observed, detail=c.detail),
+         num(c.size), key_cell(c.artifacts)]
+        for c in found
+    ]  # fmt: skip
+    table = Table(("holds", "where", "expected", "observed", "size", "artifacts"), rows)
+    notes = (
+        "A claim holds when every neighbouring pair of its order differs in the expected direction and the 95 % "
+        "interval of the paired difference excludes zero; it fails when one pair differs in the other direction; "
+        "otherwise it is unclear. Intervals are not adjusted for the number of claims.",
+    )
+    lead = summary(found) if found else "This report has too few experiments to check a claim of the paper."
+    return Section("checks", "The paper's claims, and what was observed", lead, [table] if found else [], notes)
 
 
 def summary(found: Sequence[Check]) -> str:
@@ -160,3 +182,67 @@ def summary(found: Sequence[Check]) -> str:
     words = {"no": ("fails", "fail"), "unclear": ("is unclear", "are unclear")}
     parts += [f"{counts[name]} {text[counts[name] > 1]}" for name, text in words.items() if counts[name]]
     return listed(parts) + "."
+
+
+def headline(study: ModelStudy) -> str:
+    """One sentence about GRPO and SDPO (c = s) against the base, out of distribution; chosen by the numbers.
+
+    The effect: GRPO gains and SDPO loses, each with its interval on that side of zero, on every benchmark.
+    """
+    compared = [study.by_method(benchmark) for benchmark in study.benchmarks(OUT_OF_DISTRIBUTION)]
+    compared = [found for found in compared if GRPO in found or SDPO in found]
+    if not compared:
+        return "There is no GRPO or SDPO run on an out-of-distribution benchmark here, so there is no finding to state."
+    moves = [_expected_moves(found) for found in compared]
+    whole = sum(together(verdicts) == "yes" for verdicts in moves)
+    share = f" on {whole} of {len(compared)} benchmarks" if len(compared) > 1 else ""
+    missing = [METHODS[kind].label for kind in (GRPO, SDPO) if kind not in compared[0]]
+    caveat = f" There is no {listed(missing)} run to compare with." if missing else ""
+    return f"{_opening(list(chain(*moves)), share)}: {_detail(compared[0])}{caveat}"
+
+
+def _opening(moves: list[Verdict], share: str) -> str:
+    if together(moves) == "yes":
+        return f"The paper's effect shows{share}"
+    if "yes" in moves:
+        return "The paper's effect shows only in part" + (f", in full{share}" if share else "")
+    if "no" in moves:
+        return "The paper's effect does not show"
+    return "These data do not settle whether the paper's effect shows"
+
+
+def _expected_moves(found: dict[Kind, Evaluation]) -> list[Verdict]:
+    """Whether GRPO gained and SDPO lost, of those that there are."""
+    moves: list[Verdict] = []
+    if GRPO in found:
+        moves.append(verdict(found[GRPO].change(SCORE)))
+    if SDPO in found:
+        moves.append(verdict(found[SDPO].base.difference(found[SDPO].last(), SCORE)))
+    return moves
+
+
+def _detail(found: dict[Kind, Evaluation]) -> str:
+    """`on x .. GRPO gains 22.9 points ..; epistemic words per 1,000 tokens rise to 353 under GRPO (base: 288).`"""
+    known = {METHODS[kind].label: found[kind] for kind in (GRPO, SDPO) if kind in found}
+    first = next(iter(known.values()))
+    moves = listed([f"{name} {_score_change(evaluation)}" for name, evaluation in known.items()])
+    words = listed([f"{_density_change(evaluation)} under {name}" for name, evaluation in known.items()])
+    return (
+        f"on {first.benchmark}, where {whole_percent(first.base.mean(SCORE))} of the base model's answers are right, "
+        f"{moves}; epistemic words per 1,000 tokens {words} (base: {number(first.base.mean(DENSITY))})."
+    )
+
+
+def _score_change(evaluation: Evaluation) -> str:
+    """`gains 24.8 points`."""
+    score = evaluation.change(SCORE)
+    if verdict(score) == "unclear":
+        return f"does not clearly change ({signed(SCORE, score)})"
+    return f"{'gains' if verdict(score) == 'yes' else 'loses'} {100 * abs(score.difference):.1f} points"
+
+
+def _density_change(evaluation: Evaluation) -> str:
+    """`rise to 353`."""
+    moved = verdict(evaluation.change(DENSITY))
+    verb = {"yes": "rise to", "no": "fall to", "unclear": "stay at"}[moved]
+    return f"{verb} {number(evaluation.last().mean(DENSITY))}"

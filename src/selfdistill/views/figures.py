@@ -7,18 +7,19 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
-import matplotlib
-from matplotlib.axes import Axes
-from matplotlib.axis import Axis
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from selfdistill.views.measures import Estimate
+from selfdistill.views.style import INK, Look, Scale
 
-from selfdistill.views.style import INK, Look
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.axis import Axis
+    from matplotlib.figure import Figure
 
 _RC = {
     "svg.fonttype": "none",
@@ -40,15 +41,6 @@ _RC = {
     "axes.facecolor": "none",
 }
 _INCHES = 1 / 72
-
-
-class Scale(NamedTuple):
-    """How values are printed beside a dot, and along the axis."""
-
-    value: Callable[[float], str]
-    tick: Callable[[float], str]
-
-
 #: Width of a panel in a row of three, in the page's pixels; text keeps its size in narrower ones.
 WIDE = 330
 
@@ -78,6 +70,12 @@ class Line:
     faint: Sequence[tuple[Sequence[float], Sequence[float]]] = field(default=())
     has_markers: bool = False
 
+    @classmethod
+    def of(cls, look: Look, x: Sequence[float], estimates: Sequence[Estimate]) -> Line:
+        """A curve through values with their intervals."""
+        values, low, high = zip(*estimates, strict=True)
+        return cls(look, x, values, low, high, has_markers=True)
+
 
 def dots(
     rows: Sequence[Sequence[Dot]],
@@ -87,7 +85,7 @@ def dots(
     limits: tuple[float, float] | None = None,
 ) -> str:
     """Dot plot: a row per entry (several dots in one row are set one below the other); values are printed if alone."""
-    with matplotlib.rc_context(_RC):
+    with _style():
         figure, axes = _panel(width, 34 + 30 * len(rows))
         for place, row in enumerate(rows):
             for index, dot in enumerate(row):
@@ -107,7 +105,7 @@ def dots(
 
 def lines(series: Sequence[Line], scale: Scale, x_label: str, ticks: Sequence[str] = (), width: int = WIDE) -> str:
     """Curves over steps, or over named places when `ticks` are given (x = 0, 1, ...)."""
-    with matplotlib.rc_context(_RC):
+    with _style():
         figure, axes = _panel(width, 215)
         for line in series:
             _draw_line(axes, line)
@@ -128,12 +126,23 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
+def _style() -> AbstractContextManager[None]:
+    # Imported where a figure is drawn: tables, whose modules hold figures too, start in half the time.
+    import matplotlib
+
+    return matplotlib.rc_context(_RC)
+
+
 def _panel(width: int, height: int) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure
+
     figure = Figure(figsize=(width * _INCHES, height * _INCHES), layout="constrained")
     return figure, figure.add_subplot()
 
 
 def _format(axis: Axis, scale: Scale, most: int) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     axis.set_major_locator(MaxNLocator(most))
     axis.set_major_formatter(lambda value, _: scale.tick(value))
 

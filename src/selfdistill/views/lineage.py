@@ -11,7 +11,7 @@ from selfdistill.artifacts.lineage import closure, last_attempt
 from selfdistill.artifacts.store import Artifact
 from selfdistill.schema.stages import STAGES
 from selfdistill.views.measures import open_artifact
-from selfdistill.views.training import curves
+from selfdistill.views.study import curves
 
 #: Parts of names that mark a number about something left out, cut or failed.
 _SILENT = ("drop", "trunc", "unparsed", "timeout", "missing", "without", "skip", "exclude", "duplicate", "leaked")

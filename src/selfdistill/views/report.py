@@ -6,21 +6,27 @@ elsewhere; links lead to the manifests of the artifacts, relative to results/.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
+from itertools import count
+from typing import Any
 
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from selfdistill.views.claims import checks
-from selfdistill.views.command import Plan, run
-from selfdistill.views.coverage_claims import coverage_checks
-from selfdistill.views.headline import headline
-from selfdistill.views.lineage import ancestry
-from selfdistill.views.sections import contexts, origins, results, training, words
-from selfdistill.views.sections.blocks import Canvas, Figure, Section
-from selfdistill.views.study import ModelStudy, Study, read_study
-from selfdistill.views.style import BASE, Look, palette
+from selfdistill.artifacts.store import Artifact
+from selfdistill.views.claims import checks, checks_section, headline
+from selfdistill.views.coverage import coverage_checks, coverage_section
+from selfdistill.views.figures import for_page
+from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
+from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
+from selfdistill.views.paper_tables import richness_section, sft_section
+from selfdistill.views.scores import checkpoints_section, families_section, main_figures, scores_section
+from selfdistill.views.study import ModelStudy, read_study
+from selfdistill.views.style import number, palette, percent
+from selfdistill.views.training_curves import curves_section
+from selfdistill.views.words import words_section
 
 _TEMPLATES = files("selfdistill.views") / "templates"
 
@@ -32,24 +38,20 @@ class ModelPage:
     name: str
     finding: str
     main: list[Figure]
-    legend: list[Look]
     sections: list[Section]
 
 
-def build(plan: Plan) -> str:
-    study = read_study(plan)
-    colours = palette(study.looks.values())
-    canvas = Canvas(colours)
-    artifacts = ancestry(study.artifacts)
-    pages = [_model_page(model, study, canvas) for model in study.models]
-    shared = [origins.silent_section(artifacts), origins.assumptions_section(artifacts),
-              origins.provenance_section(artifacts)]  # fmt: skip
+def build_report(plan: dict[str, Any]) -> str:
+    """results/report.html."""
+    studies = read_study(plan)
+    artifacts = ancestry(plan["artifacts"])
+    colours = palette(look for study in studies for look in study.looks.values())
     page = (
-        _environment()
+        _environment(colours)
         .get_template("report.html")
         .render(
-            pages=pages,
-            shared=[section for section in shared if section],
+            pages=[_model_page(study) for study in studies],
+            shared=_present(silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts)),
             palette=colours,
             style=Markup(_read("report.css")),
         )
@@ -57,45 +59,115 @@ def build(plan: Plan) -> str:
     return page.rstrip("\n") + "\n"
 
 
-def _model_page(model: ModelStudy, study: Study, canvas: Canvas) -> ModelPage:
-    if not model.main:
-        return ModelPage(model.model, "", [], [], _present(_tables_only(model, study, canvas)))
-    sections = [
-        results.checks_section([*checks(model), *coverage_checks(model)]),
-        results.families_section(model, study, canvas),
-        results.scores_section(model, study),
-        results.checkpoints_section(model, study, canvas),
-        training.curves_section(model, study, canvas),
-        *_tables_only(model, study, canvas),
-        words.words_section(model, study, canvas),
-    ]
-    main = results.main_figures(model, study, canvas)
-    legend = [BASE, *(study.looks[name] for name in model.experiments)]
-    return ModelPage(model.model, headline(model), main, legend, _present(sections))
+def _model_page(study: ModelStudy) -> ModelPage:
+    # A model may have these without being among the report's experiments.
+    tables_only = (richness_section(study), sft_section(study), coverage_section(study))
+    if not study.main:
+        return ModelPage(study.model, "", [], _present(*tables_only))
+    sections = _present(
+        checks_section([*checks(study), *coverage_checks(study)]),
+        families_section(study),
+        scores_section(study),
+        checkpoints_section(study),
+        curves_section(study),
+        *tables_only,
+        words_section(study),
+    )
+    return ModelPage(study.model, headline(study), main_figures(study), sections)
 
 
-def _tables_only(model: ModelStudy, study: Study, canvas: Canvas) -> list[Section | None]:
-    """Sections that a model may have without being among the report's experiments."""
-    return [
-        contexts.richness_section(model, canvas),
-        contexts.sft_section(model, study),
-        training.coverage_section(model, study, canvas),
-    ]
-
-
-def _present(sections: list[Section | None]) -> list[Section]:
+def _present(*sections: Section | None) -> list[Section]:
     return [section for section in sections if section is not None]
 
 
-def _environment() -> Environment:
-    return Environment(
+def _environment(colours: dict[str, tuple[str, str]]) -> Environment:
+    environment = Environment(
         loader=FunctionLoader(_read), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    numbers = count(1)
+
+    def svg(panel: Panel) -> Markup:
+        return Markup(for_page(panel.svg, colours, next(numbers), panel.title))
+
+    environment.filters["svg"] = svg
+    return environment
 
 
 def _read(name: str) -> str:
     return (_TEMPLATES / name).read_text(encoding="utf-8")
 
 
-if __name__ == "__main__":
-    run("report", build)
+# --- sections that all models share -----------------------------------------------------------------------------------
+
+
+def silent_section(artifacts: Sequence[Artifact]) -> Section:
+    """Everything that was dropped, truncated or not understood; zeros are named below the table."""
+    counts = silent_counts(artifacts)
+    rows = [
+        [text(c.stage), text(c.name), num(c.artifacts), num(_shown(c, c.overall)), num(_shown(c, c.largest)),
+         Cell(c.slug, keys=[("manifest", c.href)])]
+        for c in counts if c.overall
+    ]  # fmt: skip
+    zeros = [f"{c.stage} {c.name}" for c in counts if not c.overall]
+    notes = [f"Zero in every artifact: {'; '.join(zeros)}."] if zeros else []
+    header = ("stage", "what", "artifacts", "sum, or mean of shares", "largest in one artifact", "which")
+    lead = f"The artifacts report {len(counts)} such numbers; {len(rows)} of them are not zero."
+    return Section("losses", "Dropped, truncated or not understood", lead, [Table(header, rows)] if rows else [], notes)
+
+
+def _shown(count: SilentCount, value: float) -> str:
+    return percent(value) if count.is_share else number(value) if value % 1 else f"{value:,.0f}"
+
+
+def provenance_section(artifacts: Sequence[Artifact]) -> Section:
+    """Every artifact behind the report, upstream ones included."""
+    origins = [origin(artifact) for artifact in artifacts]
+    rows = [
+        [text(o.stage), text(o.slug), Cell("", keys=[(o.key, o.href)]), text(o.commit),
+         num(o.date), text(", ".join(i.split("/")[0] + " " + i.split("/")[1][:6] for i in o.inputs) or "–")]
+        for o in origins
+    ]  # fmt: skip
+    commits = sorted({o.commit for o in origins})
+    made_by = f"commit {commits[0]}" if len(commits) == 1 else f"{len(commits)} commits"
+    lead = f"{len(origins)} artifacts, made by {made_by}."
+    notes = ("A key is the hash of an artifact's spec; its manifest lists the digest of every file.",)
+    header = ("stage", "name", "key and manifest", "commit", "finished (UTC)", "made from")
+    return Section("provenance", "Where every number comes from", lead,
+                   [Table(header, rows, "Show the artifacts", is_folded=True)], notes)  # fmt: skip
+
+
+def assumptions_section(artifacts: Sequence[Artifact]) -> Section | None:
+    """Assumed against emergent, for a study whose base model was made here; None for a given model."""
+    made = [artifact for artifact in artifacts if artifact.stage == "pretrain"]
+    if not made:
+        return None
+    mixture = made[0].frozen_spec["params"]["mixture"]
+    named = [*(name for name in _MIXTURE if name in mixture), *(name for name in mixture if name not in _MIXTURE)]
+    rows = [[text(_MIXTURE.get(name, name)), num(percent(mixture[name]))] for name in named]
+    blocks = [Table(("assumed: what the pretraining text holds", "share"), rows)]
+    return Section("assumptions", "What this small world assumes, and what emerges in it", _ASSUMED, blocks, _EMERGENT)
+
+
+_MIXTURE = {
+    "textbook": "pages that practise the check of one candidate",
+    "with_solution": "problems with a solution in the prompt",
+    "ood": "problems of families that later training never sees",
+    "direct": "plain problems answered at once, without a search",
+    "direct_correct": "such direct answers that are right",
+    "give_up": "searches that end in a guess after a failed check",
+    "full_solution_direct": "concise answers when a full solution is shown",
+    "answer_only_direct": "concise answers when only the final answer is shown",
+}
+_ASSUMED = (
+    "Part of what is seen here was put in by hand. The base model was pretrained on generated text that teaches it two "
+    "ways to answer: at once, or by a search in words. In that text a full solution in the prompt is followed by a "
+    "short, confident answer; a final answer alone changes little. Large models bring such habits with them; here they "
+    "are assumptions, and so is the small effect of the context without thinking."
+)
+_EMERGENT = (
+    "Not put in, but a result of training: a habit that exists only with a solution in the prompt passes to the "
+    "student, which sees none, even in families that training never touched; accuracy falls with it, or does not; a "
+    "method memorises a few problems; GRPO searches more.",
+    "Out of distribution means families that occur in pretraining but never in later training.",
+    "The same rules hold for every family: no family was made to fail.",
+)

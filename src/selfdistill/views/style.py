@@ -1,4 +1,4 @@
-"""One look for every method: a name, a colour, a marker, the same in every figure and table.
+"""One look for every method (name, colour, marker) and one wording for every number, in every figure and table.
 
 Figures are drawn with the light colours; in the page each becomes a CSS variable, so that dark mode has its own. The
 hues are those of Okabe and Ito, which people with any common colour blindness tell apart; markers differ as well.
@@ -6,9 +6,11 @@ hues are those of Okabe and Ito, which people with any common colour blindness t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+
+from selfdistill.views.measures import DENSITY, EPISTEMIC, LENGTH, SCORE
 
 
 @dataclass(frozen=True)
@@ -23,9 +25,11 @@ class Look:
     line: str = "-"
 
 
-BASE = Look("base", "base model", "#6b7280", "#9aa3b2", "o")
+BASE_LOOK = Look("base", "base model", "#6b7280", "#9aa3b2", "o")
 PAPER = Look("paper", "paper", "#111827", "#e5e7eb", "D")
-#: (method, context or arm) of the paper's methods.
+#: (method, context or arm).
+Kind = tuple[str, str | None]
+#: The paper's methods.
 GRPO, SDPO, NO_THINK = ("grpo", None), ("sdpo", "solution"), ("sdpo", "solution_no_think")
 GUIDED, UNGUIDED = ("sft", "guided"), ("sft", "unguided")
 METHODS = {
@@ -79,7 +83,7 @@ def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
     }
 
 
-def kinds(experiments: Iterable[dict[str, Any]]) -> list[tuple[str, str | None]]:
+def kinds(experiments: Iterable[dict[str, Any]]) -> list[Kind]:
     """Every (method, context) of a plan's experiments: those of the paper first, the others in the plan's order."""
     found = dict.fromkeys((about["method"], about["context"]) for about in experiments)
     return [*(kind for kind in METHODS if kind in found), *(kind for kind in found if kind not in METHODS)]
@@ -87,4 +91,81 @@ def kinds(experiments: Iterable[dict[str, Any]]) -> list[tuple[str, str | None]]
 
 def palette(chosen: Iterable[Look]) -> dict[str, tuple[str, str]]:
     """CSS variable -> (light, dark) of everything that a figure may use."""
-    return INK | {look.key: (look.light, look.dark) for look in (BASE, PAPER, *chosen)}
+    return INK | {look.key: (look.light, look.dark) for look in (BASE_LOOK, PAPER, *chosen)}
+
+
+#: Metrics in sentences.
+NAMES = {SCORE: "accuracy", LENGTH: "length", DENSITY: "density of epistemic words"}
+
+
+class Scale(NamedTuple):
+    """How values are printed beside a dot, and along the axis."""
+
+    value: Callable[[float], str]
+    tick: Callable[[float], str]
+
+
+def percent(value: float) -> str:
+    return f"{100 * value:.1f}\u00a0%"
+
+
+def whole_percent(value: float) -> str:
+    return f"{100 * value:.0f}\u00a0%"
+
+
+def number(value: float) -> str:
+    """Three significant digits or whole numbers, thousands separated."""
+    if abs(value) >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+
+
+def times(value: float) -> str:
+    return f"{value:.2g}×"
+
+
+def change(value: float) -> str:
+    return f"{value:+.2f}".replace("-", "−")
+
+
+def _tick(value: float) -> str:
+    return f"{round(value, 9):,g}".replace("-", "−")
+
+
+PERCENT = Scale(whole_percent, whole_percent)
+NUMBER = Scale(number, _tick)
+TIMES = Scale(times, lambda value: f"{_tick(value)}×")
+CHANGE = Scale(change, _tick)
+
+
+def shown(metric: str, value: float) -> str:
+    """A value of a metric with its unit."""
+    if metric == SCORE:
+        return percent(value)
+    unit = {LENGTH: "tokens", DENSITY: "per 1,000 tokens", EPISTEMIC: "per completion"}[metric]
+    return f"{number(value)}\u00a0{unit}"
+
+
+def signed(metric: str, difference: Sequence[float]) -> str:
+    """`+24.8 points [20.1, 29.3]`: a difference with its interval."""
+    scale, unit = (100.0, " points") if metric == SCORE else (1.0, "")
+    value, low, high = (_plain(scale * part) for part in difference)
+    sign = "" if value.startswith("−") else "+"
+    return f"{sign}{value}{unit} [{low}, {high}]"
+
+
+def interval(metric: str, estimate: Sequence[float]) -> str:
+    """`59.6 % [55.1, 63.9]`."""
+    scale = 100.0 if metric == SCORE else 1.0
+    low, high = (_plain(scale * part) for part in estimate[1:])
+    return f"{shown(metric, estimate[0])} [{low}, {high}]"
+
+
+def listed(words: Sequence[str]) -> str:
+    """`a, b and c`."""
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else list(words))
+
+
+def _plain(value: float) -> str:
+    text = number(value) if abs(value) < 10 else f"{value:,.1f}"
+    return text.replace("-", "−")

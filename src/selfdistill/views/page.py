@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-from markupsafe import Markup
-
-from selfdistill.views.figures import for_page
 from selfdistill.views.lineage import link
 from selfdistill.views.style import Look
 
@@ -38,12 +35,12 @@ class Panel:
     """One SVG with its title."""
 
     title: str
-    svg: Markup
+    svg: str
 
 
 @dataclass(frozen=True)
 class Figure:
-    """Panels side by side, with the sentence below them and the artifacts behind them."""
+    """Panels side by side, with the sentence below them and links to the artifacts behind them."""
 
     panels: Sequence[Panel]
     caption: str
@@ -72,25 +69,17 @@ class Section:
         return self.anchor.upper() if self.anchor == "sft" else self.anchor.capitalize()
 
 
-@dataclass
-class Canvas:
-    """Numbers the figures of one page, so that no two share an identifier."""
-
-    palette: dict[str, tuple[str, str]]
-    drawn: int = 0
-
-    def place(self, title: str, draw: Callable[..., str], *arguments: object, **options: object) -> Panel:
-        """Draw a panel and fit it into the page."""
-        self.drawn += 1
-        return Panel(title, Markup(for_page(draw(*arguments, **options), self.palette, self.drawn, title)))
-
-
 def text(value: object) -> Cell:
     return Cell(str(value))
 
 
-def num(value: str) -> Cell:
-    return Cell(value, tone="num")
+def num(value: object) -> Cell:
+    return Cell(str(value), tone="num")
+
+
+def method(look: Look) -> Cell:
+    """The name of a method, with its colour."""
+    return Cell(look.label, look=look)
 
 
 def keys(names: Iterable[str]) -> list[tuple[str, str]]:

@@ -1,0 +1,169 @@
+"""Scores of every method by benchmark, family and checkpoint: results/ood/{experiment}.csv and the report's sections.
+
+One row of the table per seed, evaluated step, benchmark and family (`all`, then each family that the data names); its
+columns are described in docs/report.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from selfdistill.views.claims import verdict
+from selfdistill.views.csv_table import DIFFERENCES, MEASURES, as_csv, evaluation_row
+from selfdistill.views.figures import Dot, Line, dots, lines
+from selfdistill.views.measures import ALL, DENSITY, EPISTEMIC, LENGTH, PASS, SCORE, TRUNCATED
+from selfdistill.views.page import INTERVAL, Cell, Figure, Panel, Section, Table, key_cell, keys, method, num, text
+from selfdistill.views.study import ALL_SEEDS, ARTIFACTS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy, evaluations
+from selfdistill.views.style import (
+    BASE_LOOK,
+    GRPO,
+    METHODS,
+    NUMBER,
+    PERCENT,
+    SDPO,
+    Look,
+    interval,
+    listed,
+    number,
+    percent,
+    signed,
+)
+
+OOD_COLUMNS = ("experiment", "seed", "step", "benchmark", "family", "domain", *MEASURES, *DIFFERENCES, *ARTIFACTS)
+_PANELS = ((SCORE, "Accuracy", PERCENT), (LENGTH, "Length, tokens", NUMBER),
+           (DENSITY, "Epistemic words per 1,000 tokens", NUMBER))  # fmt: skip
+
+
+def build_ood(plan: dict[str, Any]) -> str:
+    """results/ood/{experiment}.csv."""
+    rows = [
+        evaluation_row(evaluation, seed, step, family) | {"family": family}
+        for evaluation in evaluations(plan["rows"])
+        for seed, step in evaluation.cells()
+        for family in (ALL, *evaluation.measurement(step, seed).families)
+    ]
+    return as_csv(rows, OOD_COLUMNS)
+
+
+def main_figures(study: ModelStudy) -> list[Figure]:
+    """One row of panels per out-of-distribution benchmark (per any benchmark if there is none)."""
+    return [_main_figure(name, study) for name in study.main_benchmarks]
+
+
+def _main_figure(name: str, study: ModelStudy) -> Figure:
+    found = study.on(name)
+    panels = [
+        Panel(title, dots(_dots(found, study.looks, metric), scale, _first(found).base.mean(metric)))
+        for metric, title, scale in _PANELS
+    ]
+    return Figure(panels, f"{name}, last checkpoint. {_size(found)} {INTERVAL}; ticks are the training seeds, "
+                  "and the dashed line is the base model.", _sources(found.values()))  # fmt: skip
+
+
+def _dots(found: dict[str, Evaluation], looks: dict[str, Look], metric: str, family: str = ALL) -> list[list[Dot]]:
+    """A row for the base, then one per experiment with its training seeds."""
+    rows = [[Dot(BASE_LOOK, BASE_LOOK.label, *_first(found).base.estimate(metric, family))]]
+    for name, evaluation in found.items():
+        points = [evaluation.last(seed).mean(metric, family) for seed in evaluation.seeds]
+        rows.append([Dot(looks[name], looks[name].label, *evaluation.last().estimate(metric, family), points)])
+    return rows
+
+
+def _first(found: dict[str, Evaluation]) -> Evaluation:
+    return next(iter(found.values()))
+
+
+def _size(found: dict[str, Evaluation]) -> str:
+    base = _first(found).base
+    seeds = sorted({len(e.seeds) for e in found.values()})
+    runs = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return f"n = {base.n()} problems, k = {base.k} per problem, {runs} training seed{'s' if seeds[-1] > 1 else ''}."
+
+
+def _sources(found: Iterable[Evaluation]) -> list[tuple[str, str]]:
+    roles = ("evaluate_artifact", "epistemics_artifact")
+    return keys(n for e in found for step in (0, None) for role in roles for n in e.names(role, step=step))
+
+
+def families_section(study: ModelStudy) -> Section | None:
+    """Accuracy in each family of the out-of-distribution benchmarks; None if the data name no family."""
+    blocks = []
+    tallies = []
+    for name in study.benchmarks(OUT_OF_DISTRIBUTION):
+        found = study.on(name)
+        base = _first(found).base
+        if len(base.families) < 2:
+            continue
+        panels = [
+            Panel(f"{family} (n = {base.n(family)})",
+                  dots(_dots(found, study.looks, SCORE, family), PERCENT, base.mean(SCORE, family)))
+            for family in base.families
+        ]  # fmt: skip
+        blocks.append(Figure(panels, f"{name}: accuracy by family. {_size(found)} {INTERVAL}.",
+                             _sources(found.values())))  # fmt: skip
+        tallies.append(_tally(study, name, base.families))
+    if not blocks:
+        return None
+    return Section("families", "Out of distribution, by family", " ".join(tallies), blocks)
+
+
+def _tally(study: ModelStudy, benchmark: str, families: list[str]) -> str:
+    """`On toy_ood, GRPO is clearly above the base in 3 of 3 families and SDPO (c = s) is clearly below ..`"""
+    found = study.by_method(benchmark)
+    parts = []
+    for kind, word, wanted in ((GRPO, "above", "yes"), (SDPO, "below", "no")):
+        if kind in found:
+            count = sum(verdict(found[kind].change(SCORE, family)) == wanted for family in families)
+            parts.append(f"{METHODS[kind].label} is clearly {word} the base in {count} of {len(families)} families")
+    return f"On {benchmark}, {listed(parts)}." if parts else f"{benchmark} has {len(families)} families."
+
+
+def scores_section(study: ModelStudy) -> Section:
+    """Every method on every benchmark, all numbers."""
+    header = ("method", "benchmark", "seed", "step", "n", "k", "accuracy", "difference to base", "pass@k", "tokens",
+              "truncated", "epistemic words", "per 1,000 tokens", "artifacts")  # fmt: skip
+    rows = []
+    for name in study.benchmarks():
+        found = study.on(name)
+        rows.append(_score_row(_first(found), BASE_LOOK, "–", 0))
+        for experiment, evaluation in found.items():
+            for seed in (ALL_SEEDS, *(evaluation.seeds if len(evaluation.seeds) > 1 else ())):
+                rows.append(_score_row(evaluation, study.looks[experiment], seed, evaluation.steps[-1]))
+    lead = f"Every score of the last checkpoint: {len(study.experiments)} experiments on " \
+           f"{listed(study.benchmarks())}."  # fmt: skip
+    notes = ("Seed “all” averages the training seeds problem by problem; its interval is over problems.",)
+    return Section("scores", "All scores", lead, [Table(header, rows, "Show the table", is_folded=True)], notes)
+
+
+def _score_row(evaluation: Evaluation, look: Look, seed: int | str, step: int) -> list[Cell]:
+    m = evaluation.measurement(step, seed)
+    difference = signed(SCORE, m.difference(evaluation.base, SCORE)) if step else "–"
+    numbers = (step, m.n(), m.k, interval(SCORE, m.estimate(SCORE)), difference, percent(m.mean(PASS)),
+               number(m.mean(LENGTH)), percent(m.mean(TRUNCATED)), number(m.mean(EPISTEMIC)),
+               number(m.mean(DENSITY)))  # fmt: skip
+    artifacts = key_cell(evaluation.names("evaluate_artifact", seed, step))
+    return [method(look), text(evaluation.benchmark), text(seed), *map(num, numbers), artifacts]
+
+
+def checkpoints_section(study: ModelStudy) -> Section | None:
+    """Scores over evaluated checkpoints; None when only the last one was evaluated."""
+    blocks = []
+    for name in study.benchmarks():
+        found = {n: e for n, e in study.on(name).items() if len(e.steps) > 1}
+        if not found:
+            continue
+        panels = [
+            Panel(title, lines([_line(e, study.looks[n], metric) for n, e in found.items()], scale, "step"))
+            for metric, title, scale in _PANELS
+        ]
+        caption = f"{name} over checkpoints; step 0 is the base. {_size(found)} {INTERVAL}."
+        blocks.append(Figure(panels, caption, _sources(found.values()), [study.looks[n] for n in found]))
+    if not blocks:
+        return None
+    return Section("checkpoints", "Benchmarks over training", "How the scores move from step 0, the base.", blocks)
+
+
+def _line(evaluation: Evaluation, look: Look, metric: str) -> Line:
+    steps = [0, *evaluation.steps]
+    return Line.of(look, steps, [evaluation.measurement(step).estimate(metric) for step in steps])
