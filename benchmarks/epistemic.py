@@ -1,4 +1,4 @@
-"""Uncertainty words counted, in MB of text per second, against the obvious Python loop; counts must be equal.
+"""Epistemic words counted, in MB of text per second, against the obvious Python loop; counts must be equal.
 
 The loop lower-cases the text for each word and counts it: `text.lower().count(word)` for substrings, a regular
 expression with boundaries for whole words. The texts are like reasoning traces: 2 % of the words are of the lexicon;

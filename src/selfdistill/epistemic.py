@@ -1,4 +1,4 @@
-"""Uncertainty markers in text: counts per word, and their density (docs/method.md 10).
+"""Epistemic words in text: counts per word, and their density (docs/method.md 10).
 
 Two rules. `substring` is the paper's: lower-case the text, then count non-overlapping occurrences of each word,
 wherever they stand ("unlikely" holds likely). `word` counts an occurrence only where no letter, digit or underscore

@@ -1,4 +1,4 @@
-"""Counts of uncertainty words, against the paper's vectors and a regular expression."""
+"""Counts of epistemic words, against the paper's vectors and a regular expression."""
 
 from __future__ import annotations
 

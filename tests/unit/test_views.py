@@ -25,17 +25,16 @@ import pytest
 from markupsafe import escape
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.plan.views import VIEWS
 from selfdistill.schema.errors import UserError
 from selfdistill.statistics import Difference
-from selfdistill.views import coverage, curves, epistemic, ood, report, richness, sft
-from selfdistill.views.claims import summary, together, verdict
-from selfdistill.views.command import run
-from selfdistill.views.headline import headline
+from selfdistill.views.__main__ import MODULES, builder, main
+from selfdistill.views.claims import headline, summary, together, verdict
+from selfdistill.views.csv_table import as_csv
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.study import read_study
 from selfdistill.views.style import looks
-from selfdistill.views.tables import as_csv
-from selfdistill.views.vocabulary import shift
+from selfdistill.views.words import shift
 from synthetic import CONFIG, Said, build_study, kind_of, seed_of
 
 RIGHT = {
@@ -43,7 +42,7 @@ RIGHT = {
     ("grpo", 0): {"long": (1, 1), "mod": (0, 1)},
     ("grpo", 1): {"long": (1, 0), "mod": (0, 0)},
 }
-#: (text, tokens): one, three and no uncertainty words.
+#: (text, tokens): one, three and no epistemic words.
 SHORT, LONG, PLAIN = ("wait it is done", 10), ("wait maybe, awaiting done", 30), ("done", 5)
 TEXTS = {"base": SHORT, "grpo": LONG, "solution": PLAIN}
 
@@ -74,6 +73,11 @@ def plan_of(view: str, name: str, config: dict = CONFIG, said=behaviour) -> dict
     return json.loads(build_study(view, name, said, scalars, config).read_text())
 
 
+def made(view: str, name: str, config: dict = CONFIG, said=behaviour) -> str:
+    """The text of a view of a study that is built for it."""
+    return builder(view)(plan_of(view, name, config, said))
+
+
 def rows_of(text: str) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(text)))
 
@@ -88,7 +92,7 @@ def only(rows: list[dict[str, str]], **wanted: object) -> dict[str, str]:
 
 
 def test_ood_has_a_row_per_seed_step_and_family_with_the_designed_columns(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     assert list(rows[0]) == [
         "experiment", "seed", "step", "benchmark", "family", "domain", "n", "k", "avg_at_k", "avg_at_k_low",
         "avg_at_k_high", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
@@ -101,7 +105,7 @@ def test_ood_has_a_row_per_seed_step_and_family_with_the_designed_columns(projec
 
 
 def test_ood_scores_each_seed_and_the_average_of_seeds_per_problem(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     scores = {(r["seed"], r["step"], r["family"]): float(r["avg_at_k"]) for r in rows}
     assert [scores["base", "0", f] for f in ("all", "long", "mod")] == [0.25, 0.5, 0.0]
     assert [scores["0", "12", f] for f in ("all", "long", "mod")] == [0.75, 1.0, 0.5]
@@ -116,7 +120,7 @@ def test_ood_scores_each_seed_and_the_average_of_seeds_per_problem(project):
 
 
 def test_ood_differences_are_paired_over_problems(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     both = only(rows, seed="all", step=12, family="all")
     # Each problem gained exactly 0.25, so pairing leaves no spread, although the scores themselves differ.
     assert [float(both[c]) for c in ("difference_to_base", "difference_low", "difference_high")] == [0.25] * 3
@@ -125,7 +129,7 @@ def test_ood_differences_are_paired_over_problems(project):
 
 
 def test_ood_counts_length_truncation_and_words(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     base, trained = only(rows, seed="base", family="all"), only(rows, seed=0, family="all")
     assert [float(base[c]) for c in ("mean_length", "truncation_rate", "epistemic_count")] == [10.0, 0.0, 1.0]
     assert float(base["epistemic_density_per_1k_tokens"]) == 100.0
@@ -135,14 +139,14 @@ def test_ood_counts_length_truncation_and_words(project):
 
 
 def test_step_zero_of_all_seeds_is_the_base(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     base, start = only(rows, seed="base", family="long"), only(rows, seed="all", step=0, family="long")
     assert {**base, "seed": "all"} == start
     assert base["train_artifact"].startswith("pretrain/")
 
 
 def test_rows_name_the_artifacts_behind_them(project):
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo")))
+    rows = rows_of(made("ood", "tiny_grpo"))
     for name in ("train_artifact", "evaluate_artifact", "epistemics_artifact"):
         of_seeds = [only(rows, seed=seed, family="all")[name] for seed in (0, 1)]
         assert only(rows, seed="all", step=12, family="all")[name] == ";".join(of_seeds)
@@ -151,7 +155,7 @@ def test_rows_name_the_artifacts_behind_them(project):
 
 def test_every_evaluated_checkpoint_has_its_rows(project):
     config = {**CONFIG, "experiments": {"tiny_grpo": {**CONFIG["experiments"]["tiny_grpo"], "evaluate": "all"}}}
-    rows = rows_of(ood.build(plan_of("ood", "tiny_grpo", config)))
+    rows = rows_of(made("ood", "tiny_grpo", config))
     assert [r["step"] for r in rows if r["seed"] == "all" and r["family"] == "all"] == ["0", "6", "12"]
 
 
@@ -159,7 +163,7 @@ def test_every_evaluated_checkpoint_has_its_rows(project):
 
 
 def test_epistemic_counts_words_by_both_rules_and_their_change(project):
-    rows = rows_of(epistemic.build(plan_of("epistemic", "tiny_grpo")))
+    rows = rows_of(made("epistemic", "tiny_grpo"))
     loose = only(rows, seed="all", step=12, mode="substring", word="wait")
     whole = only(rows, seed="all", step=12, mode="word", word="wait")
     # "wait maybe, awaiting" against "wait it is": wait 2 against 1 anywhere, 1 against 1 as a whole word.
@@ -173,7 +177,7 @@ def test_epistemic_counts_words_by_both_rules_and_their_change(project):
 
 
 def test_the_control_compares_lexicon_words_with_all_others(project):
-    rows = rows_of(epistemic.build(plan_of("epistemic", "tiny_grpo")))
+    rows = rows_of(made("epistemic", "tiny_grpo"))
     control = only(rows, seed="all", step=12, mode="word", word="all")
     # Lexicon: wait 0, maybe +1. Others: it -1, is -1, done 0, awaiting +1.
     assert float(control["mean_absolute_change"]) == 0.5
@@ -184,7 +188,7 @@ def test_the_control_compares_lexicon_words_with_all_others(project):
 
 def test_words_are_runs_of_letters():
     assert shift({"don't": 1.0}, {}, ["wait"]) == (0.0, 1.0, 1)
-    from selfdistill.views.vocabulary import _WORD
+    from selfdistill.views.words import _WORD
 
     assert _WORD.findall("maybe r3, don't \\boxed{ 5 } größer") == ["maybe", "don't", "boxed", "größer"]
 
@@ -194,7 +198,7 @@ def test_curves_hold_every_scalar_and_the_last_writing_of_a_step(project):
     metrics = Path("results/artifacts") / plan["rows"][0]["train_artifact"] / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write(json.dumps({"step": 12, "reward_mean": 0.5, "extra": 2, "note": "text", "flag": True}) + "\n")
-    rows = rows_of(curves.build(plan))
+    rows = rows_of(builder("curves")(plan))
     assert list(rows[0]) == ["experiment", "seed", "step", "completion_tokens_mean", "epistemic_count_mean", "extra",
                              "reward_mean"]  # fmt: skip
     assert len(rows) == 24
@@ -206,7 +210,7 @@ def test_curves_hold_every_scalar_and_the_last_writing_of_a_step(project):
 
 
 def test_richness_puts_the_papers_values_beside_ours(project):
-    rows = rows_of(richness.build(plan_of("richness", "tiny")))
+    rows = rows_of(made("richness", "tiny"))
     assert [row["context"] for row in rows] == ["none", "solution", "solution_no_think", "regenerated"]
     none, shown = rows[0], rows[1]
     assert [float(none[c]) for c in ("mean_length", "mean_length_low", "epistemic_density_per_1k_tokens")] == [
@@ -220,7 +224,7 @@ def test_richness_puts_the_papers_values_beside_ours(project):
 
 
 def test_sft_orders_the_arms_and_shows_the_base_once(project):
-    rows = rows_of(sft.build(plan_of("sft", "tiny")))
+    rows = rows_of(made("sft", "tiny"))
     assert [(r["arm"], r["seed"]) for r in rows] == [
         ("base", "base"), ("unguided", "0"), ("unguided", "1"), ("unguided", "all"),
         ("guided", "0"), ("guided", "1"), ("guided", "all"),
@@ -238,7 +242,7 @@ def test_papers_values_go_beside_the_papers_model_only():
 
 
 def test_coverage_shows_final_training_score_by_number_of_problems(project):
-    rows = rows_of(coverage.build(plan_of("coverage", "tiny")))
+    rows = rows_of(made("coverage", "tiny"))
     assert [(r["experiment"], r["distinct"], r["seed"]) for r in rows][:4] == [
         ("base", "", "base"), ("tiny_grpo_d2", "2", "0"), ("tiny_grpo_d2", "2", "all"), ("tiny_sdpo_d2", "2", "0"),
     ]  # fmt: skip
@@ -253,7 +257,7 @@ def test_coverage_shows_final_training_score_by_number_of_problems(project):
 
 def test_tables_are_byte_equal_when_made_twice(project):
     plan = plan_of("ood", "tiny_grpo")
-    assert ood.build(plan) == ood.build(plan)
+    assert builder("ood")(plan) == builder("ood")(plan)
 
 
 def test_cells_are_short_empty_or_whole():
@@ -308,21 +312,26 @@ def test_counts_of_other_completions_are_an_error(project):
     path = Path("results/artifacts") / artifacts[0] / "payload/counts.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
     with pytest.raises(UserError, match="does not count the completions"):
-        ood.build(plan)
+        builder("ood")(plan)
 
 
 # --- the command ------------------------------------------------------------------------------------------------------
 
 
-def view_arguments(plan: Path, output: str = "results/ood/x.csv", digest: str | None = None) -> list[str]:
+def view_arguments(plan: Path, output: str = "results/ood/x.csv", digest: str | None = None, view="ood") -> list[str]:
     digest = digest or hashlib.sha256(plan.read_bytes()).hexdigest()
-    return [str(plan), output, "--digest", digest, "--log", "logs/x.log"]
+    return [view, str(plan), output, "--digest", digest, "--log", "logs/x.log"]
+
+
+def test_every_view_that_can_be_planned_can_be_made():
+    assert set(MODULES) == set(VIEWS)
+    assert all(callable(builder(view)) for view in VIEWS)
 
 
 def test_a_view_writes_its_file_and_its_log(project, capsys):
     plan = build_study("ood", "tiny_grpo", behaviour, scalars)
-    run("ood", ood.build, view_arguments(plan))
-    assert Path("results/ood/x.csv").read_text() == ood.build(json.loads(plan.read_text()))
+    main(view_arguments(plan))
+    assert Path("results/ood/x.csv").read_text() == builder("ood")(json.loads(plan.read_text()))
     assert "wrote results/ood/x.csv" in Path("logs/x.log").read_text()
 
 
@@ -332,7 +341,9 @@ def test_a_mistake_is_one_line_and_exit_code_two(project, capsys, fault):
     arguments = view_arguments(plan)
     folder = Path("results/artifacts") / json.loads(plan.read_text())["rows"][1]["evaluate_artifact"]
     if fault == "digest":
-        arguments[3] = "0" * 64
+        arguments[4] = "0" * 64
+    elif fault == "view":
+        arguments[0] = "curves"
     elif fault == "unfinished":
         (folder / "manifest.json").unlink()
         (folder / ".sealed.json").unlink()
@@ -342,23 +353,23 @@ def test_a_mistake_is_one_line_and_exit_code_two(project, capsys, fault):
         path = folder / "payload/rollouts.parquet"
         pq.write_table(pq.read_table(path).drop_columns(["outcome"]), path)
     with pytest.raises(SystemExit) as stopped:
-        run("curves" if fault == "view" else "ood", ood.build, arguments)
+        main(arguments)
     assert stopped.value.code == 2
     lines = [line for line in capsys.readouterr().err.splitlines() if "reading" not in line]
     assert len(lines) == 1
     assert not Path("results/ood/x.csv").exists()
 
 
-def test_a_view_runs_as_a_module_without_torch(project):
+def test_a_table_is_made_without_loading_torch_or_what_only_figures_need(project):
     plan = build_study("ood", "tiny_grpo", behaviour, scalars)
     code = (
         "import sys, runpy\n"
         f"sys.argv = ['view', *{view_arguments(plan)!r}]\n"
-        "runpy.run_module('selfdistill.views.ood', run_name='__main__')\n"
-        "print('torch' in sys.modules)"
+        "runpy.run_module('selfdistill.views', run_name='__main__')\n"
+        "print({'torch', 'matplotlib', 'jinja2'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "False"
+    assert done.stdout.strip() == "set()"
 
 
 # --- the report -------------------------------------------------------------------------------------------------------
@@ -370,7 +381,7 @@ def page(tmp_path_factory) -> tuple[str, Path]:
     folder = tmp_path_factory.mktemp("study")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        return report.build(plan_of("report", "report")), folder
+        return made("report", "report"), folder
 
 
 def test_the_report_is_one_file_that_loads_nothing(page):
@@ -409,7 +420,7 @@ def test_the_report_names_every_artifact_behind_it(page):
         ),
         ((1, 1), (1, 1), "The paper&#39;s effect shows only in part: ", "GRPO gains 50.0 points and"),
         ((0, 0), (1, 1), "The paper&#39;s effect does not show: ", "GRPO loses 50.0 points and"),
-        ((1, 0), (0, 1), "These data do not settle", "GRPO does not clearly move (+0.00 points [0.00, 0.00])"),
+        ((1, 0), (0, 1), "These data do not settle", "GRPO does not clearly change (+0.00 points [0.00, 0.00])"),
     ],
 )
 def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detail):
@@ -418,7 +429,7 @@ def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detai
         return Said("correct" if right else "wrong", *TEXTS.get(kind_of(artifact), SHORT))
 
     config = {**CONFIG, "report": {"experiments": ["tiny_grpo", "tiny_sdpo"]}}
-    finding = headline(read_study(plan_of("report", "report", config, said)).models[0])
+    finding = headline(read_study(plan_of("report", "report", config, said))[0])
     assert escape(finding).startswith(opening)
     assert detail in finding
     assert "stay at 100 under GRPO and fall to 0.00 under SDPO" in finding
@@ -441,7 +452,7 @@ def test_the_report_counts_what_was_lost(page):
 def test_the_report_is_byte_equal_when_another_process_makes_it(page):
     text, folder = page
     plan = Path("results/plans/report/report/plan.json")
-    command = [sys.executable, "-m", "selfdistill.views.report", str(plan), "again.html"]
+    command = [sys.executable, "-m", "selfdistill.views", "report", str(plan), "again.html"]
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert (folder / "again.html").read_text() == text
 
@@ -454,7 +465,7 @@ def test_a_given_model_gets_no_text_about_a_made_world(project, page):
     )
     model = {name: value for name, value in CONFIG["models"]["tiny"].items() if name != "pretrain"}
     config = {**CONFIG, "models": {"tiny": {**model, "asset": "given"}}}
-    text = report.build(plan_of("report", "report", config))
+    text = made("report", "report", config)
     assert 'id="assumptions"' not in text
     assert "toy" not in text.lower()
     assert "small world" not in text
@@ -462,7 +473,7 @@ def test_a_given_model_gets_no_text_about_a_made_world(project, page):
 
 def test_a_report_of_one_method_says_what_is_missing(project):
     config = {**CONFIG, "report": {"experiments": ["tiny_sdpo"]}}
-    text = report.build(plan_of("report", "report", config))
+    text = made("report", "report", config)
     assert "There is no GRPO run to compare with." in text
     assert 'id="tiny-coverage"' not in text
 
@@ -477,7 +488,7 @@ def test_several_benchmarks_checkpoints_and_twins_share_one_report(project):
         "experiments": {"one": {**grpo, **more}, "two": {**sdpo, **more}, "three": twin},
         "report": {"experiments": ["one", "two", "three"]},
     }
-    text = report.build(plan_of("report", "report", config))
+    text = made("report", "report", config)
     assert "shows only in part, in full on 0 of 2 benchmarks" in text
     assert 'id="tiny-checkpoints"' in text
     assert "SDPO (c\u00a0=\u00a0s), two" in text and "SDPO (c\u00a0=\u00a0s), three" in text

@@ -116,7 +116,7 @@ def test_a_plan_made_again_while_its_table_waits_is_noticed(project):
     table = project.root / TARGET
     before = table.read_text()
     process = subprocess.run(
-        [*project.command()[:1], "-m", "selfdistill.views.ood", str(plan), str(table), "--digest", "0" * 64]
+        [*project.command()[:1], "-m", "selfdistill.views", "ood", str(plan), str(table), "--digest", "0" * 64]
         + ["--log", "logs/views/x.log"],
         cwd=project.root, capture_output=True, text=True, check=False,
     )  # fmt: skip

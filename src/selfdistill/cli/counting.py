@@ -1,4 +1,4 @@
-"""count-epistemic: uncertainty words in completions from anywhere."""
+"""count-epistemic: epistemic words in completions from anywhere."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def count_command(
     ] = None,
     form: Annotated[Format | None, typer.Option("--format", help="Per record; without, totals as a table.")] = None,
 ) -> None:
-    """Count uncertainty words in completions, per word and in all, case ignored.
+    """Count epistemic words in completions, per word and in all, case ignored.
 
     Records are written as they come; totals follow, as the last line of JSON, else as a table (on standard error
     beside CSV).

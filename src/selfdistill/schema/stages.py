@@ -259,7 +259,7 @@ class EvaluateSpec(StageSpec):
 
 
 class EpistemicsSpec(StageSpec):
-    """Counts of uncertainty words (docs/method.md 10)."""
+    """Counts of epistemic words (docs/method.md 10)."""
 
     stage: ClassVar[str] = "epistemics"
     VERSION: ClassVar[int] = 1

@@ -18,7 +18,7 @@ EXPERIMENTS = {
 GROUPS = {"pretrain": "training", "model": "training", "train": "training",
           "evaluate": "evaluation", "epistemics": "evaluation"}  # fmt: skip
 _NOTES = {
-    "evaluation": "Evaluated checkpoints, and the uncertainty words counted in them.",
+    "evaluation": "Evaluated checkpoints, and the epistemic words counted in them.",
     "data": "Data sets, samples, prompts, rollouts, teacher contexts, SFT data.",
     "results": "Tables and the report, as files of one run.",
 }

@@ -81,7 +81,7 @@ def richness_section(study: ModelStudy) -> Section | None:
     caption = (
         f"The base model under each teacher context: n = {n} problems that it sometimes solves, k = "
         f"{next(iter(contexts.values())).k}. {INTERVAL}. Hollow: the paper, {MODEL} on mathematics. Length and density "
-        "are divided by those of the row none, because the paper's completions are much longer than ours."
+        "are divided by those of the row none, so that two studies of different scale can be compared."
     )
     sources = keys(row[name] for row in study.richness.values() for name in _SOURCES)
     figure = Figure(_richness_panels(contexts), caption, sources, [BASE_LOOK, PAPER])

@@ -3,7 +3,7 @@
 import pytest
 
 from selfdistill.epistemic import PAPER_WORDS
-from selfdistill.views.vocabulary import shift, word_frequencies
+from selfdistill.views.words import shift, word_frequencies
 
 BEFORE = ["Wait, maybe 7. Wait!", "the sum is the answer"]
 AFTER = ["the answer", "is it the sum, maybe"]
