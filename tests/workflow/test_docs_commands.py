@@ -26,6 +26,7 @@ from selfdistill.cli import app
 from selfdistill.plan.experiments import resolve
 from selfdistill.plan.settings import load_config, merge
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
+from workflow_helpers import shown_files
 from workflow_project import Project
 
 ROOT = Path(__file__).parents[2]
@@ -110,13 +111,19 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project as it is shipped, and the overlay of docs/configuration.md."""
     project = Project.create(tmp_path_factory.mktemp("docs") / "project", ROOT)
     shutil.copy(ROOT / "config/config.yaml", project.root / "config/config.yaml")
-    (project.root / "config/mine.yaml").write_text(overlay())
+    write_own_files(project.root)
     return project
 
 
-def overlay() -> str:
-    (block,) = [block for block in blocks(ROOT / "docs/configuration.md") if "mine_moving_teacher:" in block]
-    return block
+def write_own_files(root: Path) -> None:
+    """What docs/configuration.md has its readers write: a method of their own, and an overlay with all experiments."""
+    page = ROOT / "docs/configuration.md"
+    files = dict(shown_files(page, section=10))
+    (first,) = [block for block in blocks(page) if "mine_moving_teacher:" in block]
+    experiments = [yaml.safe_load(text) for text in (first, files.pop("config/mine.yaml"))]
+    for name, text in files.items():
+        (root / name).write_text(text)
+    (root / "config/mine.yaml").write_text(yaml.safe_dump(merge(*experiments)))
 
 
 @pytest.mark.parametrize("words", [param for param in of("snakemake") if "--unlock" not in param.values[0]])
@@ -157,7 +164,7 @@ def desk(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     prompts = pd.DataFrame({"prompt": [[{"content": problem["problem"]}] for problem in problems], "answer": "0"})
     prompts.to_json(project.root / "train.jsonl", orient="records", lines=True)
     prompts.to_parquet(project.root / "test.parquet")
-    (project.root / "config/mine.yaml").write_text(overlay())
+    write_own_files(project.root)
     return project
 
 
@@ -210,9 +217,9 @@ PIECES = {"seeds", "evaluate", "coverage", "train"}
 
 
 @pytest.mark.parametrize("content", [p for p in _yaml_blocks() if set(p.values[0]) <= SECTIONS | PIECES])
-def test_config_of_the_pages_is_valid(content, monkeypatch):
+def test_config_of_the_pages_is_valid(content, monkeypatch, shipped):
     """Laid over the shipped config, or, where it speaks of settings and resources, as an entry of runtime.yaml."""
-    monkeypatch.chdir(ROOT)
+    monkeypatch.chdir(shipped.root)
     if "settings:" in yaml.safe_dump(content):
         _check_runtime(content)
         return

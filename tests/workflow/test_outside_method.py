@@ -3,31 +3,24 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
+
+from workflow_helpers import shown_files
 
 TABLE = "results/ood/mine_right_only.csv"
 OVERLAY = "config/mine.yaml"
 METHOD = "my_methods.right_only"
 
 
-def shown_files(page: str) -> Iterator[tuple[str, str]]:
-    """(name, content) of the files that a page shows: a name in backticks, a colon, an indented block."""
-    for match in re.finditer(r"^`([\w./]+)`:\n\n((?:    .*\n|\n)+)", page, re.MULTILINE):
-        yield match[1], re.sub("^    ", "", match[2], flags=re.MULTILINE).rstrip("\n") + "\n"
-
-
 @pytest.fixture
 def with_method(project, project_root):
     """The finished project with the files of the page; the report shows the method beside GRPO."""
-    section = (project_root / "docs/configuration.md").read_text().split("## 10.")[1].split("\n## ")[0]
-    files = dict(shown_files(section))
+    files = dict(shown_files(project_root / "docs/configuration.md", section=10))
     assert set(files) == {"my_methods.py", "my_methods_training.py", OVERLAY}
     for name, text in files.items():
         (project.root / name).write_text(text)

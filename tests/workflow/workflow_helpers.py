@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 TARGET = "results/ood/toy_grpo.csv"
@@ -13,3 +15,10 @@ def set_learning_rate(value: float) -> Callable[[dict[str, Any]], None]:
         config["recipes"]["toy_grpo"]["optimiser"]["learning_rate"] = value
 
     return change
+
+
+def shown_files(page: Path, section: int) -> Iterator[tuple[str, str]]:
+    """(name, content) of the files that a section shows: a name in backticks, a colon, an indented block."""
+    text = page.read_text().split(f"## {section}.")[1].split("\n## ")[0]
+    for match in re.finditer(r"^`([\w./]+)`:\n\n((?:    .*\n|\n)+)", text, re.MULTILINE):
+        yield match[1], re.sub("^    ", "", match[2], flags=re.MULTILINE).rstrip("\n") + "\n"
