@@ -501,7 +501,8 @@ def test_a_data_set_saved_by_the_datasets_library_is_read(tmp_path):
     for name in ("one", "two"):
         add_local(Assets.here(tmp_path), name, tmp_path / name)
     assert rows_of(Assets.here(tmp_path), "one") == ["a"]
-    assert rows_of(Assets.here(tmp_path), "two") == ["a", "b"]
+    with pytest.raises(UserError, match="holds several splits: train, test"):
+        rows_of(Assets.here(tmp_path), "two")
 
 
 @pytest.mark.parametrize("switch", ["SELFDISTILL_OFFLINE", "HF_HUB_OFFLINE"])

@@ -124,7 +124,7 @@ def test_a_pickle_that_would_run_code_is_refused_before_it_does(file, tmp_path):
     with pytest.raises(UnsafePickle, match="GLOBAL|REDUCE"):
         plain_unpickle(pickle.dumps(Harmful(victim), protocol=0))
     text = base64.b64encode(zlib.compress(data)).decode()
-    with pytest.raises(UserError, match="row 1: private_test_cases cannot be read: it uses"):
+    with pytest.raises(UserError, match="line 1: private_test_cases cannot be read: it uses"):
         load(file, [row(1, "2025-03-01", private_test_cases=text)])
     assert not victim.exists()
     pickle.loads(data)
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_one_error(file, changes, message):
 
 
 def test_a_file_of_something_else_is_named(file):
-    with pytest.raises(UserError, match="row 1 has no `question_content`, so this is no file of LiveCodeBench"):
+    with pytest.raises(UserError, match="line 1 has no `question_content`, so this is no file of LiveCodeBench"):
         load(file, [{"question": "q"}])
 
 

@@ -18,8 +18,8 @@ import zstandard
 from typer.testing import CliRunner
 
 from selfdistill.cli import app
-from selfdistill.cli.records import read_batches
 from selfdistill.schema.errors import UserError
+from selfdistill.sources.tables import read_batches
 
 ROWS = [
     {"completion": r"Wait. \boxed{5}", "answer": 5, "problem": "a", "tokens": 10},
@@ -187,7 +187,7 @@ def test_a_lexicon_is_checked_and_a_script_without_spaces_is_pointed_out(written
     ("text", "message"),
     [
         ('{"completion": "x", "answer": 1}\n{bad\n', "line 2 is not valid JSON"),
-        ('\n\n[1]\n', "line 3 is no JSON object"),
+        ('{"completion": "x", "answer": 1}\n\n[1]\n', "line 3 is not a JSON object"),
         ('{"completion": 5, "answer": 1}', "line 1: `completion` is neither a text nor a list of texts"),
         ('{"completion": [], "answer": 1}', "line 1: `completion` is neither"),
         ('{"completions": "x", "answer": 1}', "line 1 has no `completion`. Did you mean `completions`?"),
@@ -292,3 +292,77 @@ def test_memory_does_not_grow_with_the_input(tmp_path):
         out, err = process.communicate()
     assert process.returncode == 0, err
     assert "200,000" in out or "2e+05" in out
+
+
+def ended(command: list[str], **options) -> subprocess.CompletedProcess[bytes]:
+    return subprocess.run(command, capture_output=True, timeout=120, **options)
+
+
+GRADE = [sys.executable, "-m", "selfdistill.cli", "grade"]
+
+
+def test_records_before_a_broken_one_are_written_even_of_a_large_file(tmp_path):
+    """All of these lines are in the first block that is read."""
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(ROWS) + "{broken\n" + lines(ROWS))
+    done = ended([*GRADE, path, "--format", "json"])
+    assert done.returncode == 2
+    assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 2, 3, 4]
+    assert b"line 5 is not valid JSON" in done.stderr
+
+
+def test_a_record_without_its_field_comes_after_the_records_before_it(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text(lines(ROWS[:2]) + '{"completion": "x"}\n')
+    for command in ("grade", "count-epistemic"):
+        field = ["--field", "answer"] if command == "count-epistemic" else []
+        if field:
+            path.write_text('{"answer": "a"}\n{"answer": "b"}\n{"completion": "x"}\n')
+        done = ended([*GRADE[:-1], command, path, *field, "--format", "json"])
+        assert [json.loads(line)["line"] for line in done.stdout.splitlines()] == [1, 2], done.stderr
+        assert (done.returncode, b"line 3 has no `answer`" in done.stderr) == (2, True)
+
+
+def test_csv_pretty_json_and_process_substitution_are_read(written):
+    (written / "rows.csv").write_text(
+        "completion,answer,tokens\n" + "".join(f'"{r["completion"]}",{r["answer"]},{r["tokens"]}\n' for r in ROWS)
+    )
+    (written / "pretty.json").write_text("\n".join(json.dumps(row, indent=2) for row in ROWS))
+    (written / "array.json").write_text(json.dumps(ROWS, indent=2))
+    for name in ("rows.csv", "pretty.json", "array.json"):
+        records, _ = json_lines("grade", written / name)
+        assert [record["outcome"] for record in records] == ["correct", "correct", "wrong", "unparsed"]
+        script = f"{sys.executable} -m selfdistill.cli grade <(cat {written / name}) --format json"
+        done = ended(["bash", "-c", script])
+        assert json.loads(done.stdout.splitlines()[-1])["totals"]["correct"] == 2, done.stderr
+    _, totals = json_lines("count-epistemic", written / "rows.csv", "--tokens-field", "tokens")
+    assert measures(totals)["tokens, per completion"]["value"] == 25
+
+
+def test_a_zst_file_that_was_cut_short_is_not_graded_as_if_whole(written):
+    path = written / "rows.jsonl.zst"
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(UserError, match="cannot be read"):
+        run("grade", path)
+
+
+def test_half_a_surrogate_pair_in_a_completion_reaches_csv(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"completion": "\\\\boxed{\\ud83d}", "answer": 5, "problem": "p"}\n')
+    done = ended([*GRADE, path, "--format", "csv"])
+    assert done.returncode == 0, done.stderr
+    (row,) = csv.DictReader(io.StringIO(done.stdout.decode()))
+    assert row["extracted"] == "�"
+
+
+def test_csv_in_a_pipe_is_utf_8_and_tables_are_escaped_where_the_terminal_is_not(tmp_path):
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"completion": "\\\\boxed{ℓ}", "answer": 5, "problem": "ℓ"}\n', encoding="utf-8")
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = ended([*GRADE, path, "--format", "csv"], env=ascii_only)
+    assert done.returncode == 0, done.stderr
+    assert "ℓ" in done.stdout.decode("utf-8")
+    (tmp_path / "words.txt").write_text("ℓ\n", encoding="utf-8")
+    command = [*GRADE[:-1], "count-epistemic", path, "--lexicon", tmp_path / "words.txt"]
+    done = ended(command, env=ascii_only)
+    assert (done.returncode, b"\\u2113, per completion" in done.stdout) == (0, True), done.stderr

@@ -18,7 +18,7 @@ from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import FieldMap, FileSource, ReasoningGymSource, ToySource
 from selfdistill.sources import load_problems
-from selfdistill.sources.file import look_up
+from selfdistill.sources.paths import look_up
 
 BOXED = "\nPlease reason step by step, and put your final answer within \\boxed{}."
 PIN = AssetPin(file="problems", sha256="0" * 64)
@@ -69,7 +69,7 @@ def test_a_compressed_file_that_is_cut_short_or_none_is_one_error(tmp_path, pack
     for content in (whole[:-20], b"no compressed file"):
         path = tmp_path / f"p.jsonl.{packed}"
         path.write_bytes(content)
-        with pytest.raises(UserError, match=f"cannot be read as .jsonl.{packed}|not valid JSON"):
+        with pytest.raises(UserError, match="cannot be read: "):
             load(path)
 
 
@@ -154,12 +154,12 @@ def test_the_instruction_is_removed_and_rows_without_it_are_counted(tmp_path):
     [
         ("p.txt", "x", "ending .txt"),
         ("p.json", '{"question": 1', "line 1 is not valid JSON"),
-        ("p.json", "[1]", "element 0 is no object"),
+        ("p.json", "[1]", "element 1 is not a JSON object"),
         ("p.json", "[{]", "not valid JSON"),
-        ("p.jsonl", '{"question": "q", "answer": 1}\n7\n', "line 2 is no object"),
+        ("p.jsonl", '{"question": "q", "answer": 1}\n7\n', "line 2 is not a JSON object"),
         ("p.jsonl", "", "no row is a usable problem"),
-        ("p.csv", "question,answer\nq\n", "row 1 has another number of cells"),
-        ("p.parquet", "PAR?", "cannot be read as .parquet"),
+        ("p.csv", "question,answer\nq\n", "line 2 has 1 cells, but the header has 2"),
+        ("p.parquet", "PAR?", "cannot be read as parquet"),
         ("p.json", '[{"question": "q", "anser": 1}]', "fields.answer: no row has `answer`. Did you mean `anser`?"),
         ("p.json", '[{"question": "q", "answer": ""}]', "'empty answer': 1"),
     ],

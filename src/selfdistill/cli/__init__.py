@@ -34,6 +34,7 @@ app.add_typer(assets.app, name="assets", help="External models and data sets.", 
 
 def main() -> None:
     """Entry point. A user's mistake is printed as one line, with exit code 2."""
+    console.escape_what_the_terminal_lacks()
     try:
         app()
     except UserError as error:

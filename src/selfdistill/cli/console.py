@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import functools
+import io
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -37,6 +39,19 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None
     for row in rows:
         table.add_row(*(str(cell) for cell in row))
     console.print(table)
+
+
+def escape_what_the_terminal_lacks() -> None:
+    """Print a character that the terminal's encoding does not have as an escape (`\\u2113`), not as a traceback."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+
+
+def csv_writer(columns: Sequence[str]) -> csv.DictWriter[str]:
+    """CSV on standard output. Files and pipes get UTF-8 whatever the locale, since CSV is read back as UTF-8."""
+    if isinstance(sys.stdout, io.TextIOWrapper) and not sys.stdout.isatty():
+        sys.stdout.reconfigure(encoding="utf-8")
+    return csv.DictWriter(sys.stdout, columns, lineterminator="\n")
 
 
 def in_project(command: Callable[Arguments, Result]) -> Callable[Arguments, Result]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import sys
 from collections import Counter
@@ -12,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from selfdistill.cli.console import OWN_DATA, ConfigFile, show_table, workspace
+from selfdistill.cli.console import OWN_DATA, ConfigFile, csv_writer, show_table, workspace
 from selfdistill.contamination import Pair, find_pairs
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.schema.errors import UserError, unknown
@@ -102,14 +101,14 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
-    writer = csv.DictWriter(sys.stdout, _COLUMNS, lineterminator="\n")
+    writer = csv_writer(_COLUMNS)
     writer.writeheader()
     writer.writerows(rows)
 
 
 def _print_json(rows: list[dict[str, Any]]) -> None:
     for row in rows:
-        print(json.dumps(row, ensure_ascii=False))
+        print(json.dumps(row))
 
 
 _PRINTERS = {Format.table: _print_table, Format.csv: _print_csv, Format.json: _print_json}

@@ -12,9 +12,11 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.console import OWN_DATA
-from selfdistill.cli.records import Format, Measure, Row, Writer, read_batches, scalar_at, texts_at, value_at
+from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
 from selfdistill.epistemic import PAPER_WORDS, Mode, count_many, density, has_unspaced_script
 from selfdistill.schema.errors import UserError
+from selfdistill.sources.tables import read_batches
+from selfdistill.sources.text_tables import Record
 
 TOTAL = "total"
 DENSITY = "density_per_1k_tokens"
@@ -26,7 +28,7 @@ def register(app: typer.Typer) -> None:
 
 
 def count_command(
-    file: Annotated[str, typer.Argument(help="JSONL (also .gz, .zst) or parquet; - for standard input.")],
+    file: Annotated[str, typer.Argument(help="JSON, CSV (also .gz, .zst) or parquet; - for standard input.")],
     field: Annotated[str, typer.Option(help="The completion, or a list of them; dots lead inwards.")] = "completion",
     mode: Annotated[
         str, typer.Option(help="substring: anywhere, the paper's rule; word: no letter, digit or underscore touches.")
@@ -56,11 +58,14 @@ def count_command(
     density_columns = ("tokens", DENSITY) if tokens_field else ()
     writer = Writer(form, ("line", "sample", "problem", *columns, *density_columns))
     tally = _Tally(columns, has_tokens=tokens_field is not None)
-    for rows in read_batches(file, (field, tokens_field, problem_field)):
-        records = [record for row in rows for record in _records(row, field, words, rule, tokens_field, problem_field)]
+    for rows in read_batches(file, [name for name in (field, tokens_field, problem_field) if name]):
+        found = (_records(row, field, words, rule, tokens_field, problem_field) for row in rows)
+        records, error = until_error(record for records in found for record in records)
         writer.write(records)
         for record in records:
             tally.add(record)
+        if error:
+            raise error
     writer.finish(tally.counts(), tally.measures())
 
 
@@ -128,7 +133,7 @@ class _Tally:
 
 
 def _records(
-    row: Row, field: str, words: Sequence[str], mode: Mode, tokens_field: str | None, problem_field: str | None
+    row: Record, field: str, words: Sequence[str], mode: Mode, tokens_field: str | None, problem_field: str | None
 ) -> list[dict[str, Any]]:
     texts = texts_at(row, field)
     counts = count_many(texts, words, mode)
@@ -146,7 +151,7 @@ def _records(
     return records
 
 
-def _tokens(row: Row, field: str, sample: int, samples: int | None) -> int:
+def _tokens(row: Record, field: str, sample: int, samples: int | None) -> int:
     """Number of tokens of a completion, given as a number or as the list of ids."""
     value = value_at(row, field)
     if samples is not None:
@@ -154,6 +159,8 @@ def _tokens(row: Row, field: str, sample: int, samples: int | None) -> int:
             raise UserError(f"{row.where}: `{field}` is no list of {samples}, one for each completion.")
         value = value[sample]
     number = len(value) if isinstance(value, list) else value
+    if isinstance(number, str) and number.strip().isdecimal():
+        number = int(number)  # A cell of CSV.
     if isinstance(number, bool) or not isinstance(number, (int, float)) or number < 0 or number != int(number):
         raise UserError(f"{row.where}: `{field}` is neither a number of tokens nor their ids.")
     return int(number)

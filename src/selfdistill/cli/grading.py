@@ -10,10 +10,12 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.console import OWN_DATA
-from selfdistill.cli.records import Format, Measure, Row, Writer, read_batches, scalar_at, texts_at, value_at
+from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
 from selfdistill.grading import Grade, Outcome, WorkerPool, grade
 from selfdistill.schema.common import ChoiceGrader, Grader, MathGrader
 from selfdistill.schema.errors import UserError
+from selfdistill.sources.tables import read_batches
+from selfdistill.sources.text_tables import Record
 
 OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = ("line", "sample", "problem", "outcome", "reward", "extracted")
@@ -42,7 +44,7 @@ def register(app: typer.Typer) -> None:
 
 
 def grade_command(
-    file: Annotated[str, typer.Argument(help="JSONL (also .gz, .zst) or parquet; - for standard input.")],
+    file: Annotated[str, typer.Argument(help="JSON, CSV (also .gz, .zst) or parquet; - for standard input.")],
     field: Annotated[str, typer.Option(help="The completion, or a list of them; dots lead inwards.")] = "completion",
     gold_field: Annotated[str, typer.Option(help="The gold answer.")] = "answer",
     problem_field: Annotated[
@@ -73,8 +75,8 @@ def grade_command(
     tally = _Tally()
     with WorkerPool(workers) as pool:
         remembering = _Remembering(pool)
-        for rows in read_batches(file, (field, gold_field, problem_field)):
-            found = list(_completions(rows, field, gold_field, problem_field, grader))
+        for rows in read_batches(file, [name for name in (field, gold_field, problem_field) if name]):
+            found, error = until_error(_completions(rows, field, gold_field, problem_field, grader))
             grades = grade(
                 [text for *_, text in found],
                 [gold for _, _, gold, _ in found],
@@ -86,6 +88,8 @@ def grade_command(
             writer.write(_record(*key, graded) for key, graded in zip(about, grades, strict=True))
             for (_, _, problem), graded in zip(about, grades, strict=True):
                 tally.add(problem, graded)
+            if error:
+                raise error
     writer.finish(tally.counts(), tally.measures())
 
 
@@ -178,8 +182,8 @@ def _grader(
 
 
 def _completions(
-    rows: Sequence[Row], field: str, gold_field: str, problem_field: str | None, grader: Grader
-) -> Iterator[tuple[tuple[Row, int], str | None, str, str]]:
+    rows: Sequence[Record], field: str, gold_field: str, problem_field: str | None, grader: Grader
+) -> Iterator[tuple[tuple[Record, int], str | None, str, str]]:
     """((row, sample), problem, gold, completion); a record with a list of completions is a problem of its own."""
     for row in rows:
         texts = texts_at(row, field)
@@ -191,7 +195,7 @@ def _completions(
         yield from (((row, sample), problem, gold, text) for sample, text in enumerate(texts))
 
 
-def _record(row: Row, sample: int, problem: str | None, graded: Grade) -> dict[str, Any]:
+def _record(row: Record, sample: int, problem: str | None, graded: Grade) -> dict[str, Any]:
     return {
         "line": row.number, "sample": sample, "problem": problem, "outcome": graded.outcome, "reward": graded.reward,
         "extracted": graded.extracted,

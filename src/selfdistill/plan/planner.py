@@ -9,6 +9,7 @@ from selfdistill.plan.graph import Node
 from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import Grader
 from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import FileSource, LiveCodeBenchSource
 from selfdistill.schema.stages import (
     ContextKind,
@@ -40,9 +41,7 @@ class Planner:
         entry = self.config.datasets[name]
         source = entry.source
         if isinstance(source, AssetFile):
-            source = FileSource(
-                pin=self.assets.pin(source.asset, source.file), fields=source.fields, instruction=source.instruction
-            )
+            source = self._file_source(name, source)
         if isinstance(source, LiveCodeBenchFile):
             settings = source.model_dump(exclude={"asset", "file"})
             source = LiveCodeBenchSource(pin=self.assets.pin(source.asset, source.file), **settings)
@@ -56,6 +55,21 @@ class Planner:
         )
         compared = {f"compare.{index}": self.dataset(name) for index, name in enumerate(sorted(entry.compare))}
         return Node(spec, self._excluded(entry.exclude) | compared)
+
+    def _file_source(self, dataset: str, entry: AssetFile) -> FileSource:
+        """A file of an asset in the lock; or a folder of the user's own, pinned as a whole, and its part."""
+        is_own = entry.asset not in self.assets.assets
+        if entry.split is not None and not is_own:
+            raise UserError(
+                f"datasets.{dataset}.source.split: `{entry.asset}` is pinned file by file: choose one with `file:`."
+            )
+        return FileSource(
+            pin=self.assets.pin(entry.asset, entry.file),
+            fields=entry.fields,
+            instruction=entry.instruction,
+            within=entry.file if is_own else None,
+            split=entry.split,
+        )
 
     def model(self, name: str) -> Node:
         entry = self.config.models[name]

@@ -98,7 +98,8 @@ class AssetLock(Model):
         return self.assets[name]
 
     def pin(self, name: str, file: str | None = None) -> AssetPin:
-        """What identifies an asset, or one `file` of it (path or its unambiguous end).
+        """What identifies an asset, or one `file` of it (path or its unambiguous end); a folder of the user's own is
+        pinned as a whole.
 
         A model of the hub is its commit. A file is its digest (and its commit where there is one), so every
         data set is pinned by content. Raises UserError for an unknown name or file and for what is not
@@ -121,7 +122,7 @@ class AssetLock(Model):
         if name not in self.local:
             raise unknown("asset", name, {*self.assets, *self.local})
         here = self.local[name]
-        if file is not None:
+        if file is not None and not Path(here.path).is_dir():
             raise UserError(f"{LOCAL_FILE}: `{name}` is one file of your own; leave out file: {file}.")
         if here.sha256 is None:
             raise UserError(

@@ -36,8 +36,11 @@ class AssetFile(Model):
     """A file of an asset in config/assets.lock.yaml."""
 
     kind: Literal["asset"] = "asset"
-    asset: str = Field(description="Name in config/assets.lock.yaml.")
-    file: str | None = Field(None, description="File of that asset; may be left out where it has only one.")
+    asset: str = Field(description="Name in config/assets.lock.yaml or config/assets.local.yaml.")
+    file: str | None = Field(
+        None, description="File of that asset (of a folder of your own: file or folder); not needed if it has only one."
+    )
+    split: str | None = Field(None, description="The split of a folder of your own; needed where it holds several.")
     fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
     instruction: Literal["none", "boxed", "answer_line"] = Field(
         "none", description="Instruction wrapped around the question in the file; it is removed."

@@ -13,7 +13,11 @@ ISO_DATE = r"^\d{4}-\d{2}-\d{2}$"
 
 
 class FieldMap(Model):
-    """Columns of a source, as dotted paths (`prompt.0.content`); JSON strings on the way are parsed."""
+    """Columns of a source, as dotted paths; JSON strings on the way are parsed.
+
+    In a list of messages, name a turn by its role (`prompt.user.content`: the last of that role, together with the
+    system turn before it) or by its place (`prompt.0.content`, `prompt.-1.content`).
+    """
 
     question: str = Field("question", description="The problem text or prompt.")
     answer: str = Field("answer", description="The gold answer.")
@@ -33,6 +37,12 @@ class FileSource(Model):
     fields: FieldMap = Field(FieldMap(), description="Which columns.")
     instruction: Literal["none", "boxed", "answer_line"] = Field(
         "none", description="Instruction wrapped around the question in the file; it is removed (docs/method.md 8.5)."
+    )
+    within: Annotated[str | None, Since(None)] = Field(
+        None, description="The file or folder inside the pinned folder of your own; null takes the whole folder."
+    )
+    split: Annotated[str | None, Since(None)] = Field(
+        None, description="The split of a folder; needed where it holds several."
     )
 
 

@@ -72,9 +72,11 @@ class DatasetSpec(StageSpec):
             return "livecodebench"
         if isinstance(self.source, FileSource):
             name = self.source.pin.file or self.source.pin.repo or "file"
+            name = f"{name}/{self.source.within}" if self.source.within else name
             *folders, stem = name.rsplit(".", 1)[0].split("/")
             # `train` alone says nothing.
-            return "-".join([*folders[-1:], stem]) if stem in ("train", "test") else stem
+            stem = "-".join([*folders[-1:], stem]) if stem in ("train", "test") else stem
+            return f"{stem}-{self.source.split}" if self.source.split else stem
         if isinstance(self.source, ToySource):
             return f"{'-'.join(self.source.families)}-{self.source.count}"
         return f"gym-{self.source.task}-{self.source.count}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,11 +11,15 @@ from typing import Any
 from selfdistill.prompts import strip_instruction
 from selfdistill.schema.errors import UserError, nearest
 from selfdistill.schema.sources import FieldMap, FileSource
-from selfdistill.sources.tables import column_names, read_table
+from selfdistill.sources.conversations import LostTurns, system_text
+from selfdistill.sources.paths import MISSING, look_up
+from selfdistill.sources.tables import Record, read_table
+from selfdistill.sources.text_tables import REPLACEMENT, parse_json
 
-MISSING = object()
-#: Counted, but kept: the question is taken as it stands.
 NO_INSTRUCTION = "kept without the instruction"
+BROKEN_CHARACTER = "kept with a broken character"
+#: Counted, but kept: the text is taken as it stands. The values are names in the summary of a data set.
+KEPT = {NO_INSTRUCTION: "kept_without_instruction", BROKEN_CHARACTER: "kept_with_broken_character"}
 
 
 class _Unusable(Exception):
@@ -29,13 +32,16 @@ def read_file(source: FileSource, path: Path, counts: Counter[str]) -> Iterator[
     Nothing is held but the rows at hand. Raises UserError when a mapped field is found in no row at all (a wrong
     path), and when no row is usable.
     """
+    path = _within(source, path)
     found: Counter[str] = Counter()
+    columns: list[str] = []
     is_any = False
-    for row in read_table(path, {field.split(".")[0] for _, field in _mapped(source.fields)}):
-        values = {name: look_up(row, field) for name, field in _mapped(source.fields)}
+    for record in read_table(path, [field for _, field in _mapped(source.fields)], source.split):
+        columns = columns or list(record.values)
+        values = {name: look_up(record.values, field) for name, field in _mapped(source.fields)}
         found.update(name for name, value in values.items() if value is not MISSING)
         try:
-            problem = _problem(values)
+            problem = _problem(_with_system(values, record, source.fields))
         except _Unusable as reason:
             counts[str(reason)] += 1
             continue
@@ -43,34 +49,33 @@ def read_file(source: FileSource, path: Path, counts: Counter[str]) -> Iterator[
         if source.instruction != "none":
             problem["question"] = strip_instruction(question, source.instruction)
             counts[NO_INSTRUCTION] += problem["question"] == question.strip()
+        counts[BROKEN_CHARACTER] += any(REPLACEMENT in (text or "") for text in problem.values())
         is_any = True
         yield problem
-    _check_found(source.fields, found, path)
+    _check_found(source.fields, found, columns, path)
     if not is_any:
         raise UserError(f"{path}: no row is a usable problem: {dict(+counts) or 'the file has no rows'}.")
 
 
-def look_up(row: Any, path: str) -> Any:
-    """Value at a dotted path through dicts, lists (by index) and JSON strings, or MISSING.
+def _within(source: FileSource, path: Path) -> Path:
+    """The file or folder inside a folder that the source names."""
+    if source.within is None:
+        return path
+    inner = path / source.within
+    if not path.is_dir():
+        raise UserError(f"{path} is one file of your own; leave out file: {source.within}.")
+    if Path(source.within).is_absolute() or ".." in Path(source.within).parts or not inner.exists():
+        names = [entry.relative_to(path).as_posix() for entry in sorted(path.rglob("*")) if entry.is_file()]
+        raise UserError(f"{path}: holds no {source.within}.{nearest(source.within, names)}")
+    return inner
 
-    A key that itself holds dots is found when it equals all that is left of the path.
-    """
-    value = row
-    rest = path
-    while True:
-        if isinstance(value, str):
-            value = _parse(value)
-        if isinstance(value, dict) and rest in value:
-            return value[rest]
-        part, _, rest = rest.partition(".")
-        if isinstance(value, dict) and part in value:
-            value = value[part]
-        elif isinstance(value, list) and part.isdigit() and int(part) < len(value):
-            value = value[int(part)]
-        else:
-            return MISSING
-        if not rest:
-            return value
+
+def _with_system(values: dict[str, Any], record: Record, fields: FieldMap) -> dict[str, Any]:
+    try:
+        system = system_text(record, fields)
+    except LostTurns:
+        raise _Unusable("earlier turns before the question") from None
+    return values if system is None else {**values, "system": system}
 
 
 def with_choices(question: str, choices: Sequence[str]) -> str:
@@ -100,7 +105,7 @@ def _text(value: Any, name: str) -> str:
     """Text of a scalar; a whole float is an integer (tables with gaps turn one into the other)."""
     if value is MISSING or value is None or value != value:
         raise _Unusable(f"missing {name}")
-    if isinstance(value, (dict, list)):
+    if isinstance(value, (dict, list, bytes)):
         raise _Unusable(f"{name} is not a text or number")
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -120,7 +125,7 @@ def _optional(value: Any) -> str | None:
 def _choices(value: Any) -> list[str]:
     """Options from a list, or from a dict of lists that has the list under `text` (a common published form)."""
     if isinstance(value, str):
-        value = _parse(value)
+        value = _list_of(value)
     if isinstance(value, dict):
         value = value.get("text")
     if not isinstance(value, list) or not 2 <= len(value) <= len(ascii_uppercase):
@@ -141,16 +146,15 @@ def _letter(value: Any, choices: Sequence[str]) -> str:
     raise _Unusable("answer is not one of the choices")
 
 
-def _parse(text: str) -> Any:
+def _list_of(text: str) -> Any:
     try:
-        return json.loads(text)
-    except json.JSONDecodeError:
+        return parse_json(text)
+    except (ValueError, RecursionError):
         return MISSING
 
 
-def _check_found(fields: FieldMap, found: Counter[str], path: Path) -> None:
+def _check_found(fields: FieldMap, found: Counter[str], columns: Sequence[str], path: Path) -> None:
     """A path that leads nowhere in every row is a wrong path, not a gap in the data."""
-    columns = column_names(path)
     for name, field in _mapped(fields):
         if columns and not found[name]:
             hint = nearest(field.split(".")[0], columns)

@@ -59,10 +59,10 @@ def read_livecodebench(
     Raises UserError for a file of another form, for tests that are not plain values, and when no task is left.
     """
     is_any = False
-    for number, row in enumerate(read_table(path, (*_COLUMNS, "difficulty")), start=1):
+    for _, where, row in read_table(path, (*_COLUMNS, "difficulty")):
         missing = [name for name in _COLUMNS if name not in row]
         if missing:
-            raise UserError(f"{path}: row {number} has no `{missing[0]}`, so this is no file of LiveCodeBench.")
+            raise UserError(f"{where} has no `{missing[0]}`, so this is no file of LiveCodeBench.")
         day = str(row["contest_date"])[:10]
         if not source.first_date <= day < source.end_date:
             counts["contest outside the dates"] += 1
@@ -70,7 +70,7 @@ def read_livecodebench(
         try:
             tests = decode_tests(row["private_test_cases"])
         except ValueError as error:
-            raise UserError(f"{path}: row {number}: private_test_cases cannot be read: {error}") from None
+            raise UserError(f"{where}: private_test_cases cannot be read: {error}") from None
         if not tests:
             counts["no tests"] += 1
             continue

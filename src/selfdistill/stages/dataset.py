@@ -19,6 +19,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import Expectation, NearDuplicates, Part
 from selfdistill.schema.stages import DatasetSpec
 from selfdistill.sources import stream_problems
+from selfdistill.sources.file import KEPT
 
 Problem = dict[str, Any]
 
@@ -28,7 +29,7 @@ def main(job: Job) -> dict[str, Any]:
     counts: Counter[str] = Counter()
     repeats = _Repeats()
     problems = list(_kept(job, spec, repeats.watch(stream_problems(spec.source, counts)), counts))
-    kept_without_instruction = counts.pop("kept without the instruction", 0)
+    kept = {name: counts.pop(reason, 0) for reason, name in KEPT.items()}
     if spec.expect is not None:
         _check_counts(job.artifact.name, spec.expect, repeats)
     if spec.split is not None:
@@ -45,7 +46,7 @@ def main(job: Job) -> dict[str, Any]:
         "distinct": len({p["problem_id"] for p in problems}),
         "families": dict(sorted(Counter(p["family"] for p in problems).items())),
         "dropped": dict(sorted((+counts).items())),
-        "kept_without_instruction": kept_without_instruction,
+        **kept,
     }
     if spec.expect is not None:
         summary["source"] = repeats.summary()
