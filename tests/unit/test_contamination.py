@@ -115,6 +115,24 @@ def test_the_command_names_what_it_does_not_know(tmp_path):
     assert (done.returncode, "neither `compare` nor `exclude`" in done.stderr) == (2, True)
 
 
+def test_a_data_set_is_compared_as_it_is_made_without_what_it_excludes():
+    """One problem of toy_train is one of toy_id; the config excludes it, so it is not in the data set."""
+    done = run("toy_train", "--format", "json")
+    assert done.returncode == 0, done.stderr
+    assert "toy_train (4095 problems) against toy_id, toy_ood: 0 exact, " in done.stderr
+    assert not any(json.loads(line)["exact"] for line in done.stdout.splitlines())
+
+
+def test_a_table_shows_the_best_pairs_and_counts_the_others(tmp_path):
+    rows = [{"question": f"What is {n} plus {n}?", "answer": "1"} for n in range(100, 160)]
+    for name in ("train.jsonl", "test.jsonl"):
+        (tmp_path / name).write_text("\n".join(map(json.dumps, rows)))
+    done = run("train.jsonl", "test.jsonl", "--threshold", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1 + 50
+    assert "... and 10 more pairs" in done.stderr
+
+
 @pytest.mark.data
 @pytest.mark.skipif(
     not os.environ.get("SELFDISTILL_TEST_DATA"), reason="SELFDISTILL_TEST_DATA is not set: no public data files here"

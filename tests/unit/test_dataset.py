@@ -122,9 +122,9 @@ def test_memory_does_not_grow_with_the_repeats(project):
     code = (
         "import sys\nfrom collections import Counter\nfrom pathlib import Path\n"
         "from selfdistill.schema.common import AssetPin\nfrom selfdistill.schema.sources import FieldMap, FileSource\n"
-        "from selfdistill.sources import stream_problems\nfrom selfdistill.stages.dataset import _Repeats\n"
+        "from selfdistill.sources import stream_problems\nfrom selfdistill.sources.selection import Repeats\n"
         "source = FileSource(pin=AssetPin(file='x', sha256='0' * 64), fields=FieldMap(question='q', answer='a'))\n"
-        "repeats = _Repeats()\n"
+        "repeats = Repeats()\n"
         "for _ in repeats.watch(stream_problems(source, Counter(), lambda pin: Path(sys.argv[1]))): pass\n"
         # Not getrusage: that peak includes what this process used before the other one was started.
         "peak = next(line for line in open('/proc/self/status') if line.startswith('VmHWM'))\n"

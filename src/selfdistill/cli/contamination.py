@@ -13,11 +13,14 @@ import typer
 
 from selfdistill.cli.console import OWN_DATA, ConfigFile, csv_writer, show_table, workspace
 from selfdistill.contamination import Pair, find_pairs
+from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.schema.errors import UserError, unknown
 from selfdistill.schema.sources import FieldMap, FileSource, NearDuplicates
 
 _COLUMNS = ("similarity", "exact", "same_answer", "with", "question", "compared_question")
+#: Pairs that a table shows.
+_TABLE_ROWS = 50
 
 
 class Format(StrEnum):
@@ -41,7 +44,11 @@ def contamination(
     form: Annotated[Format, typer.Option("--format", help="How pairs are printed.")] = Format.table,
     configfile: ConfigFile = CONFIG_FILE,
 ) -> None:
-    """Print exact and near duplicates of problems, best first, and their numbers."""
+    """Print exact and near duplicates of problems, best first, and their numbers.
+
+    A data set of the config is taken as its stage makes it (`exclude`, `limit`, `split`), before near duplicates are
+    dropped. A table shows the best pairs only; csv and json have all.
+    """
     fields = FieldMap(question=question, answer=answer)
     names = list(others or _named(first, configfile))
     least = NearDuplicates().threshold if threshold is None else threshold
@@ -73,7 +80,7 @@ def _named(name: str, configfile: str) -> list[str]:
 
 
 def _load(name: str, fields: FieldMap, configfile: str) -> list[dict[str, Any]]:
-    """Problems of a file or of a data set's source, each text once."""
+    """Problems of a file or of a data set, each text once."""
     from selfdistill.files import sha256_file
     from selfdistill.schema.common import AssetPin
     from selfdistill.sources import load_problems
@@ -86,8 +93,23 @@ def _load(name: str, fields: FieldMap, configfile: str) -> list[dict[str, Any]]:
         project = workspace(configfile)
         if name not in project.planner.config.datasets:
             raise unknown("data set or file", name, project.planner.config.datasets)
-        problems, _ = load_problems(project.planner.dataset(name).spec.source)
+        problems = _selected(project.planner.dataset(name))
     return list({problem["question"]: problem for problem in problems}.values())
+
+
+def _selected(dataset: Node) -> list[dict[str, Any]]:
+    """Problems of a data set without those of the data sets that it excludes."""
+    from selfdistill.sources import stream_problems
+    from selfdistill.sources.selection import Repeats, select
+
+    counts: Counter[str] = Counter()
+    excluded = {
+        problem["problem_id"]
+        for role, other in dataset.inputs.items()
+        if role.startswith("exclude.")
+        for problem in _selected(other)
+    }
+    return select(Repeats().watch(stream_problems(dataset.spec.source, counts)), dataset.spec, excluded, counts)
 
 
 def _row(name: str, pair: Pair, ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
@@ -96,8 +118,11 @@ def _row(name: str, pair: Pair, ours: dict[str, Any], theirs: dict[str, Any]) ->
 
 
 def _print_table(rows: list[dict[str, Any]]) -> None:
-    short = [{**row, **{name: " ".join(row[name].split())[:70] for name in _COLUMNS[-2:]}} for row in rows]
+    best = rows[:_TABLE_ROWS]
+    short = [{**row, **{name: " ".join(row[name].split())[:70] for name in _COLUMNS[-2:]}} for row in best]
     show_table(_COLUMNS, [[row[name] for name in _COLUMNS] for row in short])
+    if len(rows) > len(best):
+        print(f"... and {len(rows) - len(best):,} more pairs: use --format csv for all.", file=sys.stderr)
 
 
 def _print_csv(rows: list[dict[str, Any]]) -> None:
