@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selfdistill.tracking.place import Place
+from selfdistill.tracking import TrackingStore
 
 if TYPE_CHECKING:
     from selfdistill.tracking.index import Index
@@ -37,11 +37,11 @@ class Lineage:
     dataset_sha256: str
 
 
-def checkpoints(place: Place) -> list[Lineage]:
+def checkpoints(store: TrackingStore) -> list[Lineage]:
     """The origin of every checkpoint in the store, by artifact and step."""
     from selfdistill.tracking.index import Index
 
-    with Index(place, place.uri) as index:
+    with Index(store, store.uri) as index:
         trained = [t.run.info.run_id for t in index.tracked.values() if t.run.data.tags["stage"] == "train"]
         found = [lineage for run_id in trained for lineage in _of_run(index, run_id)]
     return sorted(found, key=lambda lineage: (lineage.artifact, lineage.step))

@@ -17,10 +17,9 @@ import pytest
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, find
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace
-from selfdistill.tracking import Place, Report, TrackingError, track
+from selfdistill.tracking import Report, TrackingError, TrackingStore, track
 from selfdistill.tracking.labels import Label
-from selfdistill.tracking.metrics import MetricsLog
-from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, flatten, legal
+from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
 
 _SAMPLING = {"max_tokens": 16}
 _TOY = {"kind": "toy", "families": ["id"]}
@@ -66,6 +65,7 @@ CONFIG: dict[str, Any] = {
         for name in ("grpo", "sdpo")
     },
 }
+PREPARE = TrackingStore.prepare
 _COMMIT = "c" * 40
 _REWARDS = {1: 0.1, 2: 0.2, 3: 0.3, 4: 0.4}
 
@@ -172,10 +172,8 @@ def content() -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A database with tables and no runs: twelve seconds of migrations, once."""
-    from selfdistill.tracking.database import prepare_database
-
     path = tmp_path_factory.mktemp("mlflow") / "empty.db"
-    prepare_database(f"sqlite:///{path}")
+    TrackingStore.choose().prepare(f"sqlite:///{path}")
     return path
 
 
@@ -196,14 +194,12 @@ def master(tmp_path_factory: pytest.TempPathFactory, database: Path) -> Path:
 
 
 def use(folder: Path, database: Path, patch: pytest.MonkeyPatch) -> None:
-    from selfdistill.tracking import database as module
-
-    def copy(uri: str) -> None:
+    def copy(_: TrackingStore, uri: str) -> None:
         shutil.copy(database, uri.removeprefix("sqlite:///"))
 
     patch.chdir(folder)
     patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    patch.setattr(module, "prepare_database", copy)
+    patch.setattr(TrackingStore, "prepare", copy)
 
 
 @pytest.fixture
@@ -382,7 +378,7 @@ def test_a_changed_config_renames_the_superseded_run_and_keeps_it(tracked: None)
     old = next(a for a in of_stage("train") if a.frozen_spec["params"]["method"]["name"] == "sdpo")
     plan(changed)
     report = quietly()
-    assert (report.created, report.replaced, report.removed) == (0, 0, 0)
+    assert (report.created, report.removed) == (0, 0)
     run = content()[f"train/{old.key}"]
     assert run["info"][0] == f"train/{old.slug}"
     assert "experiment" not in run["tags"]
@@ -398,7 +394,7 @@ def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None
     from selfdistill.tracking.index import MARK
 
     before = content()
-    client = MlflowClient(Place.choose().uri)
+    client = MlflowClient(TrackingStore.choose().uri)
     artifact = of_stage("train")[0]
     experiments = [e.experiment_id for e in client.search_experiments()]
     (run,) = client.search_runs(experiments, f"tags.artifact = 'train/{artifact.key}'")
@@ -415,8 +411,8 @@ def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None
 def test_two_processes_at_once_write_one_store(project: None, database: Path) -> None:
     code = (
         "import shutil, sys\n"
-        "from selfdistill.tracking import database, track\n"
-        "database.prepare_database = lambda uri: shutil.copy(sys.argv[1], uri.removeprefix('sqlite:///'))\n"
+        "from selfdistill.tracking import TrackingStore, track\n"
+        "TrackingStore.prepare = lambda _, uri: shutil.copy(sys.argv[1], uri.removeprefix('sqlite:///'))\n"
         "track()\n"
     )
     command = [sys.executable, "-c", code, str(database)]
@@ -443,9 +439,9 @@ def test_lineage_of_every_checkpoint_is_recovered_from_mlflow_alone(tracked: Non
     expected = {name: Artifact(a.folder).manifest for name, a in runs.items()}
     datasets = {a.slug: f"dataset/{a.key}" for a in of_stage("dataset")}
     (base,) = of_stage("pretrain")
-    place = Place.choose()
+    store = TrackingStore.choose()
     shutil.move("results/artifacts", "elsewhere")
-    found = checkpoints(place)
+    found = checkpoints(store)
     assert sorted((c.artifact, c.step) for c in found) == sorted((name, step) for name in runs for step in (2, 4))
     for checkpoint in found:
         manifest, folder = expected[checkpoint.artifact], f"payload/checkpoints/step-{checkpoint.step}/"
@@ -494,8 +490,107 @@ def test_a_file_store_is_refused_with_the_way_out(project: None) -> None:
 
 def test_a_broken_database_is_one_error_that_says_how_to_rebuild(tracked: None) -> None:
     Path("results/mlflow/mlflow.db").write_text("no database")
-    with pytest.raises(TrackingError, match=re.escape("rm results/mlflow/mlflow.db; selfdistill track")):
+    way_out = "mv results/mlflow/mlflow.db results/mlflow/mlflow.db.broken; selfdistill track"
+    with pytest.raises(TrackingError, match=re.escape(way_out)):
         quietly(everything=True)
+    shutil.move("results/mlflow/mlflow.db", "results/mlflow/mlflow.db.broken")
+    assert quietly().created
+
+
+def test_no_message_advises_to_delete_a_file_that_is_no_store_of_ours(
+    tracked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(TrackingStore, "prepare", PREPARE)
+    Path("precious.txt").write_text("no database")
+    with pytest.raises(TrackingError, match="Check MLFLOW_TRACKING_URI") as raised:
+        quietly(store="sqlite:///precious.txt")
+    assert not re.search(r"\b(rm|mv)\b", str(raised.value))
+    assert Path("precious.txt").read_text() == "no database"
+
+
+def hold(database: str, seconds: float) -> subprocess.Popen[bytes]:
+    """Another program that locks a database, from the time when this returns."""
+    code = (
+        f"import sqlite3, time; c = sqlite3.connect({database!r}); c.execute('BEGIN EXCLUSIVE'); "
+        f"print(flush=True); time.sleep({seconds})"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()
+    return process
+
+
+def test_a_locked_database_is_waited_for_longer_than_sqlite_does_by_itself(tracked: None) -> None:
+    of_stage("epistemics")[0].unseal()
+    with hold("results/mlflow/mlflow.db", 7) as other:
+        assert quietly().removed == 1
+        assert other.wait() == 0
+
+
+def test_a_database_that_stays_locked_is_one_line_that_advises_to_run_later(
+    tracked: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfdistill.tracking.store.LOCK_SECONDS", 0.2)
+    with hold("results/mlflow/mlflow.db", 60) as other:
+        with pytest.raises(TrackingError, match="Another program has held the database") as raised:
+            quietly(everything=True)
+        other.kill()
+    assert not re.search(r"\b(rm|mv)\b", str(raised.value))
+
+
+def test_a_second_sqlite_store_leaves_the_files_of_the_default_one_alone(tracked: None) -> None:
+    def files(store: str) -> set[str]:
+        from mlflow import MlflowClient
+
+        client = MlflowClient(store)
+        runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
+        return {run.info.artifact_uri for run in runs if client.list_artifacts(run.info.run_id)}
+
+    quietly()
+    default, other = (f"sqlite:///{Path(name).resolve()}" for name in ("results/mlflow/mlflow.db", "other.db"))
+    before = files(default)
+    assert len(before) == len(all_artifacts()) + 1
+    quietly(store="sqlite:///other.db")
+    assert files(default) == before
+    assert len(files(other)) == len(before) and not files(other) & before
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert len(files(other)) == len(before)
+
+
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "http://me:hunter22@127.0.0.1:9",
+        "http://me:hunter22/x@127.0.0.1:9",
+        "postgresql://me:hunter22@127.0.0.1:9/mlflow",
+        "postgresql+nodriver://me:hunter22@127.0.0.1:9/mlflow",
+        "unheard://me:hunter22@127.0.0.1/mlflow",
+        "file://me:hunter22@here/mlruns",
+    ],
+)
+def test_no_message_holds_the_password_of_the_store(project: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    said: list[str] = []
+    with pytest.raises(TrackingError) as raised:
+        track(say=said.append)
+    assert "hunter22" not in "".join([str(raised.value), *said])
+    assert "\n" not in str(raised.value)
+
+
+def test_a_checkpoint_deleted_in_the_ui_comes_back(tracked: None) -> None:
+    from mlflow import MlflowClient
+
+    quietly()
+    before = content()
+    client = MlflowClient(TrackingStore.choose().uri)
+    trained = f"train/{of_stage('train')[0].key}"
+    (model,) = client.search_logged_models(
+        [client.get_experiment_by_name("selfdistill training").experiment_id], f"tags.id = '{trained}@4'"
+    )
+    client.delete_logged_model(model.model_id)
+    quietly(everything=True)
+    assert content() == before
 
 
 def test_a_tampered_artifact_is_left_out_and_named(tracked: None) -> None:

@@ -137,16 +137,16 @@ def disk() -> Iterator[Check]:
 
 
 def mlflow() -> Iterator[Check]:
-    from selfdistill.tracking.place import Place
+    from selfdistill.tracking import TrackingStore
 
-    place = Place.choose()
-    place.check_reachable()
-    if place.database is not None and place.database.is_file():
-        with place.database.open("r+b"):
-            yield Check("mlflow", OK, f"{place.shown} exists and is writable")
+    store = TrackingStore.choose()
+    store.check_reachable()
+    if store.database is not None and store.database.is_file():
+        with store.database.open("r+b"):
+            yield Check("mlflow", OK, f"{store.shown} exists and is writable")
     else:
-        what = "will be created by the first run" if place.database else "answers"
-        yield Check("mlflow", OK, f"{place.shown} {what}")
+        what = "will be created by the first run" if store.database else "answers"
+        yield Check("mlflow", OK, f"{store.shown} {what}")
 
 
 def assets(configfile: str) -> Iterator[Check]:

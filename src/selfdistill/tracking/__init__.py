@@ -1,18 +1,21 @@
 """MLflow as an index of the artifacts: written after the fact by one process, deletable, rebuildable.
 
-    survey    what lies on disk, and its fingerprint           (no MLflow: decides whether anything changed)
-    labels    names that people use, from the plans of the views
-    records   one MLflow run per artifact, as plain data
-    index     records -> MLflow; database: the SQLite file behind it (only these two import MLflow)
-    sync      one writer: lock, compare, write
-    lineage   where every checkpoint came from, recovered from the MLflow store alone
+    store        address, lock, files and SQLite database of the store   (no MLflow at import)
+    survey       what lies on disk, and its fingerprint                  (decides whether anything changed)
+    labels       names that people use, from the plans of the views
+    records      one MLflow run per artifact, as plain data
+    numbers      numbers of evaluations, and where they are shown
+    builder      artifacts -> records
+    experiments  the MLflow experiments and how they are first shown
+    index        records -> MLflow
+    sync         one writer: lock, compare, write
 
 Nothing is ever read back from MLflow into the study, and no weights go there.
 """
 
-from selfdistill.tracking.place import Place, TrackingError, quiet_environment
+from selfdistill.tracking.store import TrackingError, TrackingStore, quiet_environment
 from selfdistill.tracking.sync import Report, track
 
 quiet_environment()
 
-__all__ = ["Place", "Report", "TrackingError", "track"]
+__all__ = ["Report", "TrackingError", "TrackingStore", "track"]

@@ -19,17 +19,18 @@ from selfdistill.files import canonical_json, sha256_text
 from selfdistill.schema.methods import method_title
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.labels import Label, read_labels
-from selfdistill.tracking.metrics import MetricsLog
 from selfdistill.tracking.numbers import Numbers, checkpoints_of, models_used
 from selfdistill.tracking.records import (
     MOST_TAG,
+    VIEWS_ID,
     DatasetUse,
+    MetricsLog,
     ModelRecord,
+    Part,
     Record,
     fit,
     flatten,
     model_name,
-    views_record,
 )  # fmt: skip
 from selfdistill.tracking.survey import Entry, Survey
 
@@ -43,7 +44,7 @@ def build_records(survey: Survey) -> dict[str, Record]:
     records = {entry.id: builder.record(entry) for entry in entries}
     if survey.views:
         start = min((record.started_ms for record in records.values()), default=0)
-        views = views_record(survey.results, survey.views, start)
+        views = _views_record(survey, start)
         records[views.id] = views
     return records
 
@@ -68,12 +69,9 @@ class _Builder:
             finished_ms=entry.finished_ms,
             params=flatten(entry.params) | inputs | {"version": str(artifact.frozen_spec["version"])},
             tags=self._tags(entry, label, datasets),
-            manifest_sha256=entry.manifest_sha256,
             datasets=datasets,
             uses=models_used(entry),
-            makes=tuple(self._models(entry, label, datasets)),
-            scalars=self.numbers.of(entry),
-            baseline=self.numbers.baseline(entry),
+            parts=self._result(entry, label, datasets) | self.numbers.shown_on(entry),
             files={name: (str(artifact.folder / name), sha) for name, sha in entry.sidecars.items()},
             metrics=MetricsLog.read(
                 artifact.metrics, started_ms=entry.started_ms, steps=steps if isinstance(steps, int) else None
@@ -95,8 +93,14 @@ class _Builder:
                     artifact.slug, used.id, used.manifest_sha256, artifact.folder.as_posix(), role, used.summary
                 )
 
+    def _result(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> dict[str, Part]:
+        """What a sealed artifact adds to its run."""
+        if not entry.manifest_sha256:
+            return {}
+        return {entry.id: Part.of(self.numbers.of(entry), self._models(entry, label, datasets))}
+
     def _models(self, entry: Entry, label: Label, datasets: tuple[DatasetUse, ...]) -> Iterator[ModelRecord]:
-        if not entry.manifest_sha256 or entry.artifact.stage not in ("train", *BASE_STAGES):
+        if entry.artifact.stage not in ("train", *BASE_STAGES):
             return
         artifact, tags = entry.artifact, {"artifact": entry.id, **self._people(entry, label)}
         is_base, base = artifact.stage in BASE_STAGES, base_model(entry)
@@ -173,6 +177,21 @@ class _Builder:
             "domain": label.row.get("domain") if entry.artifact.stage in _CONTEXTS else None,
         }
         return {name: fit(str(value), MOST_TAG) for name, value in known.items() if value is not None}
+
+
+def _views_record(survey: Survey, started_ms: int) -> Record:
+    """The run that holds the tables and the report."""
+    return Record(
+        id=VIEWS_ID,
+        group="results",
+        name="tables and report",
+        status="FINISHED",
+        started_ms=started_ms,
+        finished_ms=max(int((survey.results / name).stat().st_mtime * 1000) for name in survey.views),
+        params={},
+        tags={"artifact": VIEWS_ID, "stage": "views"},
+        files={name: (str(survey.results / name), sha) for name, sha in survey.views.items()},
+    )
 
 
 def _main(datasets: tuple[DatasetUse, ...]) -> DatasetUse | None:

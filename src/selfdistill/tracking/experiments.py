@@ -46,8 +46,8 @@ def note(group: str, experiment_id: str) -> str:
 
 def methods_view(records: Iterable[Record]) -> str:
     """State of the runs table: all runs, by method, with the scores on every data set that was evaluated."""
-    datasets = sorted({record.shown_under for record in records if record.measures})
-    scores = [f"metrics.`{dataset}/{name}`" for dataset in datasets for name in _COLUMNS]
+    names = {s.name for r in records if r.group == "training" for p in r.parts.values() for s in p.scalars}
+    scores = [f"metrics.`{name}`" for name in sorted(names) if name.rpartition("/")[2] in _COLUMNS and "/" in name]
     state = {
         "selectedColumns": ["tags.`method`", "params.`seed`", *scores],
         "orderByKey": "tags.`method`",

@@ -7,14 +7,17 @@ state was interrupted and is written anew, so no half-written run is ever taken 
 from __future__ import annotations
 
 import json
+import logging
+import sqlite3
 import tempfile
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import mlflow
+from alembic.util import CommandError
 from mlflow import MlflowClient
 from mlflow.entities import (
     Dataset,
@@ -28,14 +31,18 @@ from mlflow.entities import (
     RunTag,
     ViewType,
 )
+from mlflow.exceptions import MlflowException
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from sqlalchemy.exc import SQLAlchemyError
 
-from selfdistill.tracking.database import silence
 from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, methods_view, note
-from selfdistill.tracking.metrics import Scalar
-from selfdistill.tracking.place import Place
-from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record
+from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
+from selfdistill.tracking.store import TrackingStore
+
+VERSION = mlflow.__version__
+#: What a store that is gone, broken, full or too new raises.
+STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ImportError)
 
 #: Tags of ours that the UI does not show (it hides those of MLflow).
 MARK, PROJECT = "mlflow.selfdistill.mark", "mlflow.selfdistill.project"
@@ -52,10 +59,6 @@ class Tracked:
     mark: dict[str, Any]
 
     @property
-    def is_whole(self) -> bool:
-        return "digest" in self.mark
-
-    @property
     def links(self) -> set[str]:
         return set(self.mark.get("links", ()))
 
@@ -67,9 +70,10 @@ class Tracked:
 class Index:
     """One project's runs and models in one MLflow store."""
 
-    def __init__(self, place: Place, uri: str) -> None:
-        silence()
-        self.place = place
+    def __init__(self, store: TrackingStore, uri: str) -> None:
+        for name in ("mlflow", "alembic"):  # They log the traceback of an error that becomes one line of ours.
+            logging.getLogger(name).setLevel(logging.CRITICAL)
+        self.store = store
         self.client = MlflowClient(uri, registry_uri=uri)
         self.experiments = {group: self._experiment(group) for group in EXPERIMENTS}
         self.tracked = {
@@ -92,7 +96,7 @@ class Index:
         found = self.client.get_experiment_by_name(name)
         if found is None:
             tags = {"mlflow.experimentKind": "custom_model_development"}
-            made = self.client.create_experiment(name, self.place.artifact_location(group), tags)
+            made = self.client.create_experiment(name, self.store.artifact_location(group), tags)
             self.client.set_experiment_tag(made, "mlflow.note.content", note(group, made))
             return made
         if found.lifecycle_stage == "deleted":
@@ -106,7 +110,7 @@ class Index:
             self.client.set_experiment_tag(training, VIEW_TAG, view)
 
     def _runs(self) -> Iterator[Run]:
-        token, mine = None, f"tags.`{PROJECT}` = '{self.place.project}'"
+        token, mine = None, f"tags.`{PROJECT}` = '{self.store.project}'"
         while True:
             page = self.client.search_runs(
                 list(self.experiments.values()), mine, ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
@@ -117,7 +121,7 @@ class Index:
                 return
 
     def _models(self) -> Iterator[Any]:
-        token, mine = None, f"tags.`{PROJECT}` = '{self.place.project}'"
+        token, mine = None, f"tags.`{PROJECT}` = '{self.store.project}'"
         while True:
             page = self.client.search_logged_models([self.experiments["training"]], mine, page_token=token)
             yield from page
@@ -136,6 +140,17 @@ class Index:
         ours = {PROJECT, MARK, "mlflow.runName", *OUR_TAGS}
         return {name: value for name, value in tracked.run.data.tags.items() if name not in ours}
 
+    def is_whole(self, record: Record) -> bool:
+        """True if what MLflow has of a run is complete, and is the beginning or all of what the record says.
+
+        It is not where a writer was interrupted, or where somebody deleted a checkpoint in the UI.
+        """
+        mark = self.tracked[record.id].mark
+        if "digest" not in mark or not record.continues(mark):
+            return False
+        made = (model.id for name in mark["parts"] for model in record.parts[name].models)
+        return all(name in self.models for name in made)
+
     def create(self, record: Record, kept: dict[str, str]) -> None:
         """Write a run that MLflow does not have yet."""
         run = self.client.create_run(
@@ -148,43 +163,31 @@ class Index:
         used = [LoggedModelInput(self.models[name].model_id) for name in record.uses]
         if inputs or used:
             self.client.log_inputs(run.info.run_id, datasets=inputs, models=used)
-        self._add_results(record, run, {"read": [0], "result": "", "compared": ""})
+        self._add_numbers(record, run, {"read": [0], "parts": {}})
         self._finish(record, run, files="", params=record.params)
 
     def extend(self, record: Record) -> None:
-        """Bring a run up to date: new metrics, the result of what was unfinished, name, status, tags, files."""
+        """Bring a run up to date: new metrics and parts, name, status, tags, files."""
         tracked = self.tracked[record.id]
         run, mark = tracked.run, tracked.mark
-        for model in record.makes:
-            if model.id in self.models:
-                self._update_model_tags(model)
         if any(mark[name] != value for name, value in _progress(record).items()):
             self.client.set_tag(run.info.run_id, MARK, json.dumps(_edges(record)))
-            self._add_results(record, run, mark)
+            self._add_numbers(record, run, mark)
         if run.info.run_name != record.name:
             self.client.update_run(run.info.run_id, name=record.name)
         for name in sorted((OUR_TAGS & set(run.data.tags)) - set(record.tags)):
             self.client.delete_tag(run.info.run_id, name)
         self._finish(record, run, files=mark["files"], tags=self._own_tags(record))
 
-    def _add_results(self, record: Record, run: Run, mark: dict[str, Any]) -> None:
-        """What a run has got since its mark: lines of metrics, the result of a sealed artifact, scores of its base."""
+    def _add_numbers(self, record: Record, run: Run, mark: dict[str, Any]) -> None:
+        """What a run has got since its mark: lines of metrics, and parts with their models."""
         points = list(record.metrics.points(mark["read"][0])) if record.metrics else []
-        shown: dict[str, list[Scalar]] = defaultdict(list)
-        if not mark["result"]:
-            for model in record.makes:
-                self._create_model(model, run, record)
-            points += record.scalars
-            for scalar in record.scalars:
-                if scalar.model:
-                    shown[scalar.model.split("@")[0]].append(scalar)
-        if record.baseline and not mark["compared"]:
-            for name in record.baseline.runs:
-                shown[name] += record.baseline.scalars
+        for name, part in record.parts.items():
+            if name not in mark["parts"]:
+                for model in part.models:
+                    self._create_model(model, run, record)
+                points += part.scalars
         self._log(run.info.run_id, points, record.datasets[0] if record.datasets else None)
-        for name, scalars in shown.items():
-            named = [s._replace(name=f"{record.shown_under}/{s.name}", model=None) for s in scalars]
-            self._log(self.tracked[name].run.info.run_id, named, None)
 
     def _log(self, run_id: str, points: Sequence[Scalar], dataset: DatasetUse | None) -> None:
         self.points += len(points)
@@ -199,7 +202,7 @@ class Index:
 
     def _create_model(self, model: ModelRecord, run: Run, record: Record) -> None:
         """An external model: parameters and digests, no weights. The small file lets it enter the registry."""
-        tags = self._model_tags(model) | {"mlflow.model.isExternal": "true"}
+        tags = model.tags | {"id": model.id, PROJECT: self.store.project, "mlflow.model.isExternal": "true"}
         made = self.client.create_logged_model(
             self.experiments[record.group], model.name, run.info.run_id, tags, model.params, model.kind
         )
@@ -209,12 +212,6 @@ class Index:
             self.client.log_model_artifact(made.model_id, str(path))
         self.models[model.id] = self.client.finalize_logged_model(made.model_id, "READY")
         self.client.log_outputs(run.info.run_id, [LoggedModelOutput(made.model_id, model.step)])
-
-    def _update_model_tags(self, model: ModelRecord) -> None:
-        known, wanted = self.models[model.id], self._model_tags(model)
-        for name in sorted((OUR_TAGS & set(known.tags)) - set(wanted)):
-            self.client.delete_logged_model_tag(known.model_id, name)
-        self.client.set_logged_model_tags(known.model_id, wanted)
 
     def _finish(
         self, record: Record, run: Run, *, files: str, params: Texts = _NO_TEXTS, tags: Texts = _NO_TEXTS
@@ -251,10 +248,7 @@ class Index:
                 repository.delete_artifacts(gone)
 
     def _own_tags(self, record: Record) -> dict[str, str]:
-        return record.tags | {PROJECT: self.place.project}
-
-    def _model_tags(self, model: ModelRecord) -> dict[str, str]:
-        return {**model.tags, "id": model.id, PROJECT: self.place.project}
+        return record.tags | {PROJECT: self.store.project}
 
 
 def _batches(items: Sequence[Any], size: int) -> list[Sequence[Any]]:
@@ -275,9 +269,10 @@ def _edges(record: Record) -> dict[str, list[str]]:
 
 
 def _progress(record: Record) -> dict[str, Any]:
-    """What of a run only grows: bytes of metrics.jsonl read (and their digest), its result, scores of its base."""
+    """What of a run only grows: bytes of metrics.jsonl read (and their digest), and parts."""
     log = record.metrics
-    return {"read": [log.size, log.sha256] if log else [0, ""], "result": record.result, "compared": record.compared}
+    parts = {name: part.sha256 for name, part in record.parts.items()}
+    return {"read": [log.size, log.sha256] if log else [0, ""], "parts": parts}
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

@@ -7,13 +7,13 @@ methods. Metrics are called like the columns of the tables.
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterator
 from typing import Any
 
-from selfdistill.artifacts.lineage import BASE_STAGES
+from selfdistill.artifacts.lineage import BASE_STAGES, PROBLEM_STAGES, TOWARDS_PROBLEMS, follow, nearest
 from selfdistill.files import canonical_json
-from selfdistill.tracking.metrics import Scalar, numbers
-from selfdistill.tracking.records import Baseline, legal
+from selfdistill.tracking.records import Part, Scalar, legal, numbers
 from selfdistill.tracking.survey import Entry
 
 #: Names in summaries that have another name in the tables.
@@ -51,6 +51,12 @@ class Numbers:
 
     def __init__(self, entries: dict[str, Entry]) -> None:
         self._by_spec = {_spec_text(entry, entry.input_ids): entry for entry in entries.values()}
+        self._shown: dict[str, dict[str, Part]] = defaultdict(dict)
+        for entry in entries.values():
+            for maker in {model.split("@")[0] for model in self._measured(entry).values()}:
+                for shown in (entry, self._twin(entry)):
+                    if shown is not None and shown.manifest_sha256:
+                        self._shown[maker][shown.id] = Part.of(self._as_shown(shown))
 
     def of(self, entry: Entry) -> tuple[Scalar, ...]:
         """Numbers of the summary; those of `step-N` belong to that step, the others to the only step, or to 0.
@@ -65,14 +71,15 @@ class Numbers:
             for name, value, step in _summary(entry, only_step=next(iter(models)) if len(models) == 1 else 0)
         )
 
-    def baseline(self, entry: Entry) -> Baseline | None:
-        """What the base model scored in the same evaluation; None for the base itself, or while it is not known."""
-        twin = self._twin(entry)
-        if twin is None or not entry.manifest_sha256 or not twin.manifest_sha256:
-            return None
-        runs = {model.split("@")[0] for model in self._measured(entry).values()}
-        values = tuple(s._replace(model=None) for s in self.of(twin) if s.name in SHOWN)
-        return Baseline(twin.id, twin.manifest_sha256, values, tuple(sorted(runs))) if runs and values else None
+    def shown_on(self, entry: Entry) -> dict[str, Part]:
+        """Evaluations of the models that a run made, and of the base model it started from, by artifact."""
+        return self._shown[entry.id]
+
+    def _as_shown(self, entry: Entry) -> Iterator[Scalar]:
+        """The main numbers of an evaluation, as `DATASET/METRIC`."""
+        for scalar in self.of(entry):
+            if scalar.name in SHOWN:
+                yield scalar._replace(name=f"{evaluated_on(entry)}/{scalar.name}", model=None)
 
     def _evaluation(self, entry: Entry) -> Entry | None:
         """The evaluation that an artifact is, or whose words it counts."""
@@ -81,12 +88,13 @@ class Numbers:
         return entry if entry.artifact.stage == "evaluate" else None
 
     def _measured(self, entry: Entry) -> dict[int, str]:
+        """Models by step."""
         evaluation = self._evaluation(entry)
         used = models_used(evaluation) if evaluation else ()
         return {int(model.rpartition("@")[2]): model for model in used}
 
     def _twin(self, entry: Entry) -> Entry | None:
-        """The same evaluation of the base model, or the words counted in it."""
+        """The same evaluation of the base model, or the words counted in it; None for the base itself."""
         inputs = entry.input_ids
         if entry.artifact.stage == "evaluate":
             trained = entry.upstream("model")
@@ -96,6 +104,12 @@ class Numbers:
         evaluation = self._evaluation(entry)
         twin = self._twin(evaluation) if evaluation else None
         return self._by_spec.get(_spec_text(entry, {"rollouts": twin.id})) if twin else None
+
+
+def evaluated_on(entry: Entry) -> str:
+    """Prefix of an evaluation's numbers on the run that made the model: the data set."""
+    table = nearest(follow(entry, TOWARDS_PROBLEMS), TOWARDS_PROBLEMS, PROBLEM_STAGES)
+    return table.artifact.slug if table is not None else entry.artifact.slug
 
 
 def _spec_text(entry: Entry, inputs: dict[str, str]) -> str:

@@ -1,26 +1,31 @@
 """One MLflow run per artifact, as plain data: what the run should hold, decided by the files alone.
 
-`fixed` digests what MLflow cannot change or take back (parameters, inputs, models, numbers): if it moves, the run is
-written anew. Everything else (name, tags, status, new metrics) is brought up to date in place.
+MLflow cannot take back a number, a parameter or an input. So a run consists of what never changes (`fixed`), of what
+is only added (lines of metrics.jsonl, and `parts`), and of what can be set again (name, tags, status, files). If
+something of the first two kinds is not as it was written, the run is deleted and written again.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import re
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfdistill.files import sha256_text
-from selfdistill.tracking.metrics import MetricsLog, Scalar
 from selfdistill.tracking.survey import PROJECTION
 
 #: MLflow's limits in characters; a longer text is cut visibly and stays whole in spec.json, a file of the run.
 MOST_PARAM, MOST_TAG, MOST_NAME = 6000, 8000, 250
 #: MLflow's digests of data sets have at most 36 characters; the whole one is in the profile.
 DATASET_DIGEST = 32
+#: Digests of parts are short, because those of all evaluations of a run share one tag.
+PART_DIGEST = 8
 VIEWS_ID = "views/results"
 #: Every tag that a run may get from here, or got from an earlier version (recipe_sha256); any other tag is a person's,
 #: and stays.
@@ -33,6 +38,56 @@ OUR_TAGS = frozenset(
         *("mlflow.user", "mlflow.source.name", "mlflow.source.type", "mlflow.source.git.commit"),
     }
 )
+#: Most steps of one run that MLflow shows; of a longer run every n-th step is taken.
+MOST_STEPS = 1000
+
+
+class Scalar(NamedTuple):
+    """One number of a run; `model` (`stage/key@step`) says which weights it measures."""
+
+    name: str
+    value: float
+    step: int
+    timestamp_ms: int
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class MetricsLog:
+    """The whole lines of one metrics.jsonl."""
+
+    content: bytes = field(repr=False)
+    started_ms: int
+    stride: int
+
+    @classmethod
+    def read(cls, path: Path, *, started_ms: int, steps: int | None) -> MetricsLog:
+        content = path.read_bytes() if path.is_file() else b""
+        whole = content[: content.rfind(b"\n") + 1]
+        return cls(whole, started_ms, max(1, math.ceil((steps or 1) / MOST_STEPS)))
+
+    @property
+    def size(self) -> int:
+        return len(self.content)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.content).hexdigest()
+
+    def continues(self, size: int, sha256: str) -> bool:
+        """True if the first `size` bytes are those of an earlier reading."""
+        return size <= self.size and hashlib.sha256(self.content[:size]).hexdigest() == sha256
+
+    def points(self, after: int = 0) -> Iterator[Scalar]:
+        """Numbers of the lines after a byte offset. Their time is the start plus the seconds of the steps so far."""
+        offset, now = 0, float(self.started_ms)
+        for line in self.content.splitlines(keepends=True):
+            offset += len(line)
+            row = json.loads(line)
+            now += 1000 * row.get("seconds_step", 0.0)
+            step = row.pop("step")
+            if offset > after and (step % self.stride == 0 or step == 1):
+                yield from (Scalar(name, value, step, int(now)) for name, value in numbers(row))
 
 
 @dataclass(frozen=True)
@@ -64,13 +119,17 @@ class ModelRecord:
 
 
 @dataclass(frozen=True)
-class Baseline:
-    """Scores of the base model (artifact `id`, step 0) in the evaluation of a run, shown on the runs it is base of."""
+class Part:
+    """Numbers and models that come to a run at once, and never change: its own result, or that of an evaluation."""
 
-    id: str
-    manifest_sha256: str
-    scalars: tuple[Scalar, ...]
-    runs: tuple[str, ...]
+    sha256: str
+    scalars: tuple[Scalar, ...] = ()
+    models: tuple[ModelRecord, ...] = ()
+
+    @classmethod
+    def of(cls, scalars: Iterable[Scalar], models: Iterable[ModelRecord] = ()) -> Part:
+        scalars, models = tuple(scalars), tuple(models)
+        return cls(_digest([scalars, [asdict(model) for model in models]])[:PART_DIGEST], scalars, models)
 
 
 @dataclass(frozen=True)
@@ -85,48 +144,29 @@ class Record:
     finished_ms: int | None
     params: dict[str, str]
     tags: dict[str, str]
-    manifest_sha256: str | None = None
     datasets: tuple[DatasetUse, ...] = ()
+    #: Models (`stage/key@step`) that were run.
     uses: tuple[str, ...] = ()
-    makes: tuple[ModelRecord, ...] = ()
-    scalars: tuple[Scalar, ...] = ()
-    baseline: Baseline | None = None
+    #: By the id of the artifact that they come from.
+    parts: dict[str, Part] = field(default_factory=dict)
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
     metrics: MetricsLog | None = None
 
     @property
     def links(self) -> set[str]:
-        """Artifacts that this run speaks of: makers of its models, the evaluation it is compared with."""
-        compared = {self.baseline.id} if self.baseline else set()
-        return compared | {model.split("@")[0] for model in self.uses}
+        """Artifacts whose models this run used."""
+        return {model.split("@")[0] for model in self.uses}
 
     @property
     def measures(self) -> set[str]:
-        """Artifacts on whose models and runs this run's numbers are shown too."""
-        return {scalar.model.split("@")[0] for scalar in self.scalars if scalar.model}
-
-    @property
-    def shown_under(self) -> str:
-        """The data set of an evaluation: prefix of its numbers on the run that made the model."""
-        return self.datasets[0].name
+        """Artifacts on whose models this run writes numbers."""
+        scalars = (scalar for part in self.parts.values() for scalar in part.scalars)
+        return {scalar.model.split("@")[0] for scalar in scalars if scalar.model}
 
     @cached_property
     def fixed(self) -> str:
         inputs = [asdict(use) for use in self.datasets]
         return _digest([PROJECTION, self.id, self.group, self.started_ms, self.params, inputs, self.uses])
-
-    @cached_property
-    def result(self) -> str:
-        """Digest of what a sealed artifact adds, and never changes; empty before."""
-        if self.manifest_sha256 is None:
-            return ""
-        models = [asdict(replace(model, tags={})) for model in self.makes]
-        return _digest([self.manifest_sha256, models, self.scalars])
-
-    @cached_property
-    def compared(self) -> str:
-        """Digest of the base model's scores; empty while they are not known: they may come later."""
-        return _digest(asdict(self.baseline)) if self.baseline else ""
 
     @cached_property
     def files_sha256(self) -> str:
@@ -135,10 +175,18 @@ class Record:
     @cached_property
     def digest(self) -> str:
         """Moves when anything of the run has to be written."""
-        models = [model.tags for model in self.makes]
+        parts = {name: part.sha256 for name, part in self.parts.items()}
         read = self.metrics.sha256 if self.metrics else ""
-        state = [self.name, self.status, self.finished_ms, self.tags, models, self.files_sha256, read]
-        return _digest([self.fixed, self.result, self.compared, state])
+        state = [self.name, self.status, self.finished_ms, self.tags, self.files_sha256, read]
+        return _digest([self.fixed, parts, state])
+
+    def continues(self, mark: dict[str, Any]) -> bool:
+        """True if what was written of this run, according to its mark, is the beginning or all of the record."""
+        if mark.get("fixed") != self.fixed:
+            return False
+        if any(name not in self.parts or self.parts[name].sha256 != sha for name, sha in mark["parts"].items()):
+            return False
+        return self.metrics is None or self.metrics.continues(*mark["read"])
 
 
 def flatten(value: Any, prefix: str = "") -> dict[str, str]:
@@ -186,6 +234,15 @@ def views_record(results: Path, views: dict[str, str], started_ms: int) -> Recor
         tags={"artifact": VIEWS_ID, "stage": "views"},
         files={name: (str(results / name), sha) for name, sha in views.items()},
     )
+
+
+def numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
+    """The numbers of a nested dict, by dotted name; what is no number is not a metric."""
+    for name, value in values.items():
+        if isinstance(value, dict):
+            yield from numbers(value, f"{prefix}{name}.")
+        elif isinstance(value, (int, float)):
+            yield f"{prefix}{name}", float(value)
 
 
 def _digest(value: Any) -> str:

@@ -20,7 +20,7 @@ from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
 
 #: Raised when what is in MLflow already has to be written anew, though its artifacts stay the same.
-PROJECTION = 1
+PROJECTION = 2
 _SIDECARS = ("spec.json", "manifest.json", PROVENANCE_FILE)
 
 

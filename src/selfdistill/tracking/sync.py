@@ -14,11 +14,11 @@ from filelock import FileLock, Timeout
 
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import replacing
-from selfdistill.tracking.place import Place, TrackingError
+from selfdistill.tracking.store import TrackingStore, sqlite_settings
 from selfdistill.tracking.survey import Survey
 
 if TYPE_CHECKING:
-    from selfdistill.tracking.index import Index, Tracked
+    from selfdistill.tracking.index import Index
     from selfdistill.tracking.records import Record
 
 
@@ -58,23 +58,23 @@ def track(
 ) -> Report:
     """Bring the MLflow store up to date with the artifacts under `root`.
 
-    `store` is a tracking URI (default: see Place); `quiet` says nothing when nothing changed; `everything` compares
-    run by run even if no file changed since the last call. Raises TrackingError when the store cannot be written.
+    `store` is a tracking URI (default: see TrackingStore); `quiet` says nothing when nothing changed; `everything`
+    compares run by run even if no file changed since the last call. TrackingError if the store cannot be written.
     """
     started = time.monotonic()
-    place = Place.choose(root, store)
-    place.folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(place, say):
+    target = TrackingStore.choose(root, store)
+    target.folder.mkdir(parents=True, exist_ok=True)
+    with _only_writer(target, say):
         survey = Survey.of(root)
-        report = Report(place.shown, problems=list(survey.problems))
-        written = place.last_written()
-        if not everything and place.exists() and written.items() >= place.identity(survey.fingerprint).items():
+        report = Report(target.shown, problems=list(survey.problems))
+        written = target.last_written()
+        if not everything and target.exists() and written.items() >= target.identity(survey.fingerprint).items():
             report.is_unchanged = True
-        elif not survey.entries and not place.exists():
+        elif not survey.entries and not target.exists():
             report.is_unchanged, report.exists = True, False
         else:
-            place.check_reachable()
-            _write(place, survey, written, report)
+            target.check_reachable()
+            _write(target, survey, written, report)
     report.seconds = time.monotonic() - started
     for problem in report.problems:
         say(f"MLflow: left out: {problem}")
@@ -84,13 +84,13 @@ def track(
 
 
 @contextmanager
-def _only_writer(place: Place, say: Callable[[str], None]) -> Iterator[None]:
+def _only_writer(store: TrackingStore, say: Callable[[str], None]) -> Iterator[None]:
     """Wait for another writer; when it is done there is usually nothing left to do."""
-    lock = FileLock(place.lock)
+    lock = FileLock(store.lock)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        say(f"MLflow: another process is writing {place.shown}; waiting for it.")
+        say(f"MLflow: another process is writing {store.shown}; waiting for it.")
         lock.acquire()
     try:
         yield
@@ -98,49 +98,46 @@ def _only_writer(place: Place, say: Callable[[str], None]) -> Iterator[None]:
         lock.release()
 
 
-def _write(place: Place, survey: Survey, written: dict[str, Any], report: Report) -> None:
+def _write(store: TrackingStore, survey: Survey, written: dict[str, Any], report: Report) -> None:
     from selfdistill.tracking.builder import build_records
-    from selfdistill.tracking.database import STORE_ERRORS, VERSION, follow_move, prepare_database
-    from selfdistill.tracking.index import Index
+    from selfdistill.tracking.experiments import EXPERIMENTS
+    from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index
 
     records = build_records(survey)
     try:
-        if not place.exists():
-            _build(place, records, report)
+        if not store.exists():
+            _build(store, records, report)
         else:
-            if place.database is not None and written.get("mlflow") != VERSION:
-                prepare_database(place.uri)
-            if place.is_default:
-                follow_move(place)
-            with Index(place, place.uri) as index:
-                _apply(index, records, report)
+            with sqlite_settings():
+                if store.database is not None and written.get("mlflow") != VERSION:
+                    store.prepare(store.uri)
+                if store.is_default:
+                    store.follow_move(EXPERIMENTS["training"], "training")
+                with Index(store, store.uri) as index:
+                    _apply(index, records, report)
     except STORE_ERRORS as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise TrackingError(
-            f"the MLflow store {place.shown} cannot be written ({reason}). It is only an index of the artifacts"
-            + (f": rm {place.shown}; selfdistill track" if place.database else ".")
-        ) from error
-    place.record({**place.identity(survey.fingerprint), "mlflow": VERSION})
+        raise store.failure(error) from error
+    store.record({**store.identity(survey.fingerprint), "mlflow": VERSION})
 
 
-def _build(place: Place, records: dict[str, Record], report: Report) -> None:
+def _build(store: TrackingStore, records: dict[str, Record], report: Report) -> None:
     """Write a new database under another name, then rename it: a crash leaves no half-written one.
 
     So the commits in between need not wait for the disk.
     """
-    from selfdistill.tracking.database import fast_commits, prepare_database
     from selfdistill.tracking.index import Index
 
-    shutil.rmtree(place.files, ignore_errors=True)
-    with replacing(place.database) as partial, fast_commits():
-        prepare_database(f"sqlite:///{partial}")
-        with Index(place, f"sqlite:///{partial}") as index:
+    if store.is_default:
+        shutil.rmtree(store.files, ignore_errors=True)
+    with replacing(store.database) as partial, sqlite_settings(durable=False):
+        store.prepare(f"sqlite:///{partial}")
+        with Index(store, f"sqlite:///{partial}") as index:
             _apply(index, records, report)
 
 
 def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
     """Remove, write anew, create, extend; in the order of the records (upstream first)."""
-    anew, gone = _outdated(records, index.tracked)
+    anew, gone = _outdated(records, index)
     kept = {name: index.remove(name) for name in [*gone, *anew]}
     for record in records.values():
         tracked = index.tracked.get(record.id)
@@ -155,14 +152,14 @@ def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
     report.removed, report.points, report.runs = len(gone), index.points, len(records)
 
 
-def _outdated(records: dict[str, Record], tracked: dict[str, Tracked]) -> tuple[set[str], set[str]]:
+def _outdated(records: dict[str, Record], index: Index) -> tuple[set[str], set[str]]:
     """Runs to write anew, and runs whose artifact is gone.
 
-    MLflow cannot take back a number or an edge. So with a run go those whose models carry its numbers, and with a
-    model the runs that have it as input.
+    With a run go the runs that used its models, and those whose models carry its numbers.
     """
+    tracked = index.tracked
     gone = set(tracked) - set(records)
-    anew = {name for name in set(tracked) & set(records) if not _continues(records[name], tracked[name])}
+    anew = {name for name in set(tracked) & set(records) if not index.is_whole(records[name])}
     grown = True
     while grown:
         lost = anew | gone
@@ -173,13 +170,3 @@ def _outdated(records: dict[str, Record], tracked: dict[str, Tracked]) -> tuple[
                 anew.add(name)
         grown = anew | gone != lost
     return anew, gone
-
-
-def _continues(record: Record, tracked: Tracked) -> bool:
-    """True if the run in MLflow is the beginning, or all, of what the record says."""
-    mark = tracked.mark
-    if not tracked.is_whole or mark["fixed"] != record.fixed:
-        return False
-    if mark["result"] not in ("", record.result) or mark["compared"] not in ("", record.compared):
-        return False
-    return record.metrics is None or record.metrics.continues(*mark["read"])
