@@ -147,7 +147,11 @@ def test_a_diff_names_the_field_and_both_values():
     ("path", "value", "message"),
     [
         (("experiments", "toy_sdpo", "seedz"), [0], r"unknown key `experiments.toy_sdpo.seedz`. Did you mean `seed"),
-        (("experiments", "toy_sdpo", "model"), "toi", r"experiments.toy_sdpo.model: unknown model `toi`. Did you mean"),
+        (
+            ("experiments", "toy_sdpo", "model"),
+            "toi",
+            r"`experiments.toy_sdpo.model`: unknown model `toi`. Did you mean",
+        ),
         (("experiments", "toy_sdpo", "recipe"), "toy_sdop", r"unknown recipe `toy_sdop`. Did you mean `toy_sdpo"),
         (("experiments", "toy_sdpo", "dataset"), "toy", r"unknown data set `toy`"),
         (("experiments", "toy_sdpo", "benchmarks"), ["aime42"], r"unknown benchmark `aime42`. Did you mean `aime2"),
@@ -159,10 +163,10 @@ def test_a_diff_names_the_field_and_both_values():
         (
             ("experiments", "toy_sdpo", "overrides"),
             {"evaluation": {"benchmark": "toy_odd", "every_steps": 5}},
-            r"experiments.toy_sdpo: evaluation.benchmark: unknown benchmark `toy_odd`. Did you mean `toy_ood",
+            r"`experiments.toy_sdpo.overrides.evaluation.benchmark`: unknown benchmark `toy_odd`. Did you mean",
         ),
         (("models", "toy", "training_sampling"), {"max_tokens": 96, "top_p": 0.9}, r"top_p 1"),
-        (("questions", "plain"), "no slot", r"questions.plain: 'no slot' lacks the slot"),
+        (("questions", "plain"), "no slot", r"`questions.plain`: 'no slot' lacks the slot"),
         (("recipes", "toy_sdpo", "method"), {"name": "ppo"}, r"unknown method `ppo`"),
         (("models", "toy", "asset"), "qwen3_8b", r"either `asset` or `pretrain`"),
     ],
@@ -223,8 +227,8 @@ def test_a_comparison_moves_the_data_set_and_an_unset_later_field_does_not(raw, 
 
 def test_a_data_set_that_names_what_is_not_there_is_one_error(raw, assets):
     for key, value, message in (
-        ("compare", ["toy_odd"], "datasets.toy_train.compare: unknown data set `toy_odd`. Did you mean `toy_ood`"),
-        ("question", "plian", "datasets.toy_train.question: unknown question template `plian`. Did you mean `plain`"),
+        ("compare", ["toy_odd"], "`datasets.toy_train.compare`: unknown data set `toy_odd`. Did you mean `toy_ood`"),
+        ("question", "plian", "`datasets.toy_train.question`: unknown question template `plian`. Did you mean `plain`"),
     ):
         edited = copy.deepcopy(raw)
         edited["datasets"]["toy_train"][key] = value

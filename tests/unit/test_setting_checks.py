@@ -6,6 +6,7 @@ import copy
 import importlib
 import inspect
 import pkgutil
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 import yaml
 
 import selfdistill.schema
+from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.settings import load_runtime
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.base import Model
@@ -40,7 +42,7 @@ def put(config, path, value):
         ("experiments.toy_grpo.seeds", [0, True], "`experiments.toy_grpo`: seeds must be a number, not true"),
         ("datasets.toy_id.source.count", False, "count must be a number, not false"),
         ("recipes.toy_grpo.method", {"name": "grpo", "clip_low": True}, "clip_low must be a number, not true"),
-        ("experiments.toy_grpo.overrides", {"steps": True}, "overrides: steps must be a number, not true"),
+        ("experiments.toy_grpo.overrides", {"steps": True}, "overrides`: steps must be a number, not true"),
         ("experiments.toy_grpo.coverage", {"distinct": [0]}, "`experiments.toy_grpo.coverage.distinct.0`: Input"),
         ("experiments.toy_grpo.coverage", {"distinct": [-3]}, "greater than 0 (found -3)"),
         ("experiments.toy_grpo.coverage", {"distinct": [8, 8]}, "holds 8 twice"),
@@ -101,7 +103,7 @@ def test_less_memory_for_a_retry_than_for_the_job_is_refused(tmp_path, config):
 
 
 #: Numbers that may be anything: options of a foreign library, entries that another table checks, rewards.
-UNBOUNDED = {"ReasoningGymSource.options", "RuntimeEntry.settings", "RuntimeEntry.resources", "Sdpo.success_threshold"}
+UNBOUNDED = {"options", "settings", "resources", "success_threshold"}
 
 
 def settings_models() -> Iterator[type[Model]]:
@@ -126,13 +128,59 @@ def numbers(schema: Any) -> Iterator[dict[str, Any]]:
 
 def test_every_number_has_a_bound():
     unbounded = {
-        f"{model.__name__}.{field}"
+        field
         for model in settings_models()
         for field, schema in model.model_json_schema().get("properties", {}).items()
         for number in numbers(schema)
         if not {"minimum", "exclusiveMinimum", "enum", "const"} & number.keys()
     }
     assert unbounded == UNBOUNDED
+
+
+@pytest.mark.parametrize(
+    ("overlay", "line"),
+    [
+        ("recipes: {toy_grpo: {steps: -1}}", "mine.yaml: `recipes.toy_grpo.steps`: Input should be greater than 0"),
+        ("experiments: {toy_grpo: {recipe: toy_grop}}", "mine.yaml: `experiments.toy_grpo.recipe`: unknown recipe"),
+        ("experiments: {toy_grpo: {overrides: {stpes: 3}}}", "mine.yaml: unknown key `experiments.toy_grpo.overrides"),
+        ("report: {experiments: [toy_grpo]}", None),
+    ],
+)  # fmt: skip
+def test_a_mistake_is_reported_of_the_file_that_holds_it(config, tmp_path, monkeypatch, overlay, line):
+    shutil.copytree("config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    Path("mine.yaml").write_text(overlay)
+    files = ConfigFiles(["mine.yaml"])
+    if line is None:
+        config["recipes"]["toy_grpo"]["steps"] = -1
+        Path("config/config.yaml").write_text(yaml.safe_dump(config))
+        line = "config/config.yaml: `recipes.toy_grpo.steps`"
+    with pytest.raises(UserError) as raised:
+        Workspace(files.merged(), files=files).check()
+    assert all(found.startswith((line, "config/config.yaml: ")) for found in str(raised.value).splitlines())
+    assert str(raised.value).splitlines()[0].startswith(line)
+
+
+def test_a_value_of_the_command_line_is_reported_as_such(config):
+    files = ConfigFiles(values={"lexicon": ["wait", "Wait"]})
+    with pytest.raises(UserError, match="^--config: `lexicon`: holds a word twice"):
+        Workspace(config | {"lexicon": ["wait", "Wait"]}, files=files).check()
+
+
+def test_an_option_of_a_method_is_reported_where_it_is_set(config):
+    config["recipes"]["toy_sdpo"]["method"]["alpha"] = 2
+    with pytest.raises(UserError, match="`recipes.toy_sdpo.method.alpha`: Input should be less"):
+        Workspace(config).check()
+    config["recipes"]["toy_sdpo"]["method"]["alpha"] = 1
+    config["experiments"]["toy_sdpo"]["overrides"] = {"method": {"alpha": 3}}
+    with pytest.raises(UserError, match="`experiments.toy_sdpo.overrides.method.alpha`: Input should be less"):
+        Workspace(config).check()
+
+
+def test_the_longest_completion_of_a_benchmark_fits_the_models_that_run_it(config):
+    config["benchmarks"]["toy_id"]["max_tokens"] = 400
+    with pytest.raises(UserError, match=r"`benchmarks.toy_id.max_tokens`: max_tokens \(400\) and max_prompt_tokens"):
+        Workspace(config).check()
 
 
 def test_the_shipped_files_pass(config):

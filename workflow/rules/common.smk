@@ -4,12 +4,16 @@ import shlex
 import sys
 
 from selfdistill.artifacts import refusal
+from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.site import RESOURCE_NAMES, Site
 from selfdistill.plan.views import TABLES
 from selfdistill.plan.workspace import Workspace
 
 # Jobs on a cluster parse this file again, but only the main process may plan.
-PLAN = Workspace(config, plans=workflow.is_main_process)
+FILES = ConfigFiles(
+    workflow.config_settings.configfiles, workflow.config_settings.config
+)
+PLAN = Workspace(config, files=FILES, plans=workflow.is_main_process)
 if workflow.is_main_process:
     refusal.begin_run()
     one_line(PLAN.check)()

@@ -14,7 +14,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from selfdistill.plan.settings import CONFIG_FILE, merge
+from selfdistill.plan.config_files import ConfigFiles
+from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.yaml_file import read_yaml
@@ -75,7 +76,8 @@ def require_project() -> None:
 def workspace(configfile: str = CONFIG_FILE) -> Workspace:
     """The project and its config; another file is merged over config/config.yaml, as Snakemake does."""
     require_project()
-    config = read_yaml(Path(CONFIG_FILE))
-    if configfile != CONFIG_FILE:
-        config = merge(config, read_yaml(Path(configfile)))
-    return Workspace(config)
+    overlays = [configfile] if configfile != CONFIG_FILE else []
+    for path in overlays:
+        read_yaml(Path(path))
+    files = ConfigFiles(overlays)
+    return Workspace(files.merged(), files=files)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -9,10 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from selfdistill.artifacts.source_digest import outside_digest
-from selfdistill.plan.settings import CONFIG_FILE, merge, validate
+from selfdistill.plan.settings import depth_of, merge, validate_setting
 from selfdistill.schema.common import Grader
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
-from selfdistill.schema.errors import UserError, explain_validation, unknown
+from selfdistill.schema.errors import Keys, SettingError, UserError, setting_problems, unknown
 from selfdistill.schema.methods import Method, ModelDefaults, method_class
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
@@ -79,10 +80,8 @@ class Experiment:
             return available
         missing = sorted(set(chosen) - set(available))
         if missing:
-            raise UserError(
-                f"{CONFIG_FILE}: experiments.{self.name}.evaluate: no checkpoint at step {missing[0]}. "
-                f"There are: {', '.join(map(str, available))}."
-            )
+            problem = f"no checkpoint at step {missing[0]}. There are: {', '.join(map(str, available))}."
+            raise SettingError.at("experiments", self.name, "evaluate", problem=problem)
         return sorted(chosen)
 
 
@@ -95,7 +94,7 @@ def resolve(config: Config) -> dict[str, Experiment]:
         for distinct in entry.coverage.distinct if entry.coverage else ():
             variant = f"{name}_d{distinct}"
             if variant in config.experiments:
-                raise UserError(f"{CONFIG_FILE}: experiments.{variant} collides with the coverage sweep of {name}.")
+                raise SettingError.at("experiments", variant, problem=f"collides with the coverage sweep of {name}.")
             given = entry.coverage.datasets.get(distinct)
             experiments[variant] = replace(
                 whole,
@@ -118,11 +117,17 @@ def get(experiments: dict[str, Experiment], name: str) -> Experiment:
 
 
 def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experiment:
-    where = f"{CONFIG_FILE}: experiments.{name}"
     model = config.models[entry.model]
     merged = _merge(config.recipes[entry.recipe].model_dump(), entry.overrides)
-    train = validate(TrainEntry, merged, f"{where}.overrides")
-    method = _method(config, model, train, where)
+
+    def place(keys: Keys) -> Keys:
+        """Where a setting of the merged recipe comes from: the experiment's overrides, or the recipe."""
+        is_override = depth_of(keys, entry.overrides) >= depth_of(keys, config.recipes[entry.recipe].model_dump())
+        of_experiment = bool(entry.overrides) and is_override
+        return ("experiments", name, "overrides", *keys) if of_experiment else ("recipes", entry.recipe, *keys)
+
+    train = validate_setting(TrainEntry, merged, place)
+    method = _method(config, model, train, place)
     experiment = Experiment(
         name=name,
         entry=entry,
@@ -132,39 +137,55 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
         reward=config.datasets[entry.dataset].reward or model.reward,
         dataset=entry.dataset,
         seeds=tuple(entry.seeds),
-        evaluation=_training_evaluation(config, model, train, where),
+        evaluation=_training_evaluation(config, model, train, place),
     )
     if method.trains_on and entry.sft is None:
-        raise UserError(f"{where}.sft is missing: method {method.name} needs to know which completions it learns from.")
+        problem = f"is missing: method {method.name} needs to know which completions it learns from."
+        raise SettingError.at("experiments", name, "sft", problem=problem)
     try:
         experiment.train_spec(0)
     except ValidationError as error:
-        raise explain_validation(error, TrainSpec, where) from None
+        of_model = ("models", entry.model, "training_sampling")
+        to_file = place if error.title == TrainSpec.__name__ else lambda _: of_model
+        raise SettingError(setting_problems(error, TrainSpec, place=to_file)) from None
     experiment.evaluated_steps()
+    _check_room(config, model, entry.benchmarks)
     return experiment
 
 
-def _method(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> Method:
+def _check_room(config: Config, model: ModelEntry, benchmarks: Iterable[str]) -> None:
+    """A model must have room for the longest completions of its benchmarks; SettingError."""
+    for name in benchmarks:
+        try:
+            model.check_room("max_tokens", config.benchmarks[name].sampling(model.evaluation_sampling).max_tokens)
+        except ValueError as error:
+            raise SettingError.at("benchmarks", name, "max_tokens", problem=f"{error}.") from None
+
+
+def _method(config: Config, model: ModelEntry, train: TrainEntry, place: Callable[[Keys], Keys]) -> Method:
     """The method's options, with the model's templates and limits filled in (docs/method.md 8.4)."""
     if "name" not in train.method:
-        raise UserError(f"{where}: method: `name` is missing.")
+        raise SettingError.at(*place(("method", "name")), problem="is missing.")
     try:
         settings = method_class(str(train.method["name"]))
     except UserError as error:
-        raise UserError(f"{where}: method.name: {error}") from None
+        raise SettingError.at(*place(("method", "name")), problem=error) from None
     room = model.max_positions - model.training_sampling.max_tokens
     defaults = settings.defaults(ModelDefaults(config.reprompts[model.reprompt], room))
-    return validate(settings, defaults | train.method, f"{where}: method")
+    return validate_setting(settings, defaults | train.method, lambda keys: place(("method", *keys)))
 
 
-def _training_evaluation(config: Config, model: ModelEntry, train: TrainEntry, where: str) -> TrainingEvaluation | None:
+def _training_evaluation(
+    config: Config, model: ModelEntry, train: TrainEntry, place: Callable[[Keys], Keys]
+) -> TrainingEvaluation | None:
     """What is looked at while training: a benchmark's settings, with the recipe's number of problems and samples."""
     entry = train.evaluation
     if entry is None:
         return None
     if entry.benchmark not in config.benchmarks:
         problem = unknown("benchmark", entry.benchmark, config.benchmarks)
-        raise UserError(f"{where}: evaluation.benchmark: {problem}")
+        raise SettingError.at(*place(("evaluation", "benchmark")), problem=problem)
+    _check_room(config, model, [entry.benchmark])
     benchmark = config.benchmarks[entry.benchmark]
     return TrainingEvaluation(
         every_steps=entry.every_steps,

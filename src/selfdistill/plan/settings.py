@@ -5,6 +5,7 @@ Errors name the file, the field, the value and the way out.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
-from selfdistill.schema.errors import UserError, explain_validation, unknown
+from selfdistill.schema.errors import Keys, SettingError, UserError, explain_validation, setting_problems, unknown
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 from selfdistill.schema.stages import STAGES
 from selfdistill.schema.yaml_file import read_yaml
@@ -38,37 +39,65 @@ def validate(model: type[Loaded], data: Any, where: str) -> Loaded:
         raise explain_validation(error, model, where) from None
 
 
-def load_config(data: dict[str, Any], where: str = CONFIG_FILE) -> Config:
-    """Validate the config (as Snakemake merged it) and every name in it that points elsewhere."""
-    config = validate(Config, data, where)
-    for name, entry in config.datasets.items():
-        _known("data set", entry.exclude, config.datasets, f"{where}: datasets.{name}.exclude")
-        _known("data set", entry.compare, config.datasets, f"{where}: datasets.{name}.compare")
-        if entry.question is not None:
-            _known("question template", [entry.question], config.questions, f"{where}: datasets.{name}.question")
-    for name, entry in config.models.items():
-        _known("question template", [entry.question], config.questions, f"{where}: models.{name}.question")
-        _known("re-prompt template", [entry.reprompt], config.reprompts, f"{where}: models.{name}.reprompt")
-        _known("re-prompt template", [entry.analysis_reprompt], config.reprompts, f"{where}: models.{name}")
-        if entry.pretrain:
-            _known("data set", entry.pretrain.exclude, config.datasets, f"{where}: models.{name}.pretrain.exclude")
+def validate_setting(model: type[Loaded], data: Any, place: Callable[[Keys], Keys] = lambda keys: keys) -> Loaded:
+    """Validate a part of the config; SettingError. `place` says where in the config the keys of the data are."""
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise SettingError(setting_problems(error, model, data, place)) from None
+
+
+def depth_of(keys: Keys, content: Any) -> int:
+    """How many of the keys lead somewhere in nested mappings and lists."""
+    for depth, key in enumerate(keys):
+        is_list = isinstance(content, list) and isinstance(key, int) and key < len(content)
+        if not is_list and not (isinstance(content, Mapping) and key in content):
+            return depth
+        content = content[key]
+    return len(keys)
+
+
+def load_config(data: Mapping[str, Any]) -> Config:
+    """Validate the config (as Snakemake merged it) and every name in it that points elsewhere; SettingError."""
+    config = validate_setting(Config, data)
     for name, template in config.questions.items():
         if "{question}" not in template:
-            raise UserError(f"{where}: questions.{name}: {template!r} lacks the slot {{question}}.")
-    for name, entry in config.benchmarks.items():
-        _known("data set", [entry.dataset], config.datasets, f"{where}: benchmarks.{name}.dataset")
-    for name, entry in config.experiments.items():
-        at = f"{where}: experiments.{name}"
-        _known("model", [entry.model], config.models, f"{at}.model")
-        _known("recipe", [entry.recipe], config.recipes, f"{at}.recipe")
-        _known("data set", [entry.dataset], config.datasets, f"{at}.dataset")
-        _known("benchmark", entry.benchmarks, config.benchmarks, f"{at}.benchmarks")
-        if entry.coverage:
-            _known("data set", entry.coverage.datasets.values(), config.datasets, f"{at}.coverage.datasets")
-    for name, entry in config.richness.items():
-        _known("model", [name], config.models, f"{where}: richness")
-        _known("data set", [entry.dataset], config.datasets, f"{where}: richness.{name}.dataset")
+            raise SettingError.at("questions", name, problem=f"{template!r} lacks the slot {{question}}.")
+    for kind, names, known, keys in _references(config):
+        for name in names:
+            if name not in known:
+                raise SettingError.at(*keys, problem=unknown(kind, name, known))
     return config
+
+
+def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection[str], Keys]]:
+    """(kind, names, what they may name, where they are) of every field that names entries elsewhere in the config."""
+    for name, data in config.datasets.items():
+        yield "data set", data.exclude, config.datasets, ("datasets", name, "exclude")
+        yield "data set", data.compare, config.datasets, ("datasets", name, "compare")
+        named = [data.question] if data.question is not None else []
+        yield "question template", named, config.questions, ("datasets", name, "question")
+    for name, model in config.models.items():
+        yield "question template", [model.question], config.questions, ("models", name, "question")
+        for field in ("reprompt", "analysis_reprompt"):
+            yield "re-prompt template", [getattr(model, field)], config.reprompts, ("models", name, field)
+        excluded = model.pretrain.exclude if model.pretrain else []
+        yield "data set", excluded, config.datasets, ("models", name, "pretrain", "exclude")
+    for name, benchmark in config.benchmarks.items():
+        yield "data set", [benchmark.dataset], config.datasets, ("benchmarks", name, "dataset")
+    for name, recipe in config.recipes.items():
+        named = [recipe.evaluation.benchmark] if recipe.evaluation else []
+        yield "benchmark", named, config.benchmarks, ("recipes", name, "evaluation", "benchmark")
+    for name, experiment in config.experiments.items():
+        yield "model", [experiment.model], config.models, ("experiments", name, "model")
+        yield "recipe", [experiment.recipe], config.recipes, ("experiments", name, "recipe")
+        yield "data set", [experiment.dataset], config.datasets, ("experiments", name, "dataset")
+        yield "benchmark", experiment.benchmarks, config.benchmarks, ("experiments", name, "benchmarks")
+        swept = experiment.coverage.datasets.values() if experiment.coverage else []
+        yield "data set", swept, config.datasets, ("experiments", name, "coverage", "datasets")
+    for name, table in config.richness.items():
+        yield "model", [name], config.models, ("richness", name)
+        yield "data set", [table.dataset], config.datasets, ("richness", name, "dataset")
 
 
 def load_runtime(path: str) -> RuntimeConfig:

@@ -163,7 +163,7 @@ def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     report = planner.config.report
     if not report.experiments:
-        raise UserError("config/config.yaml: report.experiments is empty: name at least one experiment.")
+        raise UserError("`report.experiments` is empty: name at least one experiment.")
     for experiment in report.experiments:
         _training_rows(planner, plan, get(planner.experiments, experiment))
         _evaluation_rows(planner, plan, get(planner.experiments, experiment))

@@ -16,6 +16,7 @@ from selfdistill.artifacts import refusal
 from selfdistill.artifacts.lineage import base_slug, closure, last_attempt
 from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_text, write_if_changed
+from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
@@ -23,7 +24,7 @@ from selfdistill.plan.settings import load_config, load_runtime
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
 from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 
 PLANS = Path("results/plans")
@@ -62,8 +63,11 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
 class Workspace:
     """One project directory."""
 
-    def __init__(self, config: Mapping[str, Any], *, plans: bool = True, root: Path = ROOT) -> None:
+    def __init__(
+        self, config: Mapping[str, Any], *, files: ConfigFiles | None = None, plans: bool = True, root: Path = ROOT
+    ) -> None:
         self.raw = dict(config)
+        self.files = files or ConfigFiles()
         self.plans = plans
         self.root = root
         self.users: dict[str, set[str]] = {}
@@ -74,7 +78,10 @@ class Workspace:
 
     @cached_property
     def planner(self) -> Planner:
-        return Planner(load_config(self.raw), read_assets())
+        try:
+            return Planner(load_config(self.raw), read_assets())
+        except SettingError as error:
+            raise self.files.name_files(error) from None
 
     @property
     def runtime_file(self) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -16,6 +16,23 @@ EXIT_RETRY = 75
 
 class UserError(Exception):
     """A mistake that the user can mend; its message names the way out."""
+
+
+#: Where a setting is: the keys that lead to it.
+Keys = tuple[str | int, ...]
+
+
+class SettingError(UserError):
+    """Mistakes in settings, each with its keys. Whoever knows the files puts their names before the lines."""
+
+    def __init__(self, problems: Sequence[tuple[Keys, str]]) -> None:
+        self.problems = list(problems)
+        super().__init__("\n".join(text for _, text in self.problems))
+
+    @classmethod
+    def at(cls, *keys: str | int, problem: object) -> SettingError:
+        """One mistake at one setting."""
+        return cls([(keys, f"`{dotted(keys)}`: {problem}")])
 
 
 class Interrupted(Exception):
@@ -36,19 +53,44 @@ def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
 
 def explain_validation(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
     """Turn pydantic's report into one line per problem, with file, field, value and way out."""
-    return UserError("\n".join(_line(item, model, where) for item in error.errors(include_url=False)))
+    return UserError("\n".join(f"{where}: {text}" for _, text in setting_problems(error, model)))
 
 
-def _line(item: dict[str, Any], model: type[BaseModel], where: str) -> str:
-    path = ".".join(str(part) for part in item["loc"] if part != "[key]")
-    at = f"`{path}`: " if path else ""
+def setting_problems(
+    error: ValidationError, model: type[BaseModel], data: Any = None, place: Callable[[Keys], Keys] = lambda keys: keys
+) -> list[tuple[Keys, str]]:
+    """(keys, text) of each problem in pydantic's report on `data`; `place` turns their keys into keys of the files."""
+    return [_problem(item, model, data, place) for item in error.errors(include_url=False)]
+
+
+def _problem(
+    item: dict[str, Any], model: type[BaseModel], data: Any, place: Callable[[Keys], Keys]
+) -> tuple[Keys, str]:
+    keys = place(_without_tags(item["loc"], data, may_miss_last=item["type"] == "missing"))
+    shown = dotted(keys)
     if item["type"] == "extra_forbidden":
-        return f"{where}: unknown key `{path}`.{nearest(str(item['loc'][-1]), _field_names(model))}"
+        return keys, f"unknown key `{shown}`.{nearest(str(keys[-1]), _field_names(model))}"
     if item["type"] == "missing":
-        return f"{where}: `{path}` is missing."
+        return keys, f"`{shown}` is missing."
     value = item.get("input")
-    shown = f" (found {value!r})" if not isinstance(value, dict | list | BaseModel) else ""
-    return f"{where}: {at}{item['msg'].removeprefix('Value error, ')}{shown}."
+    found = f" (found {value!r})" if not isinstance(value, dict | list | BaseModel) else ""
+    at = f"`{shown}`: " if keys else ""
+    return keys, f"{at}{item['msg'].removeprefix('Value error, ')}{found}."
+
+
+def _without_tags(location: Keys, data: Any, *, may_miss_last: bool) -> Keys:
+    """The keys of a location: pydantic adds the member of a union that it tried, and `[key]` for a name."""
+    keys: list[str | int] = []
+    for number, part in enumerate(location, start=1):
+        is_tag = isinstance(data, Mapping) and part not in data and not (may_miss_last and number == len(location))
+        if part != "[key]" and not is_tag:
+            keys.append(part)
+            data = data[part] if isinstance(data, Mapping) and part in data else None
+    return tuple(keys)
+
+
+def dotted(keys: Keys) -> str:
+    return ".".join(map(str, keys))
 
 
 def _field_names(model: type[BaseModel], seen: set[type] | None = None) -> set[str]:
