@@ -19,6 +19,7 @@ from selfdistill.rollouts import Prompt
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.training.data import SftExample, TrainingFolder
+from selfdistill.training.distributed import World
 from selfdistill.training.loop import train
 from tiny import tiny_tokenizer
 from training_session import Verdict
@@ -68,6 +69,7 @@ def train_network(
             grade=every_other,
             folder=TrainingFolder(place / "checkpoints", place / "state", place / "metrics.jsonl", place),
             runtime=runtime,
+            world=World.of(runtime),
             record_rollouts=lambda step, rows: None,
             stop_requested=lambda: False,
             report=lambda line: None,

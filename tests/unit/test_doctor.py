@@ -78,6 +78,21 @@ def test_a_broken_check_is_a_failure_and_stops_no_other(project):
     assert lines_of(output, "sandbox")
 
 
+@pytest.mark.parametrize(("driver", "state"), [("570.86.15", "fail"), ("580.65.06", "ok"), ("595.10", "ok")])
+def test_a_driver_too_old_for_the_locks_cuda_fails(project, driver, state):
+    path = project / "bin" / "nvidia-smi"
+    path.write_text(
+        f'#!/bin/sh\ncase "$*" in *driver_version*) echo {driver} ;; *) echo "0, NVIDIA H200, 143000, 143771" ;; esac\n'
+    )
+    path.chmod(0o755)
+    (line,) = lines_of(doctor(expect=1 if state == "fail" else 0), "driver")
+    assert line[0] == state and "580" in line[2]
+
+
+def test_without_a_gpu_no_driver_is_asked_for(project):
+    assert lines_of(doctor(), "driver") == []
+
+
 def fake_slurm(project, accounting, min_job_age=300):
     for name in ("sbatch", "srun", "squeue", "scancel"):
         command(project, name, "")

@@ -142,6 +142,25 @@ def test_a_model_that_rescales_its_logits_is_refused():
         network.check_head()
 
 
+@pytest.mark.parametrize(("dtype", "least"), [(torch.float32, 1.001), (torch.bfloat16, 1.05)])
+def test_the_head_is_compared_by_the_rounding_of_its_type(dtype, least):
+    """Logits of magnitude 100 in bfloat16 lie 0.5 apart: another kernel's rounding is no fault, a scale is one."""
+    network = Network(tiny_model(len(TOKENIZER), hidden=64, std=3.0), compute_dtype=dtype)
+    factor = 1.0
+
+    def another_kernel(module, inputs, output):
+        if output.dim() != 3:
+            return output
+        last_bit = torch.finfo(output.dtype).eps * output.abs()
+        return output * factor + last_bit * torch.where(torch.arange(output.shape[-1]) % 2 == 0, 1, -1)
+
+    network.model.lm_head.register_forward_hook(another_kernel)
+    network.check_head()
+    factor = least
+    with pytest.raises(UserError, match="differ from those of its head by"):
+        network.check_head()
+
+
 def test_teachers_move_as_their_kind_says():
     for kind, expected in (("fixed", 0.0), ("ema", 0.25), ("live", 1.0)):
         student = Network(tiny_model(len(TOKENIZER)))

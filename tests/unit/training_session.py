@@ -18,6 +18,7 @@ from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy
 from selfdistill.training.data import SftExample, TrainingFolder
+from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
 from tiny import tiny_model, tiny_tokenizer
@@ -110,6 +111,7 @@ class Session:
                 self.folder / "profile",
             ),
             "runtime": self.runtime,
+            "world": World.of(self.runtime),
             "record_rollouts": self.rollouts.__setitem__,
             "stop_requested": self.stop_requested,
             "report": self._report,

@@ -23,6 +23,8 @@ OK, WARN, FAIL = "ok", "warn", "fail"
 LOCKS = Path("requirements")
 _WARN_FREE_GB, _FAIL_FREE_GB = 50, 2
 _COMMAND_SECONDS = 20
+#: Oldest driver branch that runs each major version of CUDA (NVIDIA, CUDA compatibility: minor version compatibility).
+DRIVERS = {12: 525, 13: 580}
 
 
 @dataclass(frozen=True)
@@ -106,12 +108,33 @@ def gpus() -> Iterator[Check]:
         free_gb, total_gb = int(free) / 1024, int(total) / 1024
         state = OK if free_gb > 0.9 * total_gb else WARN
         yield Check("gpus", state, f"{index}: {name}, {free_gb:.0f} of {total_gb:.0f} GiB free")
-    if not lines:
+    if lines:
+        yield from driver()
+    else:
         yield Check(
             "gpus",
             WARN,
             "no GPU on this machine (login nodes often have none; each job checks for its own)",
         )
+
+
+def driver() -> Iterator[Check]:
+    """The driver of the GPUs against the CUDA of this environment, or of the lock that a GPU needs."""
+    listed = output_of("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+    if not listed:
+        return
+    found = listed.split()[0]
+    cuda = pinned("cuda-toolkit", "vllm-cuda")
+    major = int(cuda.split(".")[0]) if cuda else max(DRIVERS)
+    needed = DRIVERS.get(major, max(DRIVERS.values()))
+    if int(found.split(".")[0]) >= needed:
+        yield Check("driver", OK, f"{found}; CUDA {major} of {LOCKS}/vllm-cuda.lock.txt needs {needed} or newer")
+        return
+    yield Check(
+        "driver", FAIL,
+        f"{found}, but CUDA {major} of {LOCKS}/vllm-cuda.lock.txt needs a driver {needed} or newer. Ask the "
+        "administrators for it, or use nodes that have it",
+    )  # fmt: skip
 
 
 def vllm(configfile: str) -> Iterator[Check]:

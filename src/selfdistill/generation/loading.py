@@ -11,6 +11,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
@@ -20,14 +21,14 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(folder)
 
 
-def load_model(folder: Path, device: str = "cpu") -> PreTrainedModel:
+def load_model(folder: Path, device: str | torch.device = "cpu") -> PreTrainedModel:
     """The model in evaluation mode, float32. UserError where config/runtime.yaml wants a GPU and none is visible."""
     import torch
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    if device == "cuda" and not torch.cuda.is_available():
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
         raise UserError("config/runtime.yaml says `device: cuda`, but no GPU is visible to this job.")
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
 

@@ -49,6 +49,11 @@ class StageRuntime(Model):
     )
     grader_processes: int = Field(1, gt=0, description="Worker processes of the graders.")
     watchdog_seconds: int = Field(3600, gt=0, description="End a training whose phase makes no progress for so long.")
+    collective_timeout_seconds: int = Field(
+        21600,
+        gt=0,
+        description="Longest wait of a training process for the others; above watchdog_seconds, which ends hangs.",
+    )
 
     def gpus_used(self, stage: str) -> int:
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""

@@ -20,6 +20,7 @@ from selfdistill.stages.shared.generate import read_prompts
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.training_sampler import make_training_sampler
 from selfdistill.training.data import SftExample, TrainingFolder
+from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
 
@@ -32,14 +33,16 @@ def main(job: Job) -> dict[str, Any]:
     check_method_code(spec)
     if spec.on_policy:
         check_machine(spec.on_policy.grader)
+    world = World.of(job.runtime)
     base = model_folder(artifact.input("model"))
-    model, tokenizer = load_model(base, job.runtime.device), load_tokenizer(base)
+    model, tokenizer = load_model(base, world.device), load_tokenizer(base)
     sampler = make_training_sampler(job, spec, model)
     stacks = artifact.folder / "hang.txt"
+    alive = artifact.folder / "workers" / "alive" if world.size > 1 else None
     with (
         closing(sampler) if sampler is not None else nullcontext(),
         WorkerPool(job.runtime.grader_processes) as pool,
-        Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks) as watchdog,
+        Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks, alive) as watchdog,
     ):
         summary = train(
             model,
@@ -54,6 +57,7 @@ def main(job: Job) -> dict[str, Any]:
                 artifact.payload / "checkpoints", artifact.state, artifact.metrics, artifact.folder / "profile"
             ),
             runtime=job.runtime,
+            world=world,
             record_rollouts=rollout_writer(job, spec),
             stop_requested=lambda: job.stop_requested,
             report=step_reporter(job, spec.steps, watchdog),

@@ -87,15 +87,9 @@ class Components:
         state.restore_generators(tensors["generators"])
 
 
-def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime) -> Components:
-    """Everything at step 0. Raises UserError for a model or runtime settings that training cannot use."""
+def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime, world: World) -> Components:
+    """Everything at step 0. Raises UserError for a model that training cannot use."""
     torch.manual_seed(sample_seed(spec.seed, "torch"))
-    world = World(runtime.device, is_sharded=runtime.sharding == "full")
-    if world.local_size != runtime.processes:
-        raise UserError(
-            f"runtime: processes = {runtime.processes}, but training was started with {world.local_size}: start it "
-            "through the launcher (selfdistill.run.launch), or set processes: 1."
-        )
     model.to(world.device).train()
     if spec.lora is not None:
         add_adapters(model, spec.lora)

@@ -10,26 +10,50 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import StageRuntime
+
 Item = TypeVar("Item")
 
 
 class World:
-    """All processes of this training, as torchrun, accelerate or srun started them. `is_sharded`: so are weights."""
+    """All processes of this training, as torchrun, accelerate or srun started them. `is_sharded`: so are weights.
 
-    def __init__(self, device: str, *, is_sharded: bool = False) -> None:
+    It gives this process its GPU, so it comes before anything is loaded: "cuda" is GPU 0 of the node until then.
+    `timeout_seconds`: the longest wait for the other processes.
+    """
+
+    def __init__(self, device: str, *, is_sharded: bool = False, timeout_seconds: int = 21600) -> None:
         self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
         self.is_sharded = is_sharded and self.size > 1
         self.device = torch.device(device)
         if self.size > 1:
             from accelerate import PartialState
 
-            state = PartialState(cpu=device == "cpu")
+            # NCCL's own limit is ten minutes, less than a rank may wait for the slowest sampler.
+            state = PartialState(cpu=device == "cpu", timeout=timedelta(seconds=timeout_seconds))
             self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
+
+    @classmethod
+    def of(cls, runtime: StageRuntime) -> World:
+        """The processes that config/runtime.yaml asks for. UserError where training was started with another number."""
+        world = cls(
+            runtime.device,
+            is_sharded=runtime.sharding == "full",
+            timeout_seconds=runtime.collective_timeout_seconds,
+        )
+        if world.local_size != runtime.processes:
+            raise UserError(
+                f"runtime: processes = {runtime.processes}, but training was started with {world.local_size}: start "
+                "it through the launcher (selfdistill.run.launch), or set processes: 1."
+            )
+        return world
 
     @property
     def is_main(self) -> bool:

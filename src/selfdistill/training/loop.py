@@ -36,6 +36,7 @@ from selfdistill.training.data import (
     TrainingSummary,
     draw_indices,
 )
+from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.profiling import profiled
 from selfdistill.training.state import Progress
@@ -55,6 +56,7 @@ def train(
     grade: GradeFunction | None,
     folder: TrainingFolder,
     runtime: StageRuntime,
+    world: World,
     evaluation: Evaluation | None = None,
     record_rollouts: Callable[[int, list[dict[str, Any]]], None],
     stop_requested: Callable[[], bool],
@@ -64,13 +66,14 @@ def train(
 
     `examples` is for SFT; `prompts`, `sampler` and `grade` are for on-policy methods. `record_rollouts(step, rows)`
     gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `report` gets
-    the metrics of each step, and `{"step", "phase"}` as a heartbeat in between. Only the main rank calls these two.
+    the metrics of each step. Only the main rank calls these two. In between `report` gets `{"step", "phase"}` as a
+    heartbeat, on every rank.
 
     Raises Interrupted after `stop_requested()` (the state is saved; the same call resumes), UserError for unusable
     inputs, training without a signal, and divergence.
     """
     guards.check_inputs(spec, prompts, examples, sampler, grade)
-    components = build_components(model, tokenizer, spec, runtime)
+    components = build_components(model, tokenizer, spec, runtime, world)
     loop = _Loop(
         spec, tokenizer, prompts, examples or [], sampler, grade, evaluation, folder, runtime,
         record_rollouts, stop_requested, report, components,
@@ -250,8 +253,7 @@ class _Loop:
             self._interrupt()
 
     def _heartbeat(self, step: int, phase: str) -> None:
-        if self.components.world.is_main:
-            self.report({"step": step, "phase": phase})
+        self.report({"step": step, "phase": phase})
 
     @contextmanager
     def _phase(self, step: int, name: str) -> Iterator[None]:

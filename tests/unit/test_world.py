@@ -1,0 +1,147 @@
+"""What the processes of a training do before they load anything, and while one waits for another."""
+
+from __future__ import annotations
+
+import time
+from datetime import timedelta
+from types import SimpleNamespace
+
+import accelerate
+import pytest
+import torch
+
+from selfdistill.generation import loading
+from selfdistill.run.watchdog import EXIT_HANG, Watchdog
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.stages import train as stage
+from selfdistill.training.distributed import World
+from training_session import GRPO, SDPO, Session, grade, make_spec, run_in_processes
+
+WATCHDOG_SECONDS = 3.0
+
+
+def watched(session: Session, folder) -> None:
+    """Run the session as the stage does, each process with a watchdog of its own."""
+    World.of(session.runtime)
+    alive = folder / "alive"
+    with Watchdog(WATCHDOG_SECONDS, print, folder / "hang.txt", alive) as watchdog:
+        job = SimpleNamespace(steps=lambda total, what: lambda line: None)
+        session.on_report = stage.step_reporter(job, session.spec.steps, watchdog)
+        Session.run(session)
+
+
+def run_watched(folder, spec, grade_slowly) -> list[int]:
+    session = Session(folder, spec, StageRuntime(processes=2))
+    session.grade = grade_slowly
+    return run_in_processes(SimpleNamespace(run=lambda: watched(session, folder)))
+
+
+def test_every_process_gives_heartbeats(tmp_path):
+    """The run takes longer than the watchdog waits, and no phase of it does."""
+    started = time.monotonic()
+    Session(tmp_path / "first", make_spec(GRPO, steps=1)).run()  # What is only done once, such as loading libraries.
+
+    def slowly(*arguments):
+        time.sleep(0.5)
+        return grade(*arguments)
+
+    assert run_watched(tmp_path, make_spec(GRPO, steps=12), slowly) == [0, 0]
+    assert time.monotonic() - started > 1.5 * WATCHDOG_SECONDS
+
+
+def test_a_process_that_waits_for_a_slower_one_is_not_taken_for_hung(tmp_path):
+    """Rank 0 samples for longer than the watchdog waits, with heartbeats; rank 1 has nothing to do meanwhile."""
+    session = Session(tmp_path, make_spec(GRPO, steps=1, checkpoint_every=1), StageRuntime(processes=2))
+
+    def run():
+        world = World.of(session.runtime)
+        with Watchdog(WATCHDOG_SECONDS, print, tmp_path / "hang.txt", tmp_path / "alive") as watchdog:
+            for _ in range(10 if world.is_main else 0):
+                time.sleep(0.5)
+                watchdog.heartbeat("sampling")
+            world.barrier()
+
+    assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
+
+
+def test_a_hang_ends_every_process(tmp_path):
+    def run():
+        world = World.of(StageRuntime(processes=2))
+        with Watchdog(1.0, print, tmp_path / "hang.txt", tmp_path / "alive") as watchdog:
+            watchdog.heartbeat("sampling")
+            if world.is_main:
+                time.sleep(100)
+            world.barrier()
+
+    assert EXIT_HANG in run_in_processes(SimpleNamespace(run=run))
+
+
+def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch):
+    """The second of two processes: its model goes to the second GPU, which is made the current one first."""
+    calls = []
+
+    class State:
+        process_index, num_processes, device = 1, 2, torch.device("cuda", 1)
+
+        def __init__(self, cpu, timeout):
+            calls.append(f"current device {self.device}")
+
+    class Loaded(Exception):
+        pass
+
+    def load(folder, device):
+        calls.append(f"load on {device}")
+        raise Loaded
+
+    monkeypatch.setattr(accelerate, "PartialState", State)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(stage, "load_model", load)
+    monkeypatch.setattr(stage, "model_folder", lambda artifact: None)
+    monkeypatch.setattr(stage, "check_machine", lambda grader: None)
+    artifact = SimpleNamespace(spec=lambda kind: make_spec(SDPO), input=lambda role: None)
+    with pytest.raises(Loaded):
+        stage.main(SimpleNamespace(artifact=artifact, runtime=StageRuntime(device="cuda", processes=2)))
+    assert calls == ["current device cuda:1", "load on cuda:1"]
+
+
+def test_a_model_is_loaded_on_the_gpu_of_its_process(monkeypatch):
+    placed = []
+
+    class Model:
+        def eval(self):
+            return self
+
+        def to(self, device):
+            placed.append(device)
+
+    import transformers
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_pretrained", lambda *_, **__: Model())
+    loading.load_model(None, torch.device("cuda", 3))
+    assert placed == [torch.device("cuda", 3)]
+
+
+def test_processes_wait_for_each_other_for_hours(monkeypatch):
+    """NCCL's own limit of ten minutes is shorter than a rank waits for the slowest sampler."""
+    given = {}
+
+    def state(**options):
+        given.update(options)
+        return SimpleNamespace(process_index=0, num_processes=2, device=torch.device("cpu"))
+
+    monkeypatch.setattr(accelerate, "PartialState", state)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    World.of(StageRuntime(processes=2))
+    assert given["timeout"] >= timedelta(hours=2)
+    World.of(StageRuntime(processes=2, collective_timeout_seconds=60))
+    assert given["timeout"] == timedelta(seconds=60)
+
+
+def test_the_process_group_itself_gets_the_limit(tmp_path):
+    def run():
+        World.of(StageRuntime(processes=2, collective_timeout_seconds=1234))
+        group = torch.distributed.distributed_c10d._get_default_group()
+        assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=1234)
+
+    assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
