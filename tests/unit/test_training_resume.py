@@ -116,11 +116,11 @@ def test_states_that_are_all_damaged_are_an_error(tmp_path):
     save_state(tmp_path, Progress(step=1), lambda folder: (folder / "x").write_text("x"), World("cpu"))
     (tmp_path / "step-1" / "progress.json").write_text("{}")
     with pytest.raises(UserError, match="no intact resume state"):
-        newest_state(tmp_path)
+        newest_state(tmp_path, World("cpu"))
 
 
 def test_no_state_means_a_fresh_start(tmp_path):
-    assert newest_state(tmp_path) is None
+    assert newest_state(tmp_path, World("cpu")) is None
 
 
 def test_what_a_state_does_not_write_again_is_on_disk_before_it(tmp_path, monkeypatch):

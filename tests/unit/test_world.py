@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -10,12 +11,14 @@ import accelerate
 import pytest
 import torch
 
+from selfdistill.files import sha256_file
 from selfdistill.generation import loading
 from selfdistill.run.watchdog import EXIT_HANG, Watchdog
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.stages import train as stage
+from selfdistill.training import state
 from selfdistill.training.distributed import World
-from training_session import GRPO, SDPO, Session, grade, make_spec, run_in_processes
+from training_session import GRPO, SDPO, SFT, Session, grade, make_spec, run_in_processes
 
 WATCHDOG_SECONDS = 3.0
 
@@ -145,3 +148,48 @@ def test_the_process_group_itself_gets_the_limit(tmp_path):
         assert group._get_backend(torch.device("cpu")).options._timeout == timedelta(seconds=1234)
 
     assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
+
+
+def test_every_rank_hashes_its_own_part_of_a_state_and_its_share_when_reading(tmp_path, monkeypatch):
+    """A state of 98 GB takes one process minutes to hash; meanwhile the others would wait."""
+    session = Session(
+        tmp_path, make_spec(SFT, steps=3), StageRuntime(processes=2, sharding="full", state_every_steps=2)
+    )
+    session.stop_requested = lambda: (tmp_path / "state/step-2").is_dir()
+
+    def run():
+        def hashed(path):
+            with (tmp_path / f"rank-{os.environ['RANK']}").open("a") as file:
+                file.write(path.name + "\n")
+            return sha256_file(path)
+
+        monkeypatch.setattr(state, "sha256_file", hashed)
+        session.run()
+
+    def hashed_by(rank):
+        path = tmp_path / f"rank-{rank}"
+        return path.read_text().split() if path.exists() else []
+
+    run_in_processes(SimpleNamespace(run=run))
+    assert sorted(hashed_by(0)) == [".metadata", "__0_0.distcp", "progress.json"]
+    assert hashed_by(1) == ["__1_0.distcp"]
+    for rank in range(2):
+        (tmp_path / f"rank-{rank}").unlink()
+    session.stop_requested = lambda: True
+    run_in_processes(SimpleNamespace(run=run))
+    read = [hashed_by(rank)[:2] for rank in range(2)]
+    assert sorted(read[0] + read[1]) == [".metadata", "__0_0.distcp", "__1_0.distcp", "progress.json"]
+
+
+def test_a_shard_that_one_rank_finds_damaged_is_skipped_by_all(tmp_path, caplog):
+    session = Session(
+        tmp_path, make_spec(SFT, steps=4), StageRuntime(processes=2, sharding="full", state_every_steps=1)
+    )
+    session.stop_requested = lambda: (tmp_path / "state/step-2").is_dir()
+    assert run_in_processes(session) == [1, 1]
+    newest = max((tmp_path / "state").iterdir())
+    shard = newest / "shards" / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    session.stop_requested = lambda: False
+    assert run_in_processes(session) == [0, 0]
+    assert len(session.metrics()) == 4

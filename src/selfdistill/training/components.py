@@ -45,7 +45,7 @@ class Components:
 
     def load(self, folder: Path) -> state.Progress | None:
         """Load the newest intact state; None where there is none. Errors as in `state.newest_state`."""
-        newest = state.newest_state(folder)
+        newest = state.newest_state(folder, self.world)
         if newest is None:
             return None
         if self.teacher is not None:

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -21,13 +22,15 @@ from typing import Any
 
 import torch
 
-from selfdistill.files import move_into_place, sha256_file
+from selfdistill.files import move_into_place, sha256_file, sync
 from selfdistill.schema.errors import UserError
 from selfdistill.training.distributed import World
 
 _LOG = logging.getLogger(__name__)
 _KEPT = 2
 _PROGRESS, _DIGESTS = "progress.json", "digests.json"
+#: Name of a rank's file in a distributed checkpoint of torch.
+_SHARD_FILE = re.compile(r"__(\d+)_\d+\.distcp")
 
 
 @dataclass
@@ -51,28 +54,28 @@ def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], 
         partial.mkdir(parents=True)
     world.barrier()
     write(partial)
-    world.barrier()
     if world.is_main:
         (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
-        digests = {name: sha256_file(partial / name) for name in _files(partial)}
-        (partial / _DIGESTS).write_text(json.dumps(digests))
+    digests = world.gather({world.rank: _digests(partial, world.rank)})
+    if world.is_main:
+        (partial / _DIGESTS).write_text(json.dumps({name: digest for part in digests for name, digest in part.items()}))
         move_into_place(partial, target)
         for old in _states(folder)[_KEPT:]:
             shutil.rmtree(old)
     world.barrier()
 
 
-def newest_state(folder: Path) -> Path | None:
-    """The newest intact state, or None when there is none at all.
+def newest_state(folder: Path, world: World) -> Path | None:
+    """The newest intact state, or None when there is none at all. Collective: the ranks share the checking.
 
     Raises UserError when there are states but none is intact: training must not silently start over.
     """
     states = _states(folder)
     for state in states:
-        fault = _fault(state)
-        if fault is None:
+        faults = [fault for fault in world.gather({world.rank: _fault(state, world)}) if fault is not None]
+        if not faults:
             return state
-        _LOG.warning("resume state %s is damaged (%s); using the one before it", state, fault)
+        _LOG.warning("resume state %s is damaged (%s); using the one before it", state, faults[0])
     if states:
         raise UserError(f"{folder}: no intact resume state is left. Delete this folder to train from the beginning.")
     return None
@@ -106,14 +109,25 @@ def _files(state: Path) -> list[str]:
     return sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
 
 
-def _fault(state: Path) -> str | None:
-    """Why a state cannot be used, or None."""
+def _digests(state: Path, rank: int) -> dict[str, str]:
+    """Digests of the files that this rank wrote, which are flushed to disk. Only shards are written by other ranks."""
+    digests = {}
+    for name in _files(state):
+        writer = _SHARD_FILE.fullmatch(Path(name).name)
+        if rank == (int(writer[1]) if writer else 0):
+            sync(state / name)
+            digests[name] = sha256_file(state / name)
+    return digests
+
+
+def _fault(state: Path, world: World) -> str | None:
+    """Why a state cannot be used, as far as this rank's share of the files shows; or None."""
     try:
         digests = json.loads((state / _DIGESTS).read_text())
         if set(digests) != set(_files(state)) - {_DIGESTS}:
             return "files are missing or were added"
-        for name, digest in digests.items():
-            if sha256_file(state / name) != digest:
+        for name in world.select(sorted(digests)):
+            if sha256_file(state / name) != digests[name]:
                 return f"{name} does not match its digest"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"{type(error).__name__}: {error}"
