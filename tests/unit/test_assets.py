@@ -189,14 +189,14 @@ def test_a_changed_file_stops(tmp_path, monkeypatch, place):
     assert "changed or cut short" in check(assets, "math")[FILE]
 
 
-def test_without_a_network_the_error_says_which_file_to_bring_where(tmp_path):
+def test_without_a_network_the_error_says_which_file_to_copy_where(tmp_path):
     assets = project(tmp_path, {"math": entry()})
     with pytest.raises(UserError) as error:
         assets.file(assets.lock.pin("math"))
     message = str(error.value)
     assert all(part in message for part in (FILE, DIGEST, COMMIT, f"resources/assets/math/{FILE}", str(LOCAL_FILE)))
     assert not (tmp_path / "resources").exists()
-    assert check(assets, "math") == {FILE: f"missing: bring it to resources/assets/math/{FILE}"}
+    assert check(assets, "math") == {FILE: f"missing: copy it to resources/assets/math/{FILE}"}
 
 
 def test_a_pin_that_no_entry_knows_is_an_error(tmp_path):
@@ -261,7 +261,7 @@ def test_fetch_records_commit_and_digest_of_what_was_unresolved(tmp_path, reposi
     url, _ = repository
     unresolved = entry(source="git", url=url, revision="unresolved", reason="nobody looked", ref="HEAD", files={})
     assets = project(tmp_path, {"math": unresolved})
-    with pytest.raises(UserError, match="say which files are wanted"):
+    with pytest.raises(UserError, match="give the files to download"):
         fetch(assets, "math")
     fetch(Assets.here(tmp_path), "math", [FILE])
     recorded = read_assets(tmp_path).entry("math")
@@ -356,7 +356,7 @@ def test_a_hub_model_that_was_brought_is_used_and_its_recorded_files_are_checked
     digests = {"config.json": hashlib.sha256(b"{}").hexdigest()}
     assets = project(tmp_path, {"m": entry(kind="model", files=digests)})
     pin = assets.lock.pin("m")
-    with pytest.raises(UserError, match="Bring its folder.*resources/models/m"):
+    with pytest.raises(UserError, match="Copy its folder.*resources/models/m"):
         assets.model_folder(pin)
     folder = model(tmp_path / "resources/models/m")
     assert assets.model_folder(pin) == folder
@@ -555,7 +555,7 @@ def test_the_command_line_adds_fetches_and_checks(tmp_path, repository):
     assert (done.returncode, "changed or cut short" in done.stdout) == (1, True)
     (tmp_path / "resources/assets/math" / FILE).unlink()
     done = command(tmp_path, "check", "math")
-    assert (done.returncode, f"missing: bring it to resources/assets/math/{FILE}" in done.stdout) == (0, True)
+    assert (done.returncode, f"missing: copy it to resources/assets/math/{FILE}" in done.stdout) == (0, True)
 
 
 def test_a_repository_without_a_commit_is_recorded_as_unresolved(tmp_path):

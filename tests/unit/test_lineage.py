@@ -1,10 +1,13 @@
 """Lineage: the same answers for planned nodes and for artifacts on disk; records of attempts, whole and damaged."""
 
 import json
+import re
+import shutil
 from dataclasses import dataclass, field
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
 from selfdistill.artifacts.lineage import (
     base_model,
@@ -18,6 +21,7 @@ from selfdistill.artifacts.lineage import (
     trained_model,
 )
 from selfdistill.artifacts.store import Artifact, all_artifacts, freeze
+from selfdistill.cli import app
 from selfdistill.plan.views import plan_view, view_names
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
@@ -140,3 +144,15 @@ def test_a_damaged_record_of_a_finished_artifact_means_one_shard(tmp_path, nodes
     (folder / "manifest.json").write_text("{}")
     (folder / "provenance.json").write_text(record)
     assert Workspace({}, root=tmp_path).shards("rollouts", folder.name) == 1
+
+
+def test_where_lists_what_an_artifact_was_made_from(nodes, project_root, tmp_path, monkeypatch):
+    shutil.copytree(project_root / "config", tmp_path / "config")
+    monkeypatch.chdir(tmp_path)
+    evaluation = next(node for node in nodes if node.stage == "evaluate" and node.inputs["model"].stage == "train")
+    behind = list(closure([evaluation]))
+    for node in behind:
+        freeze(node.folder(), node.frozen_spec)
+    for name in (evaluation.key, evaluation.id, evaluation.name, str(evaluation.folder() / "manifest.json")):
+        done = CliRunner().invoke(app, ["where", name], catch_exceptions=False, env={"COLUMNS": "300"})
+        assert re.findall(r"results/artifacts/(\S+)", done.output) == [node.name for node in behind]

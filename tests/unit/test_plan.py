@@ -253,5 +253,5 @@ def test_a_job_that_takes_more_gpus_than_it_asks_for_is_an_error(stage, settings
 
     assert merged_settings(runtime(gpus), stage, "m")[1].gpus == gpus
     if gpus:
-        with pytest.raises(UserError, match=f"{stage} of m takes {gpus} GPUs .* set its resources.gpus to {gpus}"):
+        with pytest.raises(UserError, match=f"{stage} of m uses {gpus} GPUs .* set its resources.gpus to {gpus}"):
             merged_settings(runtime(gpus - 1), stage, "m")

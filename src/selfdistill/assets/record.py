@@ -29,10 +29,10 @@ LOCAL_HEADER = """\
 
 
 def fetch(assets: Assets, name: str, files: Sequence[str] = ()) -> list[Path]:
-    """Bring an asset to this machine and record in the lock what was not known: commit and digests.
+    """Download an asset, if necessary, and record commit and digests that the lock does not have yet.
 
     `files` names the wanted files of a data set whose files the lock does not list yet. Returns the paths of
-    its files, or the one folder of a model. UserError when something cannot be had or has another digest.
+    its files, or the one folder of a model. UserError if something cannot be downloaded or has another digest.
     """
     entry = assets.lock.assets.get(name)
     if entry is None:
@@ -55,7 +55,7 @@ def fetch(assets: Assets, name: str, files: Sequence[str] = ()) -> list[Path]:
 
 
 def check(assets: Assets, name: str) -> dict[str, str]:
-    """State of every recorded file of an asset here: `ok`, `missing` and what to bring, or what is wrong.
+    """State of every recorded file of an asset: `ok`, `missing` and where to copy it, or what is wrong.
 
     Nothing is downloaded.
     """
@@ -77,7 +77,7 @@ def add_local(assets: Assets, name: str, path: Path) -> LocalAsset:
     A folder with a config.json is a model, any other folder a data set.
     """
     if name in assets.lock.assets:
-        raise UserError(f"`{name}` is in {LOCK_FILE} already: choose another name, or write its place to {LOCAL_FILE}.")
+        raise UserError(f"`{name}` is in {LOCK_FILE} already: choose another name, or give its path in {LOCAL_FILE}.")
     if not path.exists():
         raise UserError(f"{path} does not exist.")
     is_model = (path / "config.json").is_file() or path.suffix == ".gguf"
@@ -91,7 +91,7 @@ def add_local(assets: Assets, name: str, path: Path) -> LocalAsset:
 
 
 def add_entry(assets: Assets, name: str, entry: AssetEntry) -> AssetEntry:
-    """Record an external asset in config/assets.lock.yaml; `fetch` brings it and records what is not known yet."""
+    """Record an external asset in config/assets.lock.yaml; `fetch` downloads it and records commit and digests."""
     if name in assets.lock.assets or name in assets.lock.local:
         raise UserError(f"`{name}` is an asset already: choose another name, or edit {LOCK_FILE}.")
     _record(assets, name, entry)
@@ -133,7 +133,7 @@ def _fetch_unlisted(assets: Assets, name: str, entry: AssetEntry, files: Sequenc
     try:
         if not files:
             listed = ", ".join(list_files(entry)) if entry.source == "hub" else "see its repository"
-            raise UserError(f"`{name}`: say which files are wanted, after the name. It has: {listed}.")
+            raise UserError(f"`{name}`: give the files to download after the name. It has: {listed}.")
         digests = dict(entry.files)
         for file in files:
             download_file(entry, file, assets.home(name) / file)
@@ -154,7 +154,7 @@ def _check_model(assets: Assets, name: str, entry: AssetEntry) -> dict[str, str]
         cached = None if folder else try_to_load_from_cache(entry.repo, file, revision=entry.revision)
         path = folder / file if folder else Path(cached) if isinstance(cached, str) else None
         if path is None or not path.is_file():
-            states[file] = f"missing: bring it to {MODEL_FOLDER / name / file}"
+            states[file] = f"missing: copy it to {MODEL_FOLDER / name / file}"
         else:
             states[file] = "ok" if sha256_file(path) == sha256 else f"{path} differs from the recorded sha256"
     return states
@@ -163,7 +163,7 @@ def _check_model(assets: Assets, name: str, entry: AssetEntry) -> dict[str, str]
 def _state(assets: Assets, name: str, pin: AssetPin) -> str:
     try:
         place = ASSET_FOLDER / name / str(pin.file)
-        return f"missing: bring it to {place}" if assets.find_file(pin) is None else "ok"
+        return f"missing: copy it to {place}" if assets.find_file(pin) is None else "ok"
     except UserError as error:
         return str(error)
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from selfdistill.artifacts.lineage import closure
-from selfdistill.artifacts.store import Artifact, all_artifacts
+from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.graph import Node
@@ -44,11 +44,9 @@ def where(
 ) -> None:
     """List the artifacts behind a name, upstream first."""
     project = workspace(configfile)
-    by_key = [a for a in all_artifacts(project.root) if name in (a.key, a.folder.name, a.name)]
-    if by_key:
-        show_table(("stage", "artifact", "state"), [(a.stage, a.folder, _state(a)) for a in by_key])
-        return
-    artifacts = [Artifact(node.folder(project.root)) for node in nodes_behind(project, name)]
+    artifacts = list(closure(named(name, project.root))) or [
+        Artifact(node.folder(project.root)) for node in nodes_behind(project, name)
+    ]
     show_table(("stage", "artifact", "state"), [(a.stage, a.folder, _state(a)) for a in artifacts])
 
 

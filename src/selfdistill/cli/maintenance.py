@@ -11,7 +11,7 @@ import typer
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
 from selfdistill.artifacts.lineage import closure, descendants
-from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
+from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.views import plan_view, view_names
@@ -26,17 +26,13 @@ def register(app: typer.Typer) -> None:
         app.command(rich_help_panel=RESULTS)(in_project(command))
 
 
-def find_artifacts(names: list[str], root: Path = ROOT) -> list[Artifact]:
-    """Artifacts by key, `slug-key`, `stage/slug-key` or path; UserError for an unknown name."""
-    everything = all_artifacts(root)
-    found = []
-    for name in names:
-        wanted = name.rstrip("/").removesuffix("/manifest.json")
-        matches = [a for a in everything if wanted in (a.key, a.folder.name, a.name, str(a.folder))]
+def find_artifacts(names: list[str]) -> list[Artifact]:
+    """The artifacts of these names (see `named`); UserError for a name that no artifact has."""
+    found = {name: named(name) for name in names}
+    for name, matches in found.items():
         if not matches:
             raise UserError(f"there is no artifact `{name}`. Give a key, stage/slug-key, or a path.")
-        found += matches
-    return found
+    return [artifact for matches in found.values() for artifact in matches]
 
 
 def verify(

@@ -1,1 +1,1 @@
-"""Planning: config -> specs, keys, views, labels. Pure, and light enough for every Slurm job to load."""
+"""Planning: config -> specs, keys, views, labels. Light enough for every Slurm job to import."""

@@ -1,4 +1,4 @@
-"""What differs between two specs, field by field; which existing artifact is nearest to a planned one."""
+"""Differences between two specs, field by field, and the existing artifact that is nearest to a planned one."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _walk(existing: Any, planned: Any, path: str) -> Iterator[Change]:
 
 @dataclass(frozen=True)
 class Explanation:
-    """Why a planned artifact would be computed: its nearest sealed neighbour of the same slug, and the difference."""
+    """Why a planned artifact would be computed: the nearest sealed artifact of the same slug, and the differences."""
 
     node: Node
     nearest: Artifact | None

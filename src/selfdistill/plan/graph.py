@@ -1,4 +1,4 @@
-"""Nodes of the plan: an artifact that exists or will, known by its key before anything runs."""
+"""Nodes of the plan: artifacts, finished or not, whose keys are known before anything runs."""
 
 from __future__ import annotations
 

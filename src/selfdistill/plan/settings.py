@@ -1,6 +1,6 @@
-"""Reading the three files a plan is made of, and every cross-reference between them checked.
+"""Reads config and runtime settings, and checks every name in them that refers to another entry.
 
-Errors name the file, the field, the value and the way out.
+Errors name the file, the field, the value and how to fix it.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def depth_of(keys: Keys, content: Any) -> int:
 
 
 def load_config(data: Mapping[str, Any]) -> Config:
-    """Validate the config (as Snakemake merged it) and every name in it that points elsewhere; SettingError."""
+    """Validate the config (as Snakemake merged it) and every name in it that refers to another entry; SettingError."""
     config = validate_setting(Config, data)
     for name, template in config.questions.items():
         if "{question}" not in template:

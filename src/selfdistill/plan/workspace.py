@@ -1,7 +1,7 @@
 """The plan as Snakemake and the command line use it: specs frozen on disk, plans of views, labels, resources.
 
-Only the main process plans. A job (on Slurm, say) finds its spec already frozen and reads nothing else,
-so editing the config while it waits changes nothing for it.
+Only the main process plans. A job finds its spec already frozen and does not read the config, so editing the config
+while jobs wait changes nothing for them.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 
 PLANS = Path("results/plans")
-#: Stages whose prompts may be spread over several cluster jobs.
+#: Stages that can sample in several cluster jobs, one shard of the prompts each.
 SHARDED = ("rollouts", "evaluate")
 
 
 def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[StageRuntime, Resources]:
     """Settings and resources of one stage for one model (its slug): defaults, stage, model, model and stage.
 
-    UserError where a job would take more GPUs than it asks for.
+    UserError if a job would use more GPUs than it requests, or if its memory limits contradict each other.
     """
     by_model = runtime.models.get(model, {})
     entries = [runtime.defaults, runtime.stages.get(stage), by_model.get("all"), by_model.get(stage)]
@@ -49,8 +49,8 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
     used = runtime_of_stage.gpus_used(stage)
     if used > needs.gpus:
         raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'} takes {used} GPUs (processes, "
-            f"separate_samplers, tensor_parallel) and asks for {needs.gpus}: set its resources.gpus to {used}."
+            f"config/runtime.yaml: {stage} of {model or 'every model'} uses {used} GPUs (processes, "
+            f"separate_samplers, tensor_parallel) but requests {needs.gpus}: set its resources.gpus to {used}."
         )
     if needs.max_mem_mb is not None and needs.max_mem_mb < needs.mem_mb:
         raise UserError(
@@ -73,7 +73,7 @@ class Workspace:
         self.users: dict[str, set[str]] = {}
         self._views: dict[tuple[str, str], list[str]] = {}
         self._needs: dict[tuple[str, str], tuple[StageRuntime, Resources]] = {}
-        #: What this process has frozen, by name: a plan of a thousand jobs is not read back from the disk.
+        #: Nodes that this process has frozen, by name, so that a plan of a thousand jobs is not read back from disk.
         self._frozen: dict[str, Node] = {}
 
     @cached_property
@@ -113,7 +113,7 @@ class Workspace:
         for node in closure(plan.nodes.values()):
             folder, found = node.folder(self.root), existing.get((node.stage, node.key))
             if found is not None and found != folder:
-                # An artifact made when slugs were spelt differently: the key is its identity, the name follows.
+                # Its slug was spelled differently when it was made. The key is its identity, so rename it.
                 found.rename(folder)
             freeze(folder, node.frozen_spec)
             self._frozen[node.name] = node
@@ -123,7 +123,7 @@ class Workspace:
         write_if_changed(plan_path(plan.view, plan.name), pretty_json(plan.as_json()))
 
     def plan_digest(self, view: str, name: str) -> str:
-        """Digest of the plan a view job is scheduled with; the view checks it before it reads."""
+        """Digest of the plan that a view job is scheduled with; the view refuses a plan with another digest."""
         self.view_inputs(view, name)
         return sha256_text(plan_path(view, name).read_text(encoding="utf-8"))
 
@@ -168,9 +168,9 @@ class Workspace:
         return machine_resources(needs) if site is None else slurm_resources(needs, site)
 
     def shards(self, stage: str, run: str) -> int:
-        """Cluster jobs that an artifact's completions are spread over; of a finished one, those that made it.
+        """Number of cluster jobs that sample an artifact's completions; of a finished one, the number that made it.
 
-        (Another number would be another set of inputs, and the finished artifact would look out of date.)
+        (With another number its markers would be other files, and Snakemake would find it out of date.)
         """
         artifact = Artifact(self.root / stage / run)
         if artifact.is_sealed:
@@ -178,9 +178,9 @@ class Workspace:
         return self._settings(stage, run)[0].shards
 
     def shard_markers(self, stage: str, run: str) -> list[str]:
-        """Files that say which shares of an artifact's prompts are done; none where one job does it all.
+        """Marker files of an artifact's finished shards; none if one job does everything.
 
-        A job that waited while the setting was changed asks for no shares that were never planned.
+        Outside the main process only markers that exist: the setting may have changed since the job was planned.
         """
         count = self.shards(stage, run)
         folder = self.root / stage / run / "shards"
@@ -196,8 +196,8 @@ def _short(resources: Resources) -> str:
 
 
 def plan_path(view: str, name: str) -> Path:
-    """The plan's file. Each has its own folder: Snakemake lists a folder once, and would not see a file that is written
-    after that for another target."""
+    """Path of a view's plan. Each plan has its own folder, because Snakemake lists a folder only once and would miss a
+    file that is written later for another target."""
     return PLANS / view / name / "plan.json"
 
 

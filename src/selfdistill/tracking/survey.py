@@ -1,6 +1,6 @@
-"""What lies on disk: every artifact that MLflow should know, and a fingerprint that moves when any of it does.
+"""What is on disk: every artifact that MLflow should show, and a fingerprint that changes when any of them does.
 
-Cheap on purpose (small files are read, nothing else): most calls end here, without importing MLflow.
+Only small files are read: most calls of `track` end here, without importing MLflow.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
 
-#: Raised when what is in MLflow already has to be written anew, though its artifacts stay the same.
+#: Raised when all runs in MLflow must be written again although their artifacts are the same.
 PROJECTION = 2
 _SIDECARS = ("spec.json", "manifest.json", PROVENANCE_FILE)
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An artifact that is sealed, or has measured something already."""
+    """An artifact that is sealed, or has metrics already."""
 
     artifact: Artifact
     sidecars: dict[str, str]
@@ -49,7 +49,7 @@ class Entry:
         return self.artifact.input_ids
 
     def upstream(self, role: str) -> Entry | None:
-        """The entry that serves as an input; None if there is no such input, or nothing to show of it."""
+        """The entry that serves as an input; None if there is no such input, or no entry for it."""
         return self.known.get(self.input_ids.get(role, ""))
 
     @property
@@ -73,12 +73,12 @@ class Entry:
 
     @property
     def provenance(self) -> dict[str, Any]:
-        """The last attempt: the one that sealed it, or the one that is going on."""
+        """The last attempt: the one that sealed it, or the one that is running."""
         return self.attempts[-1] if self.attempts else {}
 
     @cached_property
     def started_ms(self) -> int:
-        """Start of the first attempt at this result; without a record of it, the time of spec.json."""
+        """Start of the first attempt at this result; the time of spec.json if no attempt is recorded."""
         first = self.attempts[0].get("started") if self.attempts else None
         return _milliseconds(first) or int((self.artifact.folder / "spec.json").stat().st_mtime * 1000)
 
@@ -92,7 +92,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Survey:
-    """All entries by id, the files that people read, the plans, and what could not be read."""
+    """All entries by id, tables and reports, plans, and artifacts that could not be read."""
 
     results: Path
     entries: dict[str, Entry]
@@ -102,7 +102,7 @@ class Survey:
 
     @classmethod
     def of(cls, root: Path) -> Survey:
-        """Look at `root` (results/artifacts) and at the views and plans beside it."""
+        """Read `root` (results/artifacts) and the views and plans beside it."""
         results = root.parent
         entries: dict[str, Entry] = {}
         problems: list[str] = []
@@ -124,7 +124,7 @@ class Survey:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of all that is written, and of the code that decides how."""
+        """Digest of everything that goes to MLflow, and of the code that writes it."""
         state = {
             entry.id: [entry.artifact.name, entry.sidecars, _size(entry.artifact.metrics), entry.status]
             for entry in self.entries.values()
@@ -134,7 +134,7 @@ class Survey:
 
 
 def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
-    """None for what has nothing to show yet; UserError for what was tampered with."""
+    """None for an artifact with nothing to show yet; UserError for one whose spec or manifest was changed."""
     if not artifact.is_sealed and not _size(artifact.metrics):
         return None
     opened = Artifact.open(artifact.folder)
