@@ -82,11 +82,11 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
         partial.write_text(text, encoding="utf-8", newline="")
 
 
-def write_if_changed(path: Path, text: str) -> bool:
+def write_if_changed(path: Path, text: str, *, durable: bool = True) -> bool:
     """Leave a file with the same content untouched (its time stamp drives reruns); True if written."""
     if path.is_file() and path.read_text(encoding="utf-8") == text:
         return False
-    write_atomically(path, text)
+    write_atomically(path, text, durable=durable)
     return True
 
 

@@ -172,3 +172,15 @@ def test_signs_of_life_keep_a_slow_job_going(tmp_path):
             time.sleep(0.1)
             watchdog.heartbeat("phase")
     assert said == []
+
+
+def test_each_attempt_records_the_names_that_the_artifact_had_when_it_started(artifact, stage):
+    def fail(job):
+        raise Interrupted("stopped")
+
+    for function, experiment in ((fail, "first"), (write_payload, "second")):
+        (artifact.folder / "names.json").write_text(json.dumps({"experiments": [experiment]}))
+        stage(function)
+        run(artifact)
+    attempts = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
+    assert [attempt["names"] for attempt in attempts] == [{"experiments": ["first"]}, {"experiments": ["second"]}]

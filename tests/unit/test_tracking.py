@@ -14,11 +14,12 @@ from typing import Any
 
 import pytest
 
+from selfdistill.artifacts.provenance import NAMES_FILE
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, find
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace
 from selfdistill.tracking import Report, TrackingError, TrackingStore, track
-from selfdistill.tracking.labels import Label
+from selfdistill.tracking.naming import Label
 from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
 
 _SAMPLING = {"max_tokens": 16}
@@ -107,12 +108,14 @@ def write_metrics(artifact: Artifact, steps: range, offset: float = 0.0) -> None
 
 
 def write_provenance(artifact: Artifact, *, sealed: bool) -> None:
+    names = artifact.folder / NAMES_FILE
     attempt = {
         "started": "2026-01-02T03:04:05+00:00",
         "finished": "2026-01-02T03:05:05+00:00" if sealed else None,
         "sealed": sealed,
         "commit": _COMMIT,
         "dirty": None,
+        "names": json.loads(names.read_text()) if names.is_file() else {},
         "host": "here",
         "user": "me",
     }
@@ -266,7 +269,7 @@ def test_training_shows_metrics_by_step_and_what_evaluations_say(tracked: None) 
     run = next(r for r in found.values() if isinstance(r, dict) and r["info"][0] == "tiny_grpo seed 1")
     started = run["info"][2]
     assert run["metrics"]["reward_mean"] == [(s, started + 2000 * s, _REWARDS[s]) for s in (1, 2, 3, 4)]
-    assert [(step, value) for step, _, value in run["metrics"]["id-2/avg_at_k"]] == [(0, 0.5), (2, 0.52), (4, 0.54)]
+    assert [(step, value) for step, _, value in run["metrics"]["exam/avg_at_k"]] == [(0, 0.5), (2, 0.52), (4, 0.54)]
     artifact = run["tags"]["artifact"]
     shown = {metric[:4] for metric in found[f"{artifact}@4"][4]}
     assert {("avg_at_k", 4, 0.54, "id-2"), ("mean_length", 4, 7.5, "id-2")} <= shown
@@ -281,13 +284,13 @@ def test_scores_of_the_base_that_come_late_are_added(tracked: None) -> None:
     shutil.rmtree("results/mlflow")
     quietly()
     trained = f"train/{of_stage('train')[0].key}"
-    assert [step for step, _, _ in content()[trained]["metrics"]["id-2/avg_at_k"]] == [2, 4]
+    assert [step for step, _, _ in content()[trained]["metrics"]["exam/avg_at_k"]] == [2, 4]
     fill(evaluation)
     fill(words)
     report = quietly()
     assert report.replaced == 0
     now = content()
-    assert [step for step, _, _ in now[trained]["metrics"]["id-2/avg_at_k"]] == [0, 2, 4]
+    assert [step for step, _, _ in now[trained]["metrics"]["exam/avg_at_k"]] == [0, 2, 4]
     shutil.rmtree("results/mlflow")
     quietly()
     assert content() == now
@@ -358,7 +361,7 @@ def test_discarded_and_remade_artifacts_leave_no_old_numbers(tracked: None) -> N
     now = content()
     trained = now[evaluation.input_ids["model"]]
     assert f"evaluate/{evaluation.key}" not in now
-    assert "id-2/avg_at_k" not in trained["metrics"]
+    assert "exam/avg_at_k" not in trained["metrics"]
     assert not now[f"{evaluation.input_ids['model']}@4"][4]
 
     for artifact in (evaluation, words):
@@ -372,20 +375,113 @@ def test_discarded_and_remade_artifacts_leave_no_old_numbers(tracked: None) -> N
     assert content() == now
 
 
-def test_a_changed_config_renames_the_superseded_run_and_keeps_it(tracked: None) -> None:
+def sdpo() -> Artifact:
+    return next(a for a in of_stage("train") if a.frozen_spec["params"]["method"]["name"] == "sdpo")
+
+
+def changed_config() -> dict[str, Any]:
     changed = json.loads(json.dumps(CONFIG))
     changed["recipes"]["sdpo"]["optimiser"]["learning_rate"] = 5e-4
-    old = next(a for a in of_stage("train") if a.frozen_spec["params"]["method"]["name"] == "sdpo")
-    plan(changed)
-    report = quietly()
-    assert (report.created, report.removed) == (0, 0)
-    run = content()[f"train/{old.key}"]
-    assert run["info"][0] == f"train/{old.slug}"
-    assert "experiment" not in run["tags"]
+    return changed
+
+
+def test_a_dry_run_with_an_edited_config_renames_nothing(tracked: None) -> None:
     before = content()
+    plan(changed_config())
+    renamed = json.loads(json.dumps(CONFIG))
+    renamed["experiments"]["other"] = renamed["experiments"].pop("tiny_sdpo")
+    plan(renamed)
+    assert quietly().updated == 0
+    assert content() == before
     shutil.rmtree("results/mlflow")
     quietly()
     assert content() == before
+
+
+def test_an_edit_a_dry_run_a_run_and_the_way_back_leave_the_names_right(tracked: None) -> None:
+    old, before = sdpo(), content()
+    plan(changed_config())
+    fresh = [artifact for artifact in all_artifacts() if not artifact.is_sealed]
+    assert {artifact.stage for artifact in fresh} == {"train", "evaluate", "epistemics"}
+    (new,) = (artifact for artifact in fresh if artifact.stage == "train")
+    plan()
+    for artifact in fresh:
+        if not artifact.is_sealed:
+            fill(artifact)
+    report = quietly()
+    assert (report.created, report.replaced, report.removed) == (3, 0, 0)
+    now = content()
+    assert now[f"train/{old.key}"]["info"][0] == "tiny_sdpo seed 0 (learning_rate=0.001)"
+    assert now[f"train/{new.key}"]["info"][0] == "tiny_sdpo seed 0 (learning_rate=0.0005)"
+    assert now[f"train/{new.key}"]["tags"]["experiment"] == "tiny_sdpo"
+    names = sorted(run["info"][0] for run in now.values() if isinstance(run, dict))
+    assert "words: tiny_sdpo seed 0 on exam (learning_rate=0.0005)" in names
+    assert {run["info"][0] for run in before.values() if isinstance(run, dict)} - set(names) == {
+        "tiny_sdpo seed 0", "tiny_sdpo seed 0 on exam", "words: tiny_sdpo seed 0 on exam",
+    }  # fmt: skip
+    tags = [state[f"train/{old.key}"]["tags"].items() for state in (before, now)]
+    assert len({tuple(sorted((n, v) for n, v in t if not n.startswith("mlflow."))) for t in tags}) == 1
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == now
+
+
+def test_a_job_that_starts_after_the_config_was_edited_has_the_names_of_its_own_plan(empty: None) -> None:
+    waiting = sdpo()
+    plan(changed_config())
+    fill(waiting)
+    quietly()
+    assert content()[f"train/{waiting.key}"]["info"][0] == "tiny_sdpo seed 0"
+
+
+def test_artifacts_made_before_names_were_recorded_have_those_of_the_plans(tracked: None) -> None:
+    def names() -> dict[str, Any]:
+        return {name: run["info"][0] for name, run in content().items() if isinstance(run, dict)}
+
+    before = names()
+    for artifact in all_artifacts():
+        path = artifact.folder / "provenance.json"
+        attempts = json.loads(path.read_text())["attempts"]
+        for attempt in attempts:
+            del attempt["names"]
+        write_atomically(path, pretty_json({"attempts": attempts}))
+    quietly()
+    assert names() == before
+
+
+def test_benchmarks_on_data_sets_of_one_name_are_different_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, database: Path
+) -> None:
+    use(tmp_path, database, monkeypatch)
+    config = json.loads(json.dumps(CONFIG))
+    for seed in (1, 2):
+        config["datasets"][f"mine{seed}"] = {"source": {**_TOY, "count": 2, "seed": seed}}
+        config["benchmarks"][f"mine{seed}"] = {"dataset": f"mine{seed}", "domain": "ood", "samples": 2}
+        for experiment in config["experiments"].values():
+            experiment["benchmarks"].append(f"mine{seed}")
+    plan(config)
+    assert len({a.slug for a in of_stage("dataset") if a.frozen_spec["params"]["source"]["count"] == 2}) == 1
+    for number, artifact in enumerate(of_stage("evaluate")):
+        fill(artifact, reward=0.1 + number / 100)
+    quietly()
+    run = content()[f"train/{sdpo().key}"]
+    shown = {name: values for name, values in run["metrics"].items() if name.endswith("avg_at_k")}
+    assert set(shown) == {"exam/avg_at_k", "mine1/avg_at_k", "mine2/avg_at_k"}
+    assert all([step for step, _, _ in values] == [0, 2, 4] for values in shown.values())
+
+
+def test_a_benchmark_that_was_changed_under_its_name_is_another_metric(tracked: None) -> None:
+    changed = json.loads(json.dumps(CONFIG))
+    changed["benchmarks"]["exam"]["samples"] = 3
+    plan(changed)
+    for artifact in of_stage("evaluate"):
+        if not artifact.is_sealed:
+            fill(artifact, reward=0.7)
+    quietly()
+    shown = {n: v for n, v in content()[f"train/{sdpo().key}"]["metrics"].items() if n.endswith("avg_at_k")}
+    assert len(shown) == 2 and all(re.fullmatch("exam:[0-9a-f]{6}/avg_at_k", name) for name in shown)
+    assert sorted(values[-1][2] for values in shown.values()) == [0.54, 0.74]
+    assert all(len(values) == 3 for values in shown.values())
 
 
 def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None) -> None:
@@ -464,7 +560,7 @@ def test_the_page_of_methods_has_a_column_for_every_score(tracked: None) -> None
     note = experiment.tags["mlflow.note.content"]
     key = re.search(rf"#/experiments/{experiment.experiment_id}/runs\?viewStateShareKey=(\w+)", note)[1]
     columns = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["selectedColumns"]
-    assert {"tags.`method`", "params.`seed`", "metrics.`id-2/avg_at_k`"} <= set(columns)
+    assert {"tags.`method`", "params.`seed`", "metrics.`exam/avg_at_k`"} <= set(columns)
 
 
 def test_a_server_that_is_down_is_one_line_and_only_a_warning_in_hooks(
@@ -633,8 +729,7 @@ def test_long_runs_are_thinned_by_a_rule_that_does_not_depend_on_how_far_they_ar
 
 
 def test_an_artifact_of_several_experiments_has_the_shortest_name() -> None:
-    label = Label({"toy_sdpo_d8", "toy_sdpo"}, {"seed": 2, "experiment": "toy_sdpo_d8"})
-    assert label.name("train") == "toy_sdpo seed 2"
+    assert Label(("toy_sdpo_d8", "toy_sdpo"), seed=2).run_name("train") == "toy_sdpo seed 2"
 
 
 def test_the_root_of_the_store_is_the_default_one() -> None:

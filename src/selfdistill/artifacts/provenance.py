@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import json
 import os
 import platform
 import socket
@@ -24,6 +25,8 @@ _LIBRARIES = (
     "pandas", "pyarrow", "math-verify", "snakemake", "pydantic",
 )  # fmt: skip
 _LOCKS = Path("requirements")
+#: Names that the plan gives an artifact (experiments, seed, benchmark), written at planning.
+NAMES_FILE = "names.json"
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Provenance:
             "out_of_memory": False,
             "command": ["selfdistill.run.launch", artifact.stage, str(artifact.manifest_path)],
             "run": current_run(),
+            "names": _names(artifact.folder),
             **_code(),
             "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
             "python": platform.python_version(),
@@ -79,6 +83,13 @@ def record_kill(path: Path) -> None:
 
 def _now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _names(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
 
 
 def _code() -> dict[str, Any]:

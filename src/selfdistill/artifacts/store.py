@@ -2,6 +2,7 @@
 
     results/artifacts/<stage>/<slug>-<key>/
         spec.json        the spec: what is made, from what; written once, at planning
+        names.json       experiments, seed, benchmark: names that the plan gives it, copied to its provenance
         payload/         results
         state/           resume state; removed after sealing
         shards/          markers of finished shards, if several cluster jobs sample

@@ -18,6 +18,7 @@ from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_text, write_if_changed
 from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.graph import Node
+from selfdistill.plan.names import Names
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
 from selfdistill.plan.settings import load_config, load_runtime
@@ -71,6 +72,7 @@ class Workspace:
         self.plans = plans
         self.root = root
         self.users: dict[str, set[str]] = {}
+        self._names = Names()
         self._views: dict[tuple[str, str], list[str]] = {}
         self._needs: dict[tuple[str, str], tuple[StageRuntime, Resources]] = {}
         #: Nodes that this process has frozen, by name, so that a plan of a thousand jobs is not read back from disk.
@@ -120,6 +122,7 @@ class Workspace:
         for name, users in plan.users.items():
             for node in closure([plan.nodes[name]]):
                 self.users.setdefault(node.name, set()).update(users)
+        self._names.write(self.root, self._names.add(plan.rows))
         write_if_changed(plan_path(plan.view, plan.name), pretty_json(plan.as_json()))
 
     def plan_digest(self, view: str, name: str) -> str:

@@ -2,7 +2,7 @@
 
     store        address, lock, files and SQLite database of the store   (no MLflow at import)
     survey       what lies on disk, and its fingerprint                  (decides whether anything changed)
-    labels       names that people use, from the plans of the views
+    naming       names that people used when an artifact was made
     records      one MLflow run per artifact, as plain data
     numbers      numbers of evaluations, and where they are shown
     builder      artifacts -> records

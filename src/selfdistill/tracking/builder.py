@@ -18,7 +18,7 @@ from selfdistill.artifacts.lineage import (
 from selfdistill.files import canonical_json, sha256_text
 from selfdistill.schema.methods import method_title
 from selfdistill.tracking.experiments import GROUPS
-from selfdistill.tracking.labels import Label, read_labels
+from selfdistill.tracking.naming import Label, Labels
 from selfdistill.tracking.numbers import Numbers, checkpoints_of, models_used
 from selfdistill.tracking.records import (
     MOST_TAG,
@@ -51,19 +51,19 @@ def build_records(survey: Survey) -> dict[str, Record]:
 
 class _Builder:
     def __init__(self, survey: Survey) -> None:
-        self.labels = read_labels(survey.results / "plans")
-        self.numbers = Numbers(survey.entries)
+        self.labels = Labels(survey)
+        self.numbers = Numbers(survey.entries, self.labels)
 
     def record(self, entry: Entry) -> Record:
         artifact, stage = entry.artifact, entry.artifact.stage
-        label = self.labels.get(artifact.name, Label())
+        label = self.labels.of(entry)
         datasets = tuple(self._datasets(entry))
         inputs = {f"inputs.{role}": upstream for role, upstream in artifact.input_ids.items()}
         steps = entry.params.get("steps")
         return Record(
             id=entry.id,
             group=GROUPS.get(stage, "data"),
-            name=label.name(stage) or f"{stage}/{artifact.slug}",
+            name=self.labels.run_name(entry),
             status=entry.status,
             started_ms=entry.started_ms,
             finished_ms=entry.finished_ms,
@@ -172,9 +172,9 @@ class _Builder:
             "method": method_title(trained.params["method"]) if trained else "base" if is_base else None,
             "seed": trained.params["seed"] if trained else None,
             "experiment": label.experiment,
-            "experiments": ", ".join(sorted(label.experiments)) or None,
-            "benchmark": label.row.get("benchmark") if entry.artifact.stage != "train" else None,
-            "domain": label.row.get("domain") if entry.artifact.stage in _CONTEXTS else None,
+            "experiments": ", ".join(label.experiments) or None,
+            "benchmark": label.benchmark if entry.artifact.stage != "train" else None,
+            "domain": label.domain if entry.artifact.stage in _CONTEXTS else None,
         }
         return {name: fit(str(value), MOST_TAG) for name, value in known.items() if value is not None}
 

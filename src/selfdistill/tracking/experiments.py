@@ -39,7 +39,7 @@ def note(group: str, experiment_id: str) -> str:
         return _NOTES[group]
     return (
         f"Base models and training runs. [Methods, seeds and scores side by side]({methods_page(experiment_id)}). "
-        "Evaluations are `DATASET/METRIC`, the base model at step 0. One experiment: `tags.experiment = 'toy_sdpo'`. "
+        "Evaluations are `BENCHMARK/METRIC`, the base model at step 0. One experiment: `tags.experiment = 'toy_sdpo'`. "
         "Checkpoints with their origin: *Models*."
     )
 

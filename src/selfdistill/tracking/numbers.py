@@ -1,6 +1,6 @@
 """Numbers of evaluations: on their own run, on the model they measured, and on the run that trained it.
 
-A training run shows its evaluations as `DATASET/METRIC` by step, the base model at step 0, so that one chart compares
+A training run shows its evaluations as `BENCHMARK/METRIC` by step, the base model at step 0, so that one chart compares
 methods. Metrics are called like the columns of the tables.
 """
 
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from selfdistill.artifacts.lineage import BASE_STAGES, PROBLEM_STAGES, TOWARDS_PROBLEMS, follow, nearest
-from selfdistill.files import canonical_json
+from selfdistill.files import canonical_json, sha256_text
+from selfdistill.tracking.naming import Labels
 from selfdistill.tracking.records import Part, Scalar, legal, numbers
 from selfdistill.tracking.survey import Entry
 
@@ -49,14 +50,16 @@ def models_used(entry: Entry) -> tuple[str, ...]:
 class Numbers:
     """The numbers of all entries; `evaluate` artifacts, and `epistemics` of these, measure models."""
 
-    def __init__(self, entries: dict[str, Entry]) -> None:
+    def __init__(self, entries: dict[str, Entry], labels: Labels) -> None:
         self._by_spec = {_spec_text(entry, entry.input_ids): entry for entry in entries.values()}
         self._shown: dict[str, dict[str, Part]] = defaultdict(dict)
+        titles = _Titles(self, entries.values(), labels)
         for entry in entries.values():
-            for maker in {model.split("@")[0] for model in self._measured(entry).values()}:
+            for maker in self.makers(entry):
+                title = titles.of(entry, maker)
                 for shown in (entry, self._twin(entry)):
                     if shown is not None and shown.manifest_sha256:
-                        self._shown[maker][shown.id] = Part.of(self._as_shown(shown))
+                        self._shown[maker][shown.id] = Part.of(self._as_shown(shown, title))
 
     def of(self, entry: Entry) -> tuple[Scalar, ...]:
         """Numbers of the summary; those of `step-N` belong to that step, the others to the only step, or to 0.
@@ -75,13 +78,17 @@ class Numbers:
         """Evaluations of the models that a run made, and of the base model it started from, by artifact."""
         return self._shown[entry.id]
 
-    def _as_shown(self, entry: Entry) -> Iterator[Scalar]:
-        """The main numbers of an evaluation, as `DATASET/METRIC`."""
+    def makers(self, entry: Entry) -> set[str]:
+        """Artifacts whose models an evaluation, or the words counted in one, measures."""
+        return {model.split("@")[0] for model in self._measured(entry).values()}
+
+    def _as_shown(self, entry: Entry, title: str) -> Iterator[Scalar]:
+        """The main numbers of an evaluation, as `BENCHMARK/METRIC`."""
         for scalar in self.of(entry):
             if scalar.name in SHOWN:
-                yield scalar._replace(name=f"{evaluated_on(entry)}/{scalar.name}", model=None)
+                yield scalar._replace(name=f"{title}/{scalar.name}", model=None)
 
-    def _evaluation(self, entry: Entry) -> Entry | None:
+    def evaluation(self, entry: Entry) -> Entry | None:
         """The evaluation that an artifact is, or whose words it counts."""
         if entry.artifact.stage == "epistemics":
             entry = entry.upstream("rollouts") or entry
@@ -89,7 +96,7 @@ class Numbers:
 
     def _measured(self, entry: Entry) -> dict[int, str]:
         """Models by step."""
-        evaluation = self._evaluation(entry)
+        evaluation = self.evaluation(entry)
         used = models_used(evaluation) if evaluation else ()
         return {int(model.rpartition("@")[2]): model for model in used}
 
@@ -101,15 +108,39 @@ class Numbers:
             if trained is None or trained.artifact.stage in BASE_STAGES:
                 return None
             return self._by_spec.get(_spec_text(entry, inputs | {"model": trained.input_ids["model"]}))
-        evaluation = self._evaluation(entry)
+        evaluation = self.evaluation(entry)
         twin = self._twin(evaluation) if evaluation else None
         return self._by_spec.get(_spec_text(entry, {"rollouts": twin.id})) if twin else None
 
 
-def evaluated_on(entry: Entry) -> str:
-    """Prefix of an evaluation's numbers on the run that made the model: the data set."""
-    table = nearest(follow(entry, TOWARDS_PROBLEMS), TOWARDS_PROBLEMS, PROBLEM_STAGES)
-    return table.artifact.slug if table is not None else entry.artifact.slug
+class _Titles:
+    """What an evaluation is called on the run that made its models: the benchmark.
+
+    Where one run was evaluated on two benchmarks of one name (its data or sampling was changed in between), each gets
+    a digest, because MLflow would draw both as one curve.
+    """
+
+    def __init__(self, numbers: Numbers, entries: Iterable[Entry], labels: Labels) -> None:
+        self._numbers, self._labels = numbers, labels
+        self._same: dict[tuple[str, str], set[str]] = defaultdict(set)
+        for entry in entries:
+            for maker in numbers.makers(entry):
+                self._same[maker, self._benchmark(entry)].add(self._digest(entry))
+
+    def of(self, entry: Entry, maker: str) -> str:
+        name = self._benchmark(entry)
+        return legal(name if len(self._same[maker, name]) == 1 else f"{name}:{self._digest(entry)}")
+
+    def _benchmark(self, entry: Entry) -> str:
+        """Name of the benchmark; the data set of an evaluation that nobody gave a name."""
+        evaluation = self._numbers.evaluation(entry) or entry
+        table = nearest(follow(evaluation, TOWARDS_PROBLEMS), TOWARDS_PROBLEMS, PROBLEM_STAGES)
+        return self._labels.of(evaluation).benchmark or (table or evaluation).artifact.slug
+
+    def _digest(self, entry: Entry) -> str:
+        evaluation = self._numbers.evaluation(entry) or entry
+        inputs = {role: id_ for role, id_ in evaluation.input_ids.items() if role != "model"}
+        return sha256_text(_spec_text(evaluation, inputs))[:6]
 
 
 def _spec_text(entry: Entry, inputs: dict[str, str]) -> str:
