@@ -1,6 +1,7 @@
-"""Scores with their uncertainty: avg@k, pass@k, maj@k, intervals, paired comparisons, corrections.
+"""Scores with their uncertainty over problems: avg@k, pass@k, maj@k, intervals, corrections.
 
 The unit of every interval is the problem: the samples of one problem are averaged first, then problems are resampled.
+Comparisons of trained models need their training seeds as well: see `selfdistill.seeds`.
 Shapes: P problems, K samples per problem. Intervals are two-sided. scipy is imported where it is used, since most
 callers only need a mean.
 """
@@ -26,14 +27,6 @@ _LARGE = 2000
 class Interval(NamedTuple):
     """Lower and upper end."""
 
-    low: float
-    high: float
-
-
-class Difference(NamedTuple):
-    """Mean of a - b over problems, with its interval."""
-
-    difference: float
     low: float
     high: float
 
@@ -102,19 +95,6 @@ def ratio_interval(numerators_P: ArrayLike, denominators_P: ArrayLike, seed: int
         raise ValueError("a ratio needs a denominator for each numerator, and a positive sum of them")
     ratio = numerators.sum() / denominators.sum()
     return mean_interval(ratio + (numerators - ratio * denominators) / denominators.mean(), seed, level)
-
-
-def paired_difference(
-    a_P: ArrayLike, b_P: ArrayLike, seed: int, level: float = 0.95, resamples: int = 10_000
-) -> Difference:
-    """Mean of a - b over the same problems; each resample draws the same problems on both sides.
-
-    `a_P[i]` and `b_P[i]` belong to one problem. Raises ValueError for unequal lengths.
-    """
-    a, b = _finite(a_P), _finite(b_P)
-    if len(a) != len(b):
-        raise ValueError(f"paired values must cover the same problems: {len(a)} against {len(b)}")
-    return Difference(float((a - b).mean()), *bootstrap_interval(a - b, seed, level, resamples))
 
 
 def binomial_interval(

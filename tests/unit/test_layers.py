@@ -19,7 +19,7 @@ PACKAGE = Path(selfdistill.__file__).parent
 
 #: Lowest first. Units (modules or packages directly under selfdistill) of one line do not import each other.
 LAYERS = (
-    {"schema", "files", "epistemic", "statistics", "losses"},
+    {"schema", "files", "epistemic", "statistics", "seeds", "losses"},
     {"prompts", "grading", "generation", "estimate", "artifacts", "assets", "toy"},
     {"contexts", "contamination", "plan", "rollouts", "sources"},
     {"training", "run", "tracking", "views"},
@@ -27,15 +27,17 @@ LAYERS = (
 )
 #: Text, numbers and tensors in and out: these know of no artifact, no plan and no tracking.
 DOMAIN = {
-    "prompts", "epistemic", "statistics", "losses", "grading", "generation", "contexts", "contamination", "toy",
-    "training", "estimate", "rollouts",
+    "prompts", "epistemic", "statistics", "seeds", "losses", "grading", "generation", "contexts", "contamination",
+    "toy", "training", "estimate", "rollouts",
 }  # fmt: skip
 ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
 #: Units and modules that every Slurm job loads when it parses the Snakefile.
 PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py", "artifacts/lineage.py", "plan/")
 #: Text in, text or numbers out; tensors only in losses. No tables there, and no networks.
-LIGHT_DOMAIN = {"prompts", "epistemic", "statistics", "grading", "contexts", "contamination", "estimate", "rollouts"}
+LIGHT_DOMAIN = {
+    "prompts", "epistemic", "statistics", "seeds", "grading", "contexts", "contamination", "estimate", "rollouts",
+}  # fmt: skip
 
 
 def unit_of(path: Path) -> str:

@@ -17,7 +17,6 @@ from selfdistill.statistics import (
     holm,
     maj_at_k,
     mean_interval,
-    paired_difference,
     pass_at_k,
     ratio_interval,
 )
@@ -146,23 +145,6 @@ def test_a_ratio_interval_is_near_the_bootstrap_of_the_ratio():
 def test_a_ratio_needs_matching_positive_denominators(numerators, denominators):
     with pytest.raises(ValueError, match="denominator"):
         ratio_interval(numerators, denominators, 0)
-
-
-def test_paired_resamples_draw_the_same_problems_on_both_sides():
-    # Problems differ wildly, the two sides by exactly 0.1 everywhere: unpaired resampling would give a wide interval.
-    b = np.linspace(0, 0.9, 20)
-    assert paired_difference(b + 0.1, b, seed=0) == pytest.approx((0.1, 0.1, 0.1))
-
-
-def test_a_paired_difference_is_antisymmetric():
-    a, b = np.random.default_rng(0).random((2, 50))
-    forth, back = paired_difference(a, b, 0), paired_difference(b, a, 0)
-    assert (forth.difference, forth.low, forth.high) == pytest.approx((-back.difference, -back.high, -back.low))
-
-
-def test_paired_values_must_cover_the_same_problems():
-    with pytest.raises(ValueError, match="same problems"):
-        paired_difference([1.0, 0.0], [1.0], 0)
 
 
 def test_wilson_interval_has_its_closed_form():

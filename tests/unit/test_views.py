@@ -27,9 +27,9 @@ from markupsafe import escape
 from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.views import VIEWS
 from selfdistill.schema.errors import UserError
-from selfdistill.statistics import Difference
+from selfdistill.seeds import Part, Uncertain
 from selfdistill.views.__main__ import MODULES, builder, main
-from selfdistill.views.claims import headline, summary, together, verdict
+from selfdistill.views.claims import Check, Comparison, adjusted, headline, summary, together, verdict
 from selfdistill.views.csv_table import as_csv
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.study import read_study
@@ -115,15 +115,21 @@ def test_ood_scores_each_seed_and_the_average_of_seeds_per_problem(project):
     assert (both["n"], both["k"]) == ("2", "2")
     # Pass@2 of the problems: seed 0 has 1 and 1, seed 1 has 1 and 0.
     assert float(both["pass_at_k"]) == 0.75
-    # Resampling two problems with scores 3/4 and 1/4 reaches both ends in more than 2.5 % of the draws.
-    assert (float(both["avg_at_k_low"]), float(both["avg_at_k_high"])) == (0.25, 0.75)
+    # Two problems and two seeds say nothing: the interval is all that a share can be.
+    assert (float(both["avg_at_k_low"]), float(both["avg_at_k_high"])) == (0.0, 1.0)
 
 
 def test_ood_differences_are_paired_over_problems(project):
     rows = rows_of(made("ood", "tiny_grpo"))
     both = only(rows, seed="all", step=12, family="all")
-    # Each problem gained exactly 0.25, so pairing leaves no spread, although the scores themselves differ.
-    assert [float(both[c]) for c in ("difference_to_base", "difference_low", "difference_high")] == [0.25] * 3
+    assert float(both["difference_to_base"]) == 0.25
+    # One seed gained 0.5 on both problems and the other nothing: seeds are all that varies, but by too much for two.
+    assert [float(both[c]) for c in ("difference_low", "difference_high")] == [-1.0, 1.0]
+    # Seed 0: pairing leaves no spread, although the scores differ. At most 1 - 0.025^(1/2) of all problems are others.
+    gained = only(rows, seed=0, step=12, family="all")
+    share = 1 - 0.025**0.5
+    assert float(gained["difference_low"]) == pytest.approx(0.5 - share * 1.5, abs=1e-5)
+    assert float(gained["difference_high"]) == pytest.approx(0.5 + share * 0.5, abs=1e-5)
     assert float(only(rows, seed=1, step=12, family="all")["difference_to_base"]) == 0.0
     assert only(rows, seed="base", family="all")["difference_to_base"] == ""
 
@@ -301,7 +307,7 @@ def test_measurements_of_other_problems_are_not_compared(project):
     plan = plan_of("ood", "tiny_grpo")
     base = next(row for row in plan["rows"] if row["seed"] is None)
     measured = measure(base["evaluate_artifact"], base["epistemics_artifact"])[0]
-    other = type(measured)(tuple(f.set_index(f.index + 100) for f in measured.frames), measured.k)
+    other = type(measured)(tuple(f.set_index(f.index + 100) for f in measured.frames), measured.k, is_trained=False)
     with pytest.raises(UserError, match="share no problem"):
         measured.difference(other, LENGTH)
 
@@ -420,7 +426,7 @@ def test_the_report_names_every_artifact_behind_it(page):
         ),
         ((1, 1), (1, 1), "The paper&#39;s effect shows only in part: ", "GRPO gains 50.0 points and"),
         ((0, 0), (1, 1), "The paper&#39;s effect does not show: ", "GRPO loses 50.0 points and"),
-        ((1, 0), (0, 1), "These data do not settle", "GRPO does not clearly change (+0.00 points [0.00, 0.00])"),
+        ((1, 0), (0, 1), "These data do not settle", "GRPO does not clearly change (+0.00 points [−"),
     ],
 )
 def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detail):
@@ -428,17 +434,30 @@ def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detai
         right = {"grpo": grpo, "solution": solution}.get(kind_of(artifact), (1, 0))[sample]
         return Said("correct" if right else "wrong", *TEXTS.get(kind_of(artifact), SHORT))
 
-    config = {**CONFIG, "report": {"experiments": ["tiny_grpo", "tiny_sdpo"]}}
-    finding = headline(read_study(plan_of("report", "report", config, said))[0])
+    finding = headline(read_study(plan_of("report", "report", three_seeds(), said))[0])
     assert escape(finding).startswith(opening)
     assert detail in finding
-    assert "stay at 100 under GRPO and fall to 0.00 under SDPO" in finding
+    assert "do not clearly move from the base's: 100 under GRPO and fall to 0.00 under SDPO" in finding
+
+
+def three_seeds() -> dict:
+    """GRPO and SDPO with three seeds on 24 problems."""
+    exam = {"source": {"kind": "toy", "families": ["long", "mod"], "count": 24}}
+    names = ("tiny_grpo", "tiny_sdpo")
+    experiments = {name: {**CONFIG["experiments"][name], "seeds": [0, 1, 2], "coverage": None} for name in names}
+    return {
+        **CONFIG,
+        "datasets": {**CONFIG["datasets"], "exam": exam},
+        "experiments": experiments,
+        "report": {"experiments": list(names)},
+    }
 
 
 def test_the_report_opens_with_its_finding(page):
     text, _ = page
-    # SDPO falls on one problem and cannot fall on the other: with two problems that is no clear loss.
-    assert 'class="finding">The paper&#39;s effect shows only in part: on exam' in text
+    assert (
+        'class="finding">No verdict on the paper&#39;s effect, which needs GRPO and SDPO with 3 training seeds' in text
+    )
     assert text.index('finding">') < text.index("<svg") < text.index("<section")
 
 
@@ -489,7 +508,7 @@ def test_several_benchmarks_checkpoints_and_twins_share_one_report(project):
         "report": {"experiments": ["one", "two", "three"]},
     }
     text = made("report", "report", config)
-    assert "shows only in part, in full on 0 of 2 benchmarks" in text
+    assert "No verdict on the paper&#39;s effect" in text and "here there are 2: on exam" in text
     assert 'id="tiny-checkpoints"' in text
     assert "SDPO (c\u00a0=\u00a0s), two" in text and "SDPO (c\u00a0=\u00a0s), three" in text
 
@@ -497,25 +516,49 @@ def test_several_benchmarks_checkpoints_and_twins_share_one_report(project):
 # --- claims -----------------------------------------------------------------------------------------------------------
 
 
-def test_a_claim_holds_only_when_the_interval_excludes_zero_on_the_expected_side():
-    found = [verdict(Difference(*d)) for d in ((0.2, 0.1, 0.3), (-0.2, -0.3, -0.1), (0.2, -0.1, 0.5), (0.0, 0.0, 0.0))]
-    assert found == ["yes", "no", "unclear", "unclear"]
+def uncertain(value, deviation, seeds=3):
+    over = "seeds and problems" if seeds > 1 else "problems, one seed"
+    return Uncertain(value, (Part(deviation**2, 50),), over, problems=51)
+
+
+def test_a_comparison_is_decided_by_its_p_value_and_needs_more_than_one_seed():
+    cases = [uncertain(0.2, 0.05), uncertain(-0.2, 0.05), uncertain(0.2, 0.15), uncertain(0.2, 0.05, seeds=1)]
+    assert [verdict(case) for case in cases] == ["yes", "no", "unclear", "one seed"]
+
+
+def test_near_is_sure_inside_sure_outside_or_unclear():
+    cases = [uncertain(0.0, 0.01), uncertain(0.2, 0.01), uncertain(0.0, 0.05), uncertain(0.06, 0.05)]
+    assert [Comparison.near(case, 0.05).verdict for case in cases] == ["yes", "no", "unclear", "unclear"]
+
+
+def test_the_more_comparisons_a_table_has_the_surer_each_must_be():
+    """p = 0.02 is decided alone and not among three (0.06); a comparison with one seed is not in the family."""
+
+    def check(*p_values, has_one_seed=False):
+        comparisons = tuple(Comparison(True, p, has_one_seed) for p in p_values)
+        return Check("", "", "", "", comparisons, "", ())
+
+    assert [c.verdict for c in adjusted([check(0.02)])] == ["yes"]
+    found = adjusted([check(0.02), check(0.5, has_one_seed=True), check(0.04, 0.03)])
+    assert [c.verdict for c in found] == ["unclear", "one seed", "unclear"]
+    assert [c.p_value for check in found for c in check.comparisons] == pytest.approx([0.06, 0.5, 0.06, 0.06])
 
 
 def test_an_order_fails_with_one_pair_and_is_unclear_with_one_unclear_pair():
     assert together(["yes", "yes"]) == "yes"
     assert together(["yes", "unclear"]) == "unclear"
     assert together(["unclear", "no"]) == "no"
+    assert together(["yes", "one seed"]) == "one seed"
 
 
 def test_claims_of_the_small_study_come_out_as_built(page):
     text, _ = page
     checks = text[text.index('id="tiny-checks"') : text.index('id="tiny-families"')]
     assert "accuracy: GRPO &gt; base &gt; SDPO" in checks
-    badges = re.findall(r'class="badge (\w+)"', checks)
-    assert summary([type("C", (), {"verdict": b})() for b in badges]) in checks
+    badges = re.findall(r'class="badge ([\w-]+)"', checks)
+    assert summary([type("C", (), {"verdict": b.replace("-", " ")})() for b in badges]) in checks
     # All training runs have the same scores here, so no claim about them can hold.
-    assert badges[-3:] == ["unclear"] * 3
+    assert badges[-3:] == ["one-seed", "unclear", "one-seed"]
     # SFT unguided gets nothing right, the base 1 of 2 and 0 of 2: between 50 and 0 points below.
     near = checks[: checks.index("within 5 points of base")]
     assert re.findall(r'class="badge (\w+)"', near)[-1] == "unclear"

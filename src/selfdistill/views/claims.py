@@ -1,18 +1,20 @@
 """What the paper claims, and whether these data say the same: the table of claims and the headline.
 
-A claim is an order of two or more quantities. Each neighbouring pair is compared by its paired difference: `yes` if
-the 95 % interval lies on the expected side of zero, `no` if it lies on the other side, else `unclear`. A claim
-holds if all its pairs do, and fails if one does. Intervals are not adjusted for the number of claims.
+A claim is an order of two or more quantities. Each neighbouring pair is compared by its paired difference over
+training seeds and problems (`selfdistill.seeds`): `yes` or `no` by its sign if its p-value is at most 5 % after Holm's
+adjustment for all comparisons of the table, else `unclear`; `one seed` where a trained model has only one, which
+decides nothing beyond the problems. A claim holds if all its pairs do, and fails if one does.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, pairwise
 from typing import Literal
 
-from selfdistill.statistics import Difference
+from selfdistill.seeds import Uncertain
+from selfdistill.statistics import holm
 from selfdistill.views.measures import DENSITY, LENGTH, SCORE, Measurement
 from selfdistill.views.page import Cell, Section, Table, key_cell, num, text
 from selfdistill.views.study import OUT_OF_DISTRIBUTION, Evaluation, ModelStudy
@@ -33,10 +35,43 @@ from selfdistill.views.style import (
     whole_percent,
 )
 
-Verdict = Literal["yes", "no", "unclear"]
+Verdict = Literal["yes", "no", "unclear", "one seed"]
+
+#: Chance of a false verdict.
+ALPHA = 0.05
+#: Seeds of each method from which the headline speaks of the paper's effect.
+LEAST_SEEDS = 3
 
 #: Accuracy difference that counts as none: table 2 of the paper has at most 3.75 points between base and unguided SFT.
 NEAR = 0.05
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One pair of a claim: whether its values agree with the claim, and how surely."""
+
+    agrees: bool
+    p_value: float
+    has_one_seed: bool
+
+    @classmethod
+    def greater(cls, difference: Uncertain) -> Comparison:
+        """Of a difference that should be positive."""
+        return cls(difference.value > 0, difference.p_value(), difference.has_one_seed)
+
+    @classmethod
+    def near(cls, difference: Uncertain, bound: float) -> Comparison:
+        """Of a difference that should lie within -bound and bound: it is sure if it is surely off the nearer one."""
+        nearer = max(difference.p_value(-bound), difference.p_value(bound))
+        return cls(abs(difference.value) < bound, nearer, difference.has_one_seed)
+
+    @property
+    def verdict(self) -> Verdict:
+        if self.has_one_seed:
+            return "one seed"
+        if self.p_value > ALPHA:
+            return "unclear"
+        return "yes" if self.agrees else "no"
 
 
 @dataclass(frozen=True)
@@ -47,23 +82,36 @@ class Check:
     expected: str
     observed: str
     detail: str
-    verdict: Verdict
+    comparisons: tuple[Comparison, ...]
     size: str
     artifacts: tuple[str, ...]
 
+    @property
+    def verdict(self) -> Verdict:
+        return together([comparison.verdict for comparison in self.comparisons])
 
-def verdict(difference: Difference) -> Verdict:
+
+def adjusted(found: Sequence[Check]) -> list[Check]:
+    """The claims with Holm's p-values: the family is every comparison that more than one seed can decide."""
+    family = [c for check in found for c in check.comparisons if not c.has_one_seed]
+    p_values = iter(holm([c.p_value for c in family]))
+    return [
+        replace(check, comparisons=tuple(
+            c if c.has_one_seed else replace(c, p_value=float(next(p_values))) for c in check.comparisons
+        ))
+        for check in found
+    ]  # fmt: skip
+
+
+def verdict(difference: Uncertain) -> Verdict:
     """Whether a difference that should be positive is."""
-    if difference.low > 0:
-        return "yes"
-    return "no" if difference.high < 0 else "unclear"
+    return Comparison.greater(difference).verdict
 
 
 def together(verdicts: Sequence[Verdict]) -> Verdict:
     """The verdict on several pairs: `no` as soon as one is, `yes` only if all are."""
-    if "no" in verdicts:
-        return "no"
-    return "unclear" if "unclear" in verdicts else "yes"
+    order: tuple[Verdict, ...] = ("no", "unclear", "one seed")
+    return next((name for name in order if name in verdicts), "yes")
 
 
 @dataclass(frozen=True)
@@ -130,7 +178,7 @@ def order(where: str, metric: str, chain: Sequence[Link]) -> Iterator[Check]:
     pairs = [(a, b, a.measurement.difference(b.measurement, metric)) for a, b in pairwise(chain)]
     detail = "; ".join(f"{a.label} − {b.label}: {signed(metric, difference)}" for a, b, difference in pairs)
     expected = f"{NAMES[metric]}: " + " > ".join(link.label for link in chain)
-    yield _check(where, expected, metric, chain, detail, together([verdict(difference) for *_, difference in pairs]))
+    yield _check(where, expected, metric, chain, detail, [Comparison.greater(difference) for *_, difference in pairs])
 
 
 def _near(where: str, chain: Sequence[Link]) -> Iterator[Check]:
@@ -139,37 +187,45 @@ def _near(where: str, chain: Sequence[Link]) -> Iterator[Check]:
         return
     a, b = chain
     difference = a.measurement.difference(b.measurement, SCORE)
-    inside = difference.low > -NEAR and difference.high < NEAR
-    outside = difference.low > NEAR or difference.high < -NEAR
     expected = f"accuracy: {a.label} within {100 * NEAR:.0f} points of {b.label}"
     detail = f"{a.label} − {b.label}: {signed(SCORE, difference)}"
-    yield _check(where, expected, SCORE, chain, detail, "yes" if inside else "no" if outside else "unclear")
+    yield _check(where, expected, SCORE, chain, detail, [Comparison.near(difference, NEAR)])
 
 
-def _check(where: str, expected: str, metric: str, chain: Sequence[Link], detail: str, found: Verdict) -> Check:
+def _check(
+    where: str, expected: str, metric: str, chain: Sequence[Link], detail: str, found: Sequence[Comparison]
+) -> Check:
     return Check(
         where=where,
         expected=expected,
         observed=", ".join(f"{link.label} {shown(metric, link.measurement.mean(metric))}" for link in chain),
         detail=detail,
-        verdict=found,
-        size=f"n = {min(link.measurement.n() for link in chain)}, k = {chain[0].measurement.k}",
+        comparisons=tuple(found),
+        size=f"n = {min(link.measurement.n() for link in chain)}, k = {chain[0].measurement.k}{_seeds(chain)}",
         artifacts=tuple(name for link in chain for name in link.artifacts),
     )
+
+
+def _seeds(chain: Sequence[Link]) -> str:
+    """`, 3 seeds`: those of the trained models, the fewest; empty where none was trained."""
+    seeds = [len(link.measurement.frames) for link in chain if link.measurement.is_trained]
+    return f", {min(seeds)} seed{'s' * (min(seeds) > 1)}" if seeds else ""
 
 
 def checks_section(found: Sequence[Check]) -> Section:
     """Every claim with what was observed."""
     rows = [
-        [Cell(c.verdict, tone=c.verdict), text(c.where), text(c.expected), Cell(c.observed, detail=c.detail),
-         num(c.size), key_cell(c.artifacts)]
+        [Cell(c.verdict, tone=c.verdict.replace(" ", "-")), text(c.where), text(c.expected),
+         Cell(c.observed, detail=c.detail), num(c.size), key_cell(c.artifacts)]
         for c in found
     ]  # fmt: skip
     table = Table(("holds", "where", "expected", "observed", "size", "artifacts"), rows)
     notes = (
-        "A claim holds when every neighbouring pair of its order differs in the expected direction and the 95 % "
-        "interval of the paired difference excludes zero; it fails when one pair differs in the other direction; "
-        "otherwise it is unclear. Intervals are not adjusted for the number of claims.",
+        "A claim holds when every neighbouring pair of its order differs in the expected direction, and surely: the "
+        "p-value of the paired difference over training seeds and problems is at most 5 % after Holm's adjustment for "
+        "all comparisons of this table. It fails when one pair surely differs in the other direction; otherwise it is "
+        "unclear. A model that was trained with one seed decides nothing beyond the problems: one seed. Intervals in "
+        "brackets hold for one comparison at a time.",
     )
     lead = summary(found) if found else "This report has too few experiments to check a claim of the paper."
     return Section("checks", "The paper's claims, and what was observed", lead, [table] if found else [], notes)
@@ -177,9 +233,10 @@ def checks_section(found: Sequence[Check]) -> Section:
 
 def summary(found: Sequence[Check]) -> str:
     """`9 of 14 claims hold, 1 fails and 4 are unclear.`"""
-    counts = {name: sum(c.verdict == name for c in found) for name in ("yes", "no", "unclear")}
+    counts = {name: sum(c.verdict == name for c in found) for name in ("yes", "no", "unclear", "one seed")}
     parts = [f"{counts['yes']} of {len(found)} claims hold"]
-    words = {"no": ("fails", "fail"), "unclear": ("is unclear", "are unclear")}
+    words = {"no": ("fails", "fail"), "unclear": ("is unclear", "are unclear"),
+             "one seed": ("rests on one seed", "rest on one seed")}  # fmt: skip
     parts += [f"{counts[name]} {text[counts[name] > 1]}" for name, text in words.items() if counts[name]]
     return listed(parts) + "."
 
@@ -187,7 +244,7 @@ def summary(found: Sequence[Check]) -> str:
 def headline(study: ModelStudy) -> str:
     """One sentence about GRPO and SDPO (c = s) against the base, out of distribution; chosen by the numbers.
 
-    The effect: GRPO gains and SDPO loses, each with its interval on that side of zero, on every benchmark.
+    The effect: GRPO surely gains and SDPO surely loses on every benchmark, with at least three training seeds each.
     """
     compared = [study.by_method(benchmark) for benchmark in study.benchmarks(OUT_OF_DISTRIBUTION)]
     compared = [found for found in compared if GRPO in found or SDPO in found]
@@ -198,6 +255,10 @@ def headline(study: ModelStudy) -> str:
     share = f" on {whole} of {len(compared)} benchmarks" if len(compared) > 1 else ""
     missing = [METHODS[kind].label for kind in (GRPO, SDPO) if kind not in compared[0]]
     caveat = f" There is no {listed(missing)} run to compare with." if missing else ""
+    seeds = min(len(found[kind].seeds) for found in compared for kind in (GRPO, SDPO) if kind in found)
+    if missing or seeds < LEAST_SEEDS:
+        opening = f"No verdict on the paper's effect, which needs GRPO and SDPO with {LEAST_SEEDS} training seeds each"
+        return f"{opening}; here there {'are' if seeds > 1 else 'is'} {seeds}: {_detail(compared[0])}{caveat}"
     return f"{_opening(list(chain(*moves)), share)}: {_detail(compared[0])}{caveat}"
 
 
@@ -236,13 +297,13 @@ def _detail(found: dict[Kind, Evaluation]) -> str:
 def _score_change(evaluation: Evaluation) -> str:
     """`gains 24.8 points`."""
     score = evaluation.change(SCORE)
-    if verdict(score) == "unclear":
+    if verdict(score) not in ("yes", "no"):
         return f"does not clearly change ({signed(SCORE, score)})"
-    return f"{'gains' if verdict(score) == 'yes' else 'loses'} {100 * abs(score.difference):.1f} points"
+    return f"{'gains' if verdict(score) == 'yes' else 'loses'} {100 * abs(score.value):.1f} points"
 
 
 def _density_change(evaluation: Evaluation) -> str:
     """`rise to 353`."""
     moved = verdict(evaluation.change(DENSITY))
-    verb = {"yes": "rise to", "no": "fall to", "unclear": "stay at"}[moved]
+    verb = {"yes": "rise to", "no": "fall to"}.get(moved, "do not clearly move from the base's:")
     return f"{verb} {number(evaluation.last().mean(DENSITY))}"

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from selfdistill.statistics import paired_difference
-from selfdistill.views.claims import Check, base_link, link, order, verdict
+from selfdistill.seeds import Runs, difference
+from selfdistill.views.claims import Check, Comparison, base_link, link, order
 from selfdistill.views.csv_table import DIFFERENCES, MEASURES, as_csv, evaluation_row
 from selfdistill.views.figures import Line, lines
-from selfdistill.views.measures import BOOTSTRAP_SEED, DENSITY, LENGTH, RESAMPLES, SCORE
+from selfdistill.views.measures import DENSITY, LENGTH, SCORE
 from selfdistill.views.page import INTERVAL, Figure, Panel, Section, Table, key_cell, keys, method, num
 from selfdistill.views.study import (
     ARTIFACTS,
@@ -132,24 +132,26 @@ def _in_training(study: ModelStudy, benchmark: str) -> Iterator[Check]:
 
 
 def _training_order(quantity: str, scalar: str, metric: str, ends: Sequence[tuple[str, Evaluation]]) -> Iterator[Check]:
-    """A training scalar is higher in the first run than in the second; the unit is one of the last training steps.
+    """A training scalar is higher in the first runs than in the second, over seeds and the last training steps.
 
-    Steps draw their batches independently, so pairing them by position widens or narrows nothing.
+    Steps stand where problems stand elsewhere. They draw their batches independently, so pairing them by position
+    widens or narrows nothing.
     """
     labels = [f"{name} on {_problems(evaluation)}" for name, evaluation in ends]
     runs = [evaluation.names("train_artifact") for _, evaluation in ends]
     values = [final_values(names, scalar) for names in runs]
     if values[0] is None or values[1] is None:
         return
-    steps = min(map(len, values))
-    difference = paired_difference(values[0][-steps:], values[1][-steps:], BOOTSTRAP_SEED, resamples=RESAMPLES)
+    steps = min(v.shape[1] for v in values)
+    compared = difference(*(Runs.of(v[:, -steps:], is_trained=True) for v in values))
+    seeds = min(map(len, values))
     yield Check(
         where="task coverage, training",
         expected=f"{quantity}: " + " > ".join(labels),
         observed=", ".join(f"{label} {shown(metric, v.mean())}" for label, v in zip(labels, values, strict=True)),
-        detail=f"difference {signed(metric, difference)}",
-        verdict=verdict(difference),
-        size=f"last {steps} steps",
+        detail=f"difference {signed(metric, compared)}",
+        comparisons=(Comparison.greater(compared),),
+        size=f"last {steps} training steps, {seeds} seed{'s' * (seeds > 1)}",
         artifacts=(*runs[0], *runs[1]),
     )
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from html import escape
 from typing import TYPE_CHECKING
 
-from selfdistill.views.measures import Estimate
+from selfdistill.seeds import Uncertain
 from selfdistill.views.style import INK, Look, Scale
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ class Line:
     has_markers: bool = False
 
     @classmethod
-    def of(cls, look: Look, x: Sequence[float], estimates: Sequence[Estimate]) -> Line:
+    def of(cls, look: Look, x: Sequence[float], estimates: Sequence[Uncertain]) -> Line:
         """A curve through values with their intervals."""
         values, low, high = zip(*estimates, strict=True)
         return cls(look, x, values, low, high, has_markers=True)

@@ -1,12 +1,12 @@
 """What a set of graded completions says: one value per problem, its mean, its interval, its distance to another set.
 
 Shapes: P problems, K samples per problem. The unit is the row of the prompt table: samples of one row are averaged
-first, then training seeds, then problems are resampled. A density (occurrences per 1,000 tokens) is a ratio of
-two means, so a problem enters it by its linearised value
+first; intervals are over training seeds and problems (`selfdistill.seeds`). A density (occurrences per 1,000 tokens)
+is a ratio of two means, so a problem enters it by its linearised value
 
     v_i = R + (1000 c_i - R t_i) / mean(t)          R = 1000 sum(c) / sum(t)
 
-whose mean is exactly the pooled density R, and whose bootstrap is that of the ratio to first order.
+whose mean is exactly the pooled density R, and whose variance is that of the ratio to first order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,15 +23,14 @@ from numpy.typing import NDArray
 from selfdistill.artifacts.store import ROOT, Artifact
 from selfdistill.artifacts.tables import read_frame
 from selfdistill.schema.errors import UserError
-from selfdistill.statistics import Difference, avg_at_k, bootstrap_interval, paired_difference, pass_at_k
+from selfdistill.seeds import Runs, Uncertain, difference, mean
+from selfdistill.statistics import avg_at_k, pass_at_k
 
-#: The same draws of problems everywhere, so that equal inputs give equal bytes.
-BOOTSTRAP_SEED = 0
-RESAMPLES = 2000
 #: Every family together.
 ALL = "all"
 #: Columns of a frame beside the counts: score (share correct), pass (pass@k), length (tokens), truncated (share).
 SCORE, PASS, LENGTH, TRUNCATED = "score", "pass", "length", "truncated"
+_SHARES, _SHARE = (SCORE, PASS, TRUNCATED), (0.0, 1.0)
 #: The paper's counting rule, summed over the lexicon.
 EPISTEMIC = "substring_total"
 
@@ -48,20 +46,16 @@ def density_of(column: str) -> str:
 DENSITY = density_of(EPISTEMIC)
 
 
-class Estimate(NamedTuple):
-    """A mean over problems with its interval."""
-
-    value: float
-    low: float
-    high: float
-
-
 @dataclass(frozen=True)
 class Measurement:
-    """One or more models (training seeds) on the same prompts; `frames` hold a row per problem, index row_id."""
+    """One or more models (training seeds) on the same prompts; `frames` hold a row per problem, index row_id.
+
+    `is_trained`: each frame is a training seed; else it is a base model, which no training seed varies.
+    """
 
     frames: tuple[pd.DataFrame, ...]
     k: int
+    is_trained: bool
 
     @property
     def families(self) -> list[str]:
@@ -71,24 +65,23 @@ class Measurement:
     def n(self, family: str = ALL) -> int:
         return len(_of_family(self.frames[0], family))
 
-    def values(self, metric: str, family: str = ALL, rows: pd.Index | None = None) -> NDArray[np.float64]:
-        """One value per problem, averaged over the seeds, [P]."""
-        return np.mean([_values(_of_family(f, family, rows), metric) for f in self.frames], axis=0)
+    def runs(self, metric: str, family: str = ALL, rows: pd.Index | None = None) -> Runs:
+        """One value per seed and problem, [S, P]."""
+        values_SP = [_values(_of_family(frame, family, rows), metric) for frame in self.frames]
+        return Runs.of(values_SP, is_trained=self.is_trained, bounds=_SHARE if metric in _SHARES else None)
 
     def mean(self, metric: str, family: str = ALL) -> float:
-        return float(self.values(metric, family).mean())
+        return float(self.runs(metric, family).per_problem.mean())
 
-    def estimate(self, metric: str, family: str = ALL) -> Estimate:
-        values = self.values(metric, family)
-        return Estimate(float(values.mean()), *bootstrap_interval(values, BOOTSTRAP_SEED, resamples=RESAMPLES))
+    def estimate(self, metric: str, family: str = ALL) -> Uncertain:
+        return mean(self.runs(metric, family))
 
-    def difference(self, other: Measurement, metric: str, family: str = ALL) -> Difference:
+    def difference(self, other: Measurement, metric: str, family: str = ALL) -> Uncertain:
         """Mean of self - other over the problems that both have; UserError if there are none."""
         rows = self.frames[0].index.intersection(other.frames[0].index)
-        mine, theirs = self.values(metric, family, rows), other.values(metric, family, rows)
-        if not len(mine):
+        if not len(_of_family(self.frames[0], family, rows)):
             raise UserError("two sets of completions that are compared share no problem: were their prompts replaced?")
-        return paired_difference(mine, theirs, BOOTSTRAP_SEED, resamples=RESAMPLES)
+        return difference(self.runs(metric, family, rows), other.runs(metric, family, rows))
 
 
 def pooled(measurements: Sequence[Measurement]) -> Measurement:
@@ -97,7 +90,7 @@ def pooled(measurements: Sequence[Measurement]) -> Measurement:
     for other in measurements[1:]:
         if other.k != first.k or not other.frames[0].index.equals(first.frames[0].index):
             raise UserError("seeds of one experiment were evaluated on different problems or numbers of samples.")
-    return Measurement(tuple(frame for m in measurements for frame in m.frames), first.k)
+    return Measurement(tuple(frame for m in measurements for frame in m.frames), first.k, first.is_trained)
 
 
 def measure(rollouts: str, epistemics: str) -> dict[int, Measurement]:
@@ -113,7 +106,8 @@ def _measure(rollouts: Path, epistemics: Path) -> dict[int, Measurement]:
     joined = table.merge(counts[[*_KEYS, *words]], on=_KEYS, how="outer", indicator="side")
     if len(joined) != len(table) or not (joined["side"] == "both").all():
         raise UserError(f"{epistemics} does not count the completions of {rollouts}: discard it and run again.")
-    return {int(step): _measurement(group, words, rollouts) for step, group in joined.groupby("step", sort=True)}
+    groups = joined.groupby("step", sort=True)
+    return {int(step): _measurement(group, words, rollouts, is_trained=step > 0) for step, group in groups}
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
@@ -142,7 +136,7 @@ def _open(place: Path, folder: Path) -> Artifact:
     return artifact
 
 
-def _measurement(table: pd.DataFrame, words: list[str], source: Path) -> Measurement:
+def _measurement(table: pd.DataFrame, words: list[str], source: Path, *, is_trained: bool) -> Measurement:
     table = table.sort_values(["row_id", "sample"])
     per_problem = table.groupby("row_id", sort=True)
     samples = per_problem.size()
@@ -155,7 +149,7 @@ def _measurement(table: pd.DataFrame, words: list[str], source: Path) -> Measure
     frame[PASS] = pass_at_k(correct_PK, k)
     frame[LENGTH] = per_problem["completion_tokens"].mean()
     frame[TRUNCATED] = (table["stop_reason"] == "length").to_numpy(dtype=float).reshape(-1, k).mean(axis=1)
-    return Measurement((frame.join(per_problem[words].mean()),), k)
+    return Measurement((frame.join(per_problem[words].mean()),), k, is_trained)
 
 
 def _of_family(frame: pd.DataFrame, family: str, rows: Iterable[int] | None = None) -> pd.DataFrame:

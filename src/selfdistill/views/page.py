@@ -8,12 +8,13 @@ from dataclasses import dataclass, field
 from selfdistill.views.lineage import link
 from selfdistill.views.style import Look
 
-INTERVAL = "Bars are 95 % bootstrap intervals over problems"
+#: Where every trained model has one seed, the second half holds nowhere.
+INTERVAL = "Bars are 95 % intervals over training seeds and problems (with one seed: over problems alone)"
 
 
 @dataclass(frozen=True)
 class Cell:
-    """A table cell; `tone` is yes, no, unclear or num; `detail` stands smaller below; `keys` link to manifests."""
+    """A table cell; `tone` is a verdict or num; `detail` stands smaller below; `keys` link to manifests."""
 
     text: str
     tone: str = ""

@@ -16,7 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
-from selfdistill.views.claims import checks, checks_section, headline
+from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.figures import for_page
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
@@ -65,7 +65,7 @@ def _model_page(study: ModelStudy) -> ModelPage:
     if not study.main:
         return ModelPage(study.model, "", [], _present(*tables_only))
     sections = _present(
-        checks_section([*checks(study), *coverage_checks(study)]),
+        checks_section(adjusted([*checks(study), *coverage_checks(study)])),
         families_section(study),
         scores_section(study),
         checkpoints_section(study),

@@ -132,7 +132,7 @@ def scores_section(study: ModelStudy) -> Section:
                 rows.append(_score_row(evaluation, study.looks[experiment], seed, evaluation.steps[-1]))
     lead = f"Every score of the last checkpoint: {len(study.experiments)} experiments on " \
            f"{listed(study.benchmarks())}."  # fmt: skip
-    notes = ("Seed “all” averages the training seeds problem by problem; its interval is over problems.",)
+    notes = ("Seed “all” is over training seeds and problems; the interval of one seed is over problems alone.",)
     return Section("scores", "All scores", lead, [Table(header, rows, "Show the table", is_folded=True)], notes)
 
 

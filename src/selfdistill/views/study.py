@@ -15,7 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfdistill.schema.errors import UserError
-from selfdistill.statistics import Difference
+from selfdistill.seeds import Uncertain
 from selfdistill.views.measures import ALL, Measurement, measure, open_artifact, pooled
 from selfdistill.views.style import Kind, Look, looks
 
@@ -81,7 +81,7 @@ class Evaluation:
         """The last evaluated checkpoint."""
         return self.measurement(self.steps[-1], seed)
 
-    def change(self, metric: str, family: str = ALL) -> Difference:
+    def change(self, metric: str, family: str = ALL) -> Uncertain:
         """The last checkpoint minus the base, paired over problems."""
         return self.last().difference(self.base, metric, family)
 
@@ -214,7 +214,7 @@ def _scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def final_values(trains: Sequence[str], column: str) -> NDArray[np.float64] | None:
-    """The last FINAL_STEPS values of a scalar, averaged over runs step by step.
+    """The last FINAL_STEPS values of a scalar of each run, [runs, steps].
 
     None for a method that writes no such scalar (SFT has no reward). The shortest run decides how many there are.
     """
@@ -223,4 +223,4 @@ def final_values(trains: Sequence[str], column: str) -> NDArray[np.float64] | No
         return None
     values = [table[column].dropna().to_numpy()[-FINAL_STEPS:] for table in tables]
     shortest = min(len(v) for v in values)
-    return np.mean([v[-shortest:] for v in values], axis=0)
+    return np.array([v[-shortest:] for v in values])

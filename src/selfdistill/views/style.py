@@ -146,7 +146,7 @@ def shown(metric: str, value: float) -> str:
     return f"{number(value)}\u00a0{unit}"
 
 
-def signed(metric: str, difference: Sequence[float]) -> str:
+def signed(metric: str, difference: Iterable[float]) -> str:
     """`+24.8 points [20.1, 29.3]`: a difference with its interval."""
     scale, unit = (100.0, " points") if metric == SCORE else (1.0, "")
     value, low, high = (_plain(scale * part) for part in difference)
@@ -154,11 +154,12 @@ def signed(metric: str, difference: Sequence[float]) -> str:
     return f"{sign}{value}{unit} [{low}, {high}]"
 
 
-def interval(metric: str, estimate: Sequence[float]) -> str:
+def interval(metric: str, estimate: Iterable[float]) -> str:
     """`59.6 % [55.1, 63.9]`."""
     scale = 100.0 if metric == SCORE else 1.0
-    low, high = (_plain(scale * part) for part in estimate[1:])
-    return f"{shown(metric, estimate[0])} [{low}, {high}]"
+    value, *ends = estimate
+    low, high = (_plain(scale * part) for part in ends)
+    return f"{shown(metric, value)} [{low}, {high}]"
 
 
 def listed(words: Sequence[str]) -> str:
@@ -167,5 +168,7 @@ def listed(words: Sequence[str]) -> str:
 
 
 def _plain(value: float) -> str:
+    if value != value:
+        return "?"
     text = number(value) if abs(value) < 10 else f"{value:,.1f}"
     return text.replace("-", "−")
