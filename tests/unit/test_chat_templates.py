@@ -24,6 +24,7 @@ from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
+from selfdistill.training.data import CONTEXT
 from selfdistill.training.methods import Policy
 from selfdistill.training.methods.sdpo import SdpoMethod
 
@@ -229,10 +230,10 @@ def group(model: str, thinking: bool | None, texts: list[str]) -> list[Rollout]:
     ],
 )
 def test_thinking_that_leaks_into_a_teachers_prompt_is_counted(model, thinking, text, shown, leaks):
-    plans = sdpo(model, thinking).plan(group(model, thinking, [text, ""]))
+    plans = sdpo(model, thinking).plan_step([group(model, thinking, [text, ""])])[0]
     assert not plans[0].is_supervised  # The only success is its author's own.
-    assert plans[1].has_leaked_thinking is leaks
-    seen = tokenizer(model).decode(plans[1].teacher_prompt_ids, skip_special_tokens=False)
+    assert plans[1].teachers[CONTEXT].has_leaked_thinking is leaks
+    seen = tokenizer(model).decode(plans[1].teachers[CONTEXT].ids, skip_special_tokens=False)
     assert f"Correct solution:\n\n{shown}\n\nCorrectly solve" in seen
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from selfdistill.losses import divergence, grpo_token_loss, token_coefficients, token_logprobs
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.methods import Grpo, Sdpo, Sft, Teacher
-from selfdistill.training.data import Row, RowPlan
+from selfdistill.training.data import CONTEXT, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import make_method
 from selfdistill.training.network import Network
@@ -64,7 +64,7 @@ def random_rows(method, seed: int, count: int) -> list[Row]:
             plan = RowPlan(has_gradient=advantage != 0, advantage=advantage)
         elif isinstance(method, Sdpo):
             shown = [*prompt, *draw.integers(3, VOCABULARY, draw.integers(1, 6)).tolist()]
-            plan = RowPlan(teacher_prompt_ids=shown) if draw.random() < 0.7 else RowPlan(False, False)
+            plan = RowPlan(teachers={CONTEXT: TeacherPrompt(shown)}) if draw.random() < 0.7 else RowPlan(False, False)
         rows.append(Row(prompt, completion, plan, logprobs))
     return rows
 
@@ -93,9 +93,9 @@ def reference(method, rows, *, tied: bool):
         count = len(row.completion_ids)
         own = model(torch.tensor([row.prompt_ids + row.completion_ids])).logits[0, -count - 1 : -1]
         shown = None
-        if row.plan.teacher_prompt_ids is not None:
+        if CONTEXT in row.plan.teachers:
             with torch.no_grad():
-                ids = row.plan.teacher_prompt_ids + row.completion_ids
+                ids = row.plan.teachers[CONTEXT].ids + row.completion_ids
                 shown = model(torch.tensor([ids])).logits[0, -count - 1 : -1]
         for place, token in enumerate(row.completion_ids):
             logprobs = own[place] - own[place].logsumexp(0)

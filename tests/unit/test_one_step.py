@@ -19,11 +19,11 @@ from selfdistill.schema.methods import Grpo, Sdpo
 from selfdistill.schema.training import OnPolicy
 from selfdistill.toy.tokenizer import build_tokenizer
 from selfdistill.training import optimiser as optim
-from selfdistill.training.data import Row
+from selfdistill.training.data import CONTEXT, Row
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import Tokens, make_method
 from selfdistill.training.network import Network
-from selfdistill.training.teacher import TeacherNetwork
+from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.update import Updater
 from training_session import make_spec
 
@@ -91,7 +91,11 @@ def _plans(method, group):
         completion = Completion(row.completion_ids, row.sampler_logprobs_L.tolist(), "eos")
         outcome = "correct" if row.reward else "wrong"
         rollouts.append(Rollout(prompt, place, completion, row.text, outcome, row.reward, extracted=""))
-    return make_method(_spec(method), TOKENIZER, 256).plan(rollouts)
+    return make_method(_spec(method), TOKENIZER, 256).plan_step([rollouts])[0]
+
+
+def _teacher_ids(plan):
+    return plan.teachers[CONTEXT].ids if plan.teachers else None
 
 
 class _Record:
@@ -159,7 +163,7 @@ def test_advantages_and_teacher_prompts_are_those_of_the_engine(step):
             one_step.advantages(group)
         )
         prompts = one_step.teacher_prompts(group, TOKENIZER)
-        assert prompts == [plan.teacher_prompt_ids for plan in _plans(METHODS["sdpo"][0], group)]
+        assert prompts == [_teacher_ids(plan) for plan in _plans(METHODS["sdpo"][0], group)]
         has_no_teacher += prompts.count(None)
     assert 0 < has_no_teacher < len(groups) * one_step.GROUP_SIZE
 
@@ -175,7 +179,8 @@ def test_clips_and_caps_are_those_of_the_engine(step, advantage):
     advantages_L = torch.full_like(old_L, advantage)
     teacher_ids = one_step.encode(TOKENIZER, one_step.REPROMPT.format(question=row.question, demonstration="so"))
     teacher_LV = one_step.completion_logits(base, teacher_ids, row).detach()
-    tokens = Tokens(student_LV, teacher_LV, torch.tensor(row.completion_ids), logprobs_L, old_L, advantages_L)
+    targets, shown = torch.tensor(row.completion_ids), {CONTEXT: ShownLogits(teacher_LV)}
+    tokens = Tokens(student_LV, targets, logprobs_L, old_L, advantages_L, shown)
 
     def engine(name):
         return make_method(_spec(METHODS[name][0]), TOKENIZER, 256).token_loss(tokens)

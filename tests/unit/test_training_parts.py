@@ -11,7 +11,7 @@ from selfdistill.rollouts import Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
-from selfdistill.training.data import draw_indices, plan_micro_batches
+from selfdistill.training.data import CONTEXT, draw_indices, plan_micro_batches
 from selfdistill.training.methods import make_method
 from selfdistill.training.network import Network, backward_through_head, completion_logprobs, pack
 from selfdistill.training.optimiser import clip_gradients, learning_rate
@@ -184,12 +184,12 @@ def test_sdpo_shows_the_first_sibling_success_and_masks_the_rest():
             for sample, reward in enumerate(rewards)
         ]
 
-    shown = [TOKENIZER.decode(plan.teacher_prompt_ids) for plan in method.plan(group(0, 1, 0, 1))]
+    shown = [TOKENIZER.decode(plan.teachers[CONTEXT].ids) for plan in method.plan_step([group(0, 1, 0, 1)])[0]]
     assert ["solution maybe 1 solve" in text for text in shown] == [True, False, True, True]
     assert "solution maybe 3 solve" in shown[1]
     assert shown[0].startswith("<|im_start|> user which 0") and shown[0].endswith("<|im_start|> assistant")
-    assert [plan.is_supervised for plan in method.plan(group(0, 1, 0))] == [True, False, True]
-    assert not any(plan.is_supervised or plan.has_gradient for plan in method.plan(group(0, 0, 0)))
+    assert [plan.is_supervised for plan in method.plan_step([group(0, 1, 0)])[0]] == [True, False, True]
+    assert not any(plan.is_supervised or plan.has_gradient for plan in method.plan_step([group(0, 0, 0)])[0])
 
 
 def test_sdpo_shows_feedback_only_where_there_is_no_demonstration():
@@ -204,13 +204,13 @@ def test_sdpo_shows_feedback_only_where_there_is_no_demonstration():
         Rollout(prompt, sample, Completion([7], [0.0], "eos"), f"maybe {sample}", "wrong", reward, "", feedback)
         for sample, (reward, feedback) in enumerate([(0.0, "so 3"), (1.0, ""), (0.0, "")])
     ]
-    first, second, third = make_method(with_feedback, TOKENIZER, 256).plan(group)
-    assert "solution maybe 1 solve" in TOKENIZER.decode(first.teacher_prompt_ids)
-    assert "so 3" not in TOKENIZER.decode(first.teacher_prompt_ids)
+    first, second, third = make_method(with_feedback, TOKENIZER, 256).plan_step([group])[0]
+    assert "solution maybe 1 solve" in TOKENIZER.decode(first.teachers[CONTEXT].ids)
+    assert "so 3" not in TOKENIZER.decode(first.teachers[CONTEXT].ids)
     assert not second.is_supervised and third.is_supervised
-    lonely, nothing = make_method(with_feedback, TOKENIZER, 256).plan([group[0], group[2]])
-    assert "which so 3 solve" in TOKENIZER.decode(lonely.teacher_prompt_ids)
+    lonely, nothing = make_method(with_feedback, TOKENIZER, 256).plan_step([[group[0], group[2]]])[0]
+    assert "which so 3 solve" in TOKENIZER.decode(lonely.teachers[CONTEXT].ids)
     assert not nothing.is_supervised
     assert not any(
-        plan.is_supervised for plan in make_method(make_spec(SDPO), TOKENIZER, 256).plan([group[0], group[2]])
+        plan.is_supervised for plan in make_method(make_spec(SDPO), TOKENIZER, 256).plan_step([[group[0], group[2]]])[0]
     )

@@ -11,10 +11,7 @@ from selfdistill.schema.common import Optimiser
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Grpo, Sdpo
 from selfdistill.schema.runtime import StageRuntime
-from selfdistill.training.data import (
-    Row,
-    RowPlan,
-)
+from selfdistill.training.data import CONTEXT, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import make_method
 from selfdistill.training.network import Network
@@ -53,7 +50,7 @@ def _rows(method) -> list[Row]:
         logprobs = (-3 + 0.3 * generator.standard_normal(len(completion))).tolist()
         plan = RowPlan(advantage=float(generator.standard_normal()))
         if isinstance(method, Sdpo):
-            plan = RowPlan(teacher_prompt_ids=[*prompt, 8, 9]) if index % 3 else RowPlan(False, False)
+            plan = RowPlan(teachers={CONTEXT: TeacherPrompt([*prompt, 8, 9])}) if index % 3 else RowPlan(False, False)
         elif index % 4 == 0:
             plan = RowPlan(has_gradient=False, advantage=0.0)
         rows.append(Row(prompt, completion, plan, logprobs))
@@ -84,7 +81,7 @@ def test_sdpo_loss_is_the_mean_over_all_rows_of_token_means():
         length = len(row.completion_ids)
         with torch.no_grad():
             student = model(torch.tensor([row.prompt_ids + row.completion_ids])).logits[0, -length - 1 : -1]
-            teacher = model(torch.tensor([row.plan.teacher_prompt_ids + row.completion_ids])).logits[
+            teacher = model(torch.tensor([row.plan.teachers[CONTEXT].ids + row.completion_ids])).logits[
                 0, -length - 1 : -1
             ]
         logprobs = student.log_softmax(-1)[torch.arange(length), torch.tensor(row.completion_ids)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,9 @@ from selfdistill.schema.stages import TrainSpec
 
 #: Overhead of a micro-batch (forward and backward pass of a small model), as a number of padded tokens.
 _MICRO_BATCH_COST = 256
+
+#: Names of teacher contexts: what the student lacks (metrics compare with this one), and the student's own prompt.
+CONTEXT, PLAIN = "context", "plain"
 
 
 @dataclass(frozen=True)
@@ -46,20 +49,32 @@ class TrainingSummary:
 
 
 @dataclass(frozen=True)
+class TeacherPrompt:
+    """What the second network reads instead of the student's prompt, under one context."""
+
+    ids: list[int]
+    is_truncated: bool = False
+    has_leaked_thinking: bool = False
+
+
+@dataclass(frozen=True)
 class RowPlan:
     """What a method decides about one row before any forward pass.
 
     `is_supervised`: the row is in the loss mask and counts in denominators that leave out masked rows.
     `has_gradient`: its loss may not be zero; other rows are not forwarded (exact, and cheaper).
-    `teacher_prompt_ids`: what the teacher reads instead of the prompt.
+    `teachers`: its teacher prompts by the name of their context; a row may lack contexts that others have.
     """
 
     is_supervised: bool = True
     has_gradient: bool = True
     advantage: float = 1.0
-    teacher_prompt_ids: list[int] | None = None
-    is_teacher_prompt_truncated: bool = False
-    has_leaked_thinking: bool = False
+    teachers: Mapping[str, TeacherPrompt] = field(default_factory=dict)
+
+    @property
+    def has_signal(self) -> bool:
+        """Whether there is something to learn: a reference that reads the same as the student gives nothing."""
+        return self.has_gradient and (self.advantage != 0 or CONTEXT in self.teachers)
 
 
 @dataclass(frozen=True)

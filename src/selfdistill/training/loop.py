@@ -124,7 +124,7 @@ class _Loop:
     def _on_policy_step(self, step: int) -> dict[str, float]:
         groups = self._rollouts(step)
         with self._phase(step, "contexts"):
-            plans = [self.components.method.plan(group) for group in groups]
+            plans = self.components.method.plan_step(groups)
             found = metrics.rollout_metrics(groups, plans)
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import torch
 from selfdistill.epistemic import PAPER_WORDS, count_many, density
 from selfdistill.files import write_atomically
 from selfdistill.rollouts import Rollout
-from selfdistill.training.data import RowPlan
+from selfdistill.training.data import CONTEXT, RowPlan
 
 
 def append_metrics(path: Path, metrics: dict[str, float]) -> None:
@@ -38,7 +38,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
     rollouts = [rollout for group in groups for rollout in group]
     count = len(rollouts)
     tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
-    usable = sum(any(plan.has_gradient and plan.advantage for plan in group) for group in plans)
+    usable = sum(any(plan.has_signal for plan in group) for group in plans)
     words = sum(map(sum, count_many((rollout.text for rollout in rollouts), PAPER_WORDS, "substring").values()))
     return {
         "reward_mean": sum(rollout.reward for rollout in rollouts) / count,
@@ -53,14 +53,19 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
 
 
 def teacher_metrics(plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
-    """Share of rows with a demonstration; among these, of truncated ones and ones that still contain thinking."""
+    """Share of rows with a teacher context; among these, of cut ones and ones that still contain thinking."""
     rows = [plan for group in plans for plan in group]
-    shown = [plan for plan in rows if plan.teacher_prompt_ids is not None]
+    shown = [plan.teachers.values() for plan in rows if CONTEXT in plan.teachers]
     return {
         "demonstration_share": len(shown) / len(rows),
-        "teacher_prompt_truncated_share": sum(plan.is_teacher_prompt_truncated for plan in shown) / max(len(shown), 1),
-        "leaked_thinking_share": sum(plan.has_leaked_thinking for plan in shown) / max(len(shown), 1),
+        "teacher_prompt_truncated_share": _share(any(p.is_truncated for p in prompts) for prompts in shown),
+        "leaked_thinking_share": _share(any(p.has_leaked_thinking for p in prompts) for prompts in shown),
     }
+
+
+def _share(flags: Iterable[bool]) -> float:
+    found = list(flags)
+    return sum(found) / max(len(found), 1)
 
 
 def epistemic_tokens(tokenizer: Any, vocabulary: int) -> torch.Tensor:

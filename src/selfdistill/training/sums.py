@@ -7,16 +7,30 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfdistill.losses import entropy, kl_penalty
+from selfdistill.losses import entropy, kl_penalty, token_logprobs
 from selfdistill.training.methods.base import Tokens
 
-_NAMES = ("tokens", "loss", "entropy", "sampler_gap", "epistemic", "gap_epistemic", "gap_other", "reference_kl")
+_NAMES = (
+    "tokens",
+    "shown",
+    "loss",
+    "entropy",
+    "sampler_gap",
+    "epistemic",
+    "gap_epistemic",
+    "gap_other",
+    "reference_kl",
+)
 
 
 class TokenSums:
-    """Running sums as one vector on the device, so that ranks can add them with one operation."""
+    """Running sums as one vector on the device, so that ranks can add them with one operation.
 
-    def __init__(self, device: torch.device, is_epistemic_V: Tensor | None) -> None:
+    `context` names the teacher's context that the student is compared with.
+    """
+
+    def __init__(self, device: torch.device, is_epistemic_V: Tensor | None, context: str) -> None:
+        self.context = context
         self.values = torch.zeros(len(_NAMES), dtype=torch.float64, device=device)
         self.is_epistemic_V = is_epistemic_V
 
@@ -30,14 +44,18 @@ class TokenSums:
         }
         if sampler_logprobs is not None:
             new["sampler_gap"] = (tokens.old_logprobs - sampler_logprobs).abs().sum()
-        if tokens.teacher_logits is not None and self.is_epistemic_V is not None:
-            teacher = tokens.teacher_logprobs
-            gap = teacher - tokens.logprobs
-            is_epistemic = self.is_epistemic_V[tokens.targets].to(gap.dtype)
+        if self.context in tokens.teachers and self.is_epistemic_V is not None:
+            shown = tokens.teachers[self.context]
+            mask = slice(None) if shown.is_shown is None else shown.is_shown
+            targets, logprobs = tokens.targets[mask], tokens.logprobs[mask]
+            teacher = token_logprobs(shown.logits, targets)
+            gap = teacher - logprobs
+            is_epistemic = self.is_epistemic_V[targets].to(gap.dtype)
+            new["shown"] = torch.tensor(float(len(targets)))
             new["epistemic"] = is_epistemic.sum()
             new["gap_epistemic"] = (gap * is_epistemic).sum()
             new["gap_other"] = (gap * (1 - is_epistemic)).sum()
-            new["reference_kl"] = kl_penalty(tokens.logprobs, teacher).sum()
+            new["reference_kl"] = kl_penalty(logprobs, teacher).sum()
         zero = torch.zeros((), device=self.values.device)
         self.values += torch.stack([new.get(name, zero).to(self.values) for name in _NAMES])
 
@@ -57,7 +75,7 @@ class TokenSums:
             metrics["sampler_gap"] = sums["sampler_gap"] / tokens
         if has_teacher:
             metrics["teacher_gap_epistemic"] = sums["gap_epistemic"] / max(sums["epistemic"], 1)
-            metrics["teacher_gap_other"] = sums["gap_other"] / max(sums["tokens"] - sums["epistemic"], 1)
+            metrics["teacher_gap_other"] = sums["gap_other"] / max(sums["shown"] - sums["epistemic"], 1)
         if has_reference:
-            metrics["reference_kl"] = sums["reference_kl"] / tokens
+            metrics["reference_kl"] = sums["reference_kl"] / max(sums["shown"], 1)
         return metrics

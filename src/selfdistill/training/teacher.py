@@ -11,10 +11,12 @@ policy, unless they are sharded over ranks.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -24,6 +26,20 @@ from selfdistill.training.weights import trained_parameters
 
 #: A slice of the micro-batch's tokens -> the teacher's logits [n, V].
 TeacherLogits = Callable[[slice], Tensor]
+
+
+@dataclass(frozen=True)
+class ShownLogits:
+    """The teacher's logits under one context, for the m of n tokens whose row has it (`is_shown` None: all n)."""
+
+    logits: Tensor  # [m, V]
+    is_shown: Tensor | None = None  # [n]
+
+    def mask(self, count: int) -> Tensor:
+        """`is_shown` of that many tokens."""
+        if self.is_shown is not None:
+            return self.is_shown
+        return torch.ones(count, dtype=torch.bool, device=self.logits.device)
 
 
 class TeacherNetwork:
@@ -60,6 +76,30 @@ class TeacherNetwork:
 
             with torch.enable_grad():
                 yield of
+
+    @contextmanager
+    def shown(
+        self, prompts: Sequence[Sequence[int] | None], completions: Sequence[Sequence[int]]
+    ) -> Iterator[Callable[[slice], ShownLogits | None]]:
+        """The teacher's logits of a micro-batch in which some rows lack a prompt (None): these are not forwarded.
+
+        The result takes a slice of all tokens of the micro-batch; None where no row of it has a prompt.
+        """
+        rows = [(prompt, completion) for prompt, completion in zip(prompts, completions, strict=True) if prompt]
+        lengths = [len(completion) for completion in completions]
+        is_shown = np.repeat([prompt is not None for prompt in prompts], lengths)
+        before = np.concatenate([[0], np.cumsum(is_shown)]).tolist()
+        with self.logits(self.student.pack(*map(list, zip(*rows, strict=True)))) as logits:
+
+            def of(part: slice) -> ShownLogits | None:
+                own = slice(before[part.start], before[part.stop])
+                if own.start == own.stop:
+                    return None
+                if own.stop - own.start == part.stop - part.start:
+                    return ShownLogits(logits(own))
+                return ShownLogits(logits(own), torch.from_numpy(is_shown[part]).to(self.student.device))
+
+            yield of
 
     def update(self) -> None:
         """To be called once per training step, after its updates."""

@@ -9,8 +9,8 @@ of a micro-batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,12 +21,12 @@ from selfdistill.losses import importance_weights, token_coefficients, token_log
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.errors import UserError
 from selfdistill.training import optimiser as optim
-from selfdistill.training.data import Row, plan_micro_batches
+from selfdistill.training.data import CONTEXT, PLAIN, Row, plan_micro_batches
 from selfdistill.training.distributed import World
 from selfdistill.training.methods.base import Tokens, TrainingMethod
 from selfdistill.training.network import Network, Packed, backward_through_head, completion_logprobs
 from selfdistill.training.sums import TokenSums
-from selfdistill.training.teacher import TeacherNetwork
+from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 
 
 @dataclass(frozen=True)
@@ -41,6 +41,10 @@ class MicroBatch:
         """One value of each row, repeated for its tokens [N]."""
         lengths = [len(row.completion_ids) for row in self.rows]
         return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), lengths)).to(device)
+
+    def positions(self, device: torch.device) -> Tensor:
+        """Place of each token in its completion, from 0 [N]."""
+        return torch.cat([torch.arange(len(row.completion_ids)) for row in self.rows]).to(device)
 
     def sampler_logprobs(self, device: torch.device) -> Tensor | None:
         if self.rows[0].sampler_logprobs is None:
@@ -68,11 +72,11 @@ class Updater:
         micro_batches = [self._micro_batches(rows) for rows in mini_batches]
         # Before the first update the policy is the one that sampled, so its ratio is 1.
         old = [None, *(self._old_logprobs(micro) for micro in micro_batches[1:])]
-        sums = TokenSums(self.student.device, self.is_epistemic_V)
+        sums = TokenSums(self.student.device, self.is_epistemic_V, CONTEXT if self.method.shows_context else PLAIN)
         norms = []
         for rows, micro, old_logprobs in zip(mini_batches, micro_batches, old, strict=True):
             optim.clear_gradients(self.student.model)
-            self._accumulate(rows, micro, old_logprobs, sums, heartbeat)
+            self._accumulate(rows, micro, old_logprobs, sums, step, heartbeat)
             norms.append(self._gradient_norm(step))
             if self.teacher is not None:
                 self.teacher.separate()
@@ -111,12 +115,7 @@ class Updater:
 
     def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
         student = [len(rows[place].prompt_ids) + len(rows[place].completion_ids) for place in places]
-        teacher = [
-            len(rows[place].plan.teacher_prompt_ids) + len(rows[place].completion_ids)
-            if rows[place].plan.teacher_prompt_ids
-            else 0
-            for place in places
-        ]
+        teacher = [_longest_teacher(rows[place]) for place in places]
         plan = plan_micro_batches(student, teacher, self.micro_batch_tokens, unpadded=self.student.unpadded)
         chosen = [[places[index] for index in micro] for micro in plan]
         return [MicroBatch(micro, [rows[place] for place in micro]) for micro in chosen]
@@ -138,6 +137,7 @@ class Updater:
         micro_batches: Sequence[MicroBatch],
         old_logprobs: dict[int, Tensor] | None,
         sums: TokenSums,
+        step: int,
         heartbeat: Callable[[], None],
     ) -> None:
         """Accumulate the gradients and sums of this rank's rows."""
@@ -146,28 +146,37 @@ class Updater:
             torch.tensor([row.plan.is_supervised for row in rows]),
             self.method.aggregation,
         ).tolist()
+        names = _contexts(rows)
         for micro in micro_batches:
             heartbeat()
             old_N = None if old_logprobs is None else torch.cat([old_logprobs[place] for place in micro.places])
             weights = [coefficients_R[place] if micro.counts else 0.0 for place in micro.places]
-            self._backward(micro, micro.per_token(weights, self.student.device), old_N, sums)
+            self._backward(micro, names, micro.per_token(weights, self.student.device), old_N, sums, step)
 
-    def _backward(self, micro: MicroBatch, coefficients_N: Tensor, old_N: Tensor | None, sums: TokenSums) -> None:
+    def _backward(
+        self,
+        micro: MicroBatch,
+        names: Sequence[str],
+        coefficients_N: Tensor,
+        old_N: Tensor | None,
+        sums: TokenSums,
+        step: int,
+    ) -> None:
         device = self.student.device
         packed = self._pack_student(micro)
         advantages_N = micro.per_token([row.plan.advantage for row in micro.rows], device)
-        sampler_N = micro.sampler_logprobs(device)
+        positions_N, sampler_N = micro.positions(device), micro.sampler_logprobs(device)
         with ExitStack() as stack:
-            teacher_logits = None
-            if self.teacher is not None:
-                teacher_logits = stack.enter_context(self.teacher.logits(self._pack_teacher(micro)))
+            passes = {name: stack.enter_context(shown) for name, shown in self._passes(micro, names)}
 
             def loss_of_chunk(part: slice, student_logits: Tensor) -> Tensor:
                 targets = packed.targets_N[part]
                 logprobs = token_logprobs(student_logits, targets)
                 old = logprobs.detach() if old_N is None else old_N[part]
-                shown = None if teacher_logits is None else teacher_logits(part)
-                tokens = Tokens(student_logits, shown, targets, logprobs, old, advantages_N[part])
+                shown = {name: logits for name, logits_of in passes.items() if (logits := logits_of(part)) is not None}
+                tokens = Tokens(
+                    student_logits, targets, logprobs, old, advantages_N[part], shown, positions_N[part], step
+                )
                 losses = self.method.token_loss(tokens)
                 if sampler_N is not None:
                     losses = losses * importance_weights(old, sampler_N[part], self.correction_clip)
@@ -178,9 +187,30 @@ class Updater:
 
             backward_through_head(self.student, self.student.hidden(packed), loss_of_chunk)
 
+    def _passes(
+        self, micro: MicroBatch, names: Sequence[str]
+    ) -> Iterator[tuple[str, AbstractContextManager[Callable[[slice], ShownLogits | None]]]]:
+        """The teacher's pass under each context that a row of the micro-batch has.
+
+        With sharded weights all ranks do the passes of all `names`: those that no row needs read the student's prompts.
+        """
+        completions = [row.completion_ids for row in micro.rows]
+        for name in names:
+            prompts = [row.plan.teachers[name].ids if name in row.plan.teachers else None for row in micro.rows]
+            if any(prompts):
+                yield name, self.teacher.shown(prompts, completions)
+            elif self.world.is_sharded:
+                yield f"idle {name}", self.teacher.shown([row.prompt_ids for row in micro.rows], completions)
+
     def _pack_student(self, micro: MicroBatch) -> Packed:
         return self.student.pack([row.prompt_ids for row in micro.rows], [row.completion_ids for row in micro.rows])
 
-    def _pack_teacher(self, micro: MicroBatch) -> Packed:
-        prompts = [row.plan.teacher_prompt_ids for row in micro.rows]
-        return self.student.pack(prompts, [row.completion_ids for row in micro.rows])
+
+def _contexts(rows: Sequence[Row]) -> list[str]:
+    """Names of the contexts under which rows of a mini-batch are forwarded, in the method's order."""
+    return list(dict.fromkeys(name for row in rows if row.plan.has_gradient for name in row.plan.teachers))
+
+
+def _longest_teacher(row: Row) -> int:
+    """Tokens of the row's longest teacher sequence; 0 without a teacher."""
+    return max((len(prompt.ids) + len(row.completion_ids) for prompt in row.plan.teachers.values()), default=0)

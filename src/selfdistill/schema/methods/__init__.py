@@ -14,8 +14,9 @@ from selfdistill.schema.methods.base import (
     register_method,
     shipped_methods,
 )
+from selfdistill.schema.methods.demonstrations import DemonstrationSettings, TeacherContext
 from selfdistill.schema.methods.grpo import Grpo
-from selfdistill.schema.methods.sdpo import DemonstrationSettings, Sdpo
+from selfdistill.schema.methods.sdpo import Sdpo
 from selfdistill.schema.methods.sft import Sft
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "Sdpo",
     "Sft",
     "Teacher",
+    "TeacherContext",
     "load_module",
     "method_class",
     "method_settings",

@@ -1,19 +1,26 @@
-"""What the engine asks of a method. The engine itself never asks which method it runs."""
+"""What the engine asks of a method. The engine itself never asks which method it runs.
+
+contexts(groups)   teacher prompts by name, for every rollout of a step that has one
+plan(group)        loss mask, gradient and advantage of each rollout
+settle(plan)       the last word on a row, when its teacher prompts are known
+token_loss(tokens) loss of each token
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from selfdistill.losses import token_logprobs
 from selfdistill.losses.aggregation import Aggregation
-from selfdistill.rollouts import Rollout
+from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.methods import MethodSettings, Teacher
-from selfdistill.training.data import RowPlan
+from selfdistill.training.data import RowPlan, TeacherPrompt
+from selfdistill.training.teacher import ShownLogits
 
 
 @dataclass(frozen=True)
@@ -21,16 +28,42 @@ class Tokens:
     """n completion tokens of a chunk. Log-probs are those of the sampled tokens; only the student's carry gradients."""
 
     student_logits: Tensor  # [n, V]
-    teacher_logits: Tensor | None  # [n, V]
     targets: Tensor  # [n] the sampled tokens
     logprobs: Tensor  # [n]
     old_logprobs: Tensor  # [n] under the policy before the step's first update
     advantages: Tensor  # [n]
+    teachers: Mapping[str, ShownLogits] = field(default_factory=dict)  # by context, where any of the tokens has it
+    positions: Tensor | None = None  # [n] of the token in its completion, from 0
+    step: int = 1
 
-    @property
-    def teacher_logprobs(self) -> Tensor:
-        """The sampled tokens' log-probs under the teacher [n]."""
-        return token_logprobs(self.teacher_logits, self.targets)
+    def distil(self, names: Sequence[str], loss_of: Callable[..., Tensor]) -> Tensor:
+        """`loss_of(these tokens, teacher logits of each name)` where the row has these contexts; 0 elsewhere [n].
+
+        Raises ValueError where a row has some of the contexts only.
+        """
+        shown = [self.teachers.get(name) for name in names]
+        if all(teacher is not None and teacher.is_shown is None for teacher in shown):
+            return loss_of(self, *(teacher.logits for teacher in shown))
+        zeros = self.student_logits[:, 0] * 0  # With a graph, so that a chunk without any teacher has a gradient.
+        if all(teacher is None for teacher in shown):
+            return zeros
+        masks = [None if teacher is None else teacher.mask(len(self.targets)) for teacher in shown]
+        if any(mask is None or not torch.equal(mask, masks[0]) for mask in masks):
+            raise ValueError(f"a row has some of the contexts {', '.join(names)} but not all")
+        losses = loss_of(self.select(masks[0]), *(teacher.logits for teacher in shown))
+        return zeros.masked_scatter(masks[0], losses)
+
+    def select(self, mask: Tensor) -> Tokens:
+        """The tokens of a mask [n], without their teachers."""
+        return Tokens(
+            self.student_logits[mask],
+            self.targets[mask],
+            self.logprobs[mask],
+            self.old_logprobs[mask],
+            self.advantages[mask],
+            positions=None if self.positions is None else self.positions[mask],
+            step=self.step,
+        )
 
 
 @dataclass(frozen=True)
@@ -46,7 +79,7 @@ class Policy:
 
 
 class TrainingMethod(ABC):
-    """Base of all training classes: `plan` says what a row is trained on, `token_loss` how.
+    """Base of all training classes.
 
     `max_truncated_share`: training stops where more teacher prompts than this had to be cut.
     """
@@ -67,9 +100,32 @@ class TrainingMethod(ABC):
         """Whether the second network reads more than the student does; otherwise it is a reference."""
         return self.settings.shows_context
 
+    def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
+        """The step's teacher prompts: for each name one entry per rollout, over all groups in their order.
+
+        One pass of the second network per name. Metrics compare the student with the one named CONTEXT.
+        """
+        return {}
+
     @abstractmethod
     def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
-        """One plan for each rollout of a group."""
+        """One plan for each rollout of a group, without its teacher prompts."""
+
+    def settle(self, plan: RowPlan) -> RowPlan:
+        """The plan once its teacher prompts are known."""
+        return plan
+
+    def plan_step(self, groups: Sequence[Group]) -> list[list[RowPlan]]:
+        """The plans of all rollouts of a step, group by group."""
+        contexts = self.contexts(groups)
+        shown = (
+            {name: prompt for name, prompt in zip(contexts, row, strict=True) if prompt is not None}
+            for row in zip(*contexts.values(), strict=True)
+        )
+        plans = [self.plan(group) for group in groups]
+        if not contexts:
+            return plans
+        return [[self.settle(replace(plan, teachers=next(shown))) for plan in group] for group in plans]
 
     @abstractmethod
     def token_loss(self, tokens: Tokens) -> Tensor:

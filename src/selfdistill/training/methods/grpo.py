@@ -9,10 +9,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from selfdistill.losses import group_advantages, grpo_token_loss, kl_penalty
-from selfdistill.rollouts import Rollout
+from selfdistill.losses import group_advantages, grpo_token_loss, kl_penalty, token_logprobs
+from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.methods import Grpo
-from selfdistill.training.data import RowPlan
+from selfdistill.training.data import PLAIN, RowPlan, TeacherPrompt
 from selfdistill.training.methods.base import Tokens, TrainingMethod
 
 
@@ -24,10 +24,13 @@ class GrpoMethod(TrainingMethod):
     def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
         rewards_G = torch.tensor([rollout.reward for rollout in group], dtype=torch.float64)
         advantages_G = group_advantages(rewards_G, divide_by_std=self.settings.divide_by_std)
+        has_penalty = self.teacher is not None
+        return [RowPlan(has_gradient=has_penalty or value != 0, advantage=value) for value in advantages_G.tolist()]
+
+    def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
         if self.teacher is None:
-            return [RowPlan(has_gradient=value != 0, advantage=value) for value in advantages_G.tolist()]
-        prompt_ids = group[0].prompt.prompt_ids
-        return [RowPlan(advantage=value, teacher_prompt_ids=prompt_ids) for value in advantages_G.tolist()]
+            return {}
+        return {PLAIN: [TeacherPrompt(rollout.prompt.prompt_ids) for group in groups for rollout in group]}
 
     def token_loss(self, tokens: Tokens) -> Tensor:
         losses = grpo_token_loss(
@@ -40,4 +43,5 @@ class GrpoMethod(TrainingMethod):
         )
         if self.teacher is None:
             return losses
-        return losses + self.settings.kl_coefficient * kl_penalty(tokens.logprobs, tokens.teacher_logprobs)
+        reference = token_logprobs(tokens.teachers[PLAIN].logits, tokens.targets)
+        return losses + self.settings.kl_coefficient * kl_penalty(tokens.logprobs, reference)

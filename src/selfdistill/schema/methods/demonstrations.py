@@ -1,0 +1,74 @@
+"""What every method shares whose teacher is shown a context, such as a demonstration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, Self
+
+from pydantic import Field, model_validator
+
+from selfdistill.schema.base import Since
+from selfdistill.schema.common import RepromptTemplate
+from selfdistill.schema.methods.base import MethodSettings, ModelDefaults, Teacher
+
+#: The paper's longest teacher prompt in tokens.
+_LONGEST_REPROMPT = 22528
+#: What a teacher may be shown in training; training/methods/teacher_prompts.py has their meaning.
+TeacherContext = Literal[
+    "none", "solution", "solution_no_think", "answer", "feedback", "donor", "concise", "wrong", "reference_only"
+]
+_SYMBOLS = {"solution": "s", "solution_no_think": "s\\think"}
+
+
+class DemonstrationSettings(MethodSettings):
+    """A teacher that reads a correct completion of the same group before the answer (docs/method.md 3 and 4)."""
+
+    context: TeacherContext = Field(
+        "solution",
+        description="What the teacher is shown: a demonstration with its thinking, without it, or a control.",
+    )
+    instruction: Annotated[str | None, Since(None)] = Field(
+        None, min_length=1, description="The instruction of context `concise`, which needs one."
+    )
+    success_threshold: float = Field(0.5, description="Reward from which a completion may serve as demonstration.")
+    exclude_own_success: bool = Field(True, description="A completion is never its own demonstration.")
+    feedback: Annotated[bool, Since(False)] = Field(
+        False, description="Where there is no demonstration, show what was wrong, if the grader tells (kind code)."
+    )
+    teacher: Teacher = Field(Teacher(), description="Who teaches.")
+    reprompt: RepromptTemplate = Field(description="How the demonstration is shown to the teacher.")
+    max_reprompt_tokens: int = Field(
+        _LONGEST_REPROMPT, gt=0, description="Longest teacher prompt; demonstrations are cut to fit."
+    )
+    max_truncated_share: float = Field(0.5, ge=0, le=1, description="More cut demonstrations than this is an error.")
+
+    shows_context: ClassVar[bool] = True
+
+    @model_validator(mode="after")
+    def _has_its_instruction(self) -> Self:
+        if (self.context == "concise") != (self.instruction is not None):
+            raise ValueError("`instruction` is needed by context `concise`, e.g. `Be brief.`, and by no other")
+        return self
+
+    @property
+    def variant(self) -> str:
+        return self.context
+
+    @property
+    def label(self) -> str:
+        return (
+            f"{self.name.rpartition('.')[2].replace('_', ' ').upper()} (c = {_SYMBOLS.get(self.context, self.context)})"
+        )
+
+    @property
+    def second_network(self) -> Teacher:
+        return self.teacher
+
+    def teacher_prompts(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, ...]:
+        return (min(self.max_reprompt_tokens, prompt_tokens + completion_tokens),)
+
+    @classmethod
+    def defaults(cls, model: ModelDefaults) -> dict[str, Any]:
+        return {
+            "reprompt": model.reprompt,
+            "max_reprompt_tokens": min(_LONGEST_REPROMPT, model.max_prompt_tokens),
+        }

@@ -1,0 +1,132 @@
+"""Teacher prompts of a training step: for each rollout the context of one kind, if the step holds one for it.
+
+none               the student's own prompt (the null control)
+solution, solution_no_think     a correct completion of the group, with its thinking or without (docs/method.md 3)
+answer             the right answer alone
+feedback           what was wrong with the rollout itself; right rollouts have none
+concise            an instruction, no solution
+wrong              a wrong completion of the group, shown as if it were correct (a control)
+donor              question and correct completion of another problem of the step (a control)
+reference_only     a correct completion of the group without the question (a control)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from selfdistill.contexts import (
+    ANSWER_TEMPLATE,
+    Attempt,
+    choose_demonstrations,
+    demonstration_text,
+    encode_context,
+    feedback_text,
+)
+from selfdistill.prompts import Message, fill, leaks_thinking
+from selfdistill.rollouts import Group, Rollout
+from selfdistill.schema.errors import UserError
+from selfdistill.schema.methods import DemonstrationSettings, TeacherContext
+from selfdistill.training.data import TeacherPrompt
+from selfdistill.training.methods.base import Policy
+
+
+class TeacherPrompts:
+    """Builds the prompts by the settings of a method; a prompt also has to leave room for a completion."""
+
+    def __init__(self, settings: DemonstrationSettings, policy: Policy) -> None:
+        self.settings = settings
+        self.policy = policy
+        self.max_tokens = settings.max_reprompt_tokens
+        if policy.max_positions is not None:
+            self.max_tokens = min(self.max_tokens, policy.max_positions - policy.max_completion_tokens)
+        if self.max_tokens <= 0:
+            raise UserError(
+                f"on_policy.sampling.max_tokens = {policy.max_completion_tokens} leaves no room for a teacher prompt "
+                f"in the model's {policy.max_positions} positions."
+            )
+
+    def of(self, kind: TeacherContext, groups: Sequence[Group]) -> list[TeacherPrompt | None]:
+        """One prompt per rollout, over all groups of the step in their order; None where there is no such context."""
+        if kind == "donor":
+            return [prompt for place, group in enumerate(groups) for prompt in self._donor(groups, place, len(group))]
+        if kind in ("none", "answer", "feedback", "concise"):
+            return [self._alone(kind, rollout) for group in groups for rollout in group]
+        return [prompt for group in groups for prompt in self._siblings(kind, group)]
+
+    def feedback(self, rollout: Rollout) -> TeacherPrompt:
+        """A prompt with what the grader said of the rollout itself."""
+        return self._encode("feedback", rollout, rollout.feedback)
+
+    def wrong_siblings(self, group: Group, count: int) -> list[list[TeacherPrompt | None]]:
+        """`count` prompts per rollout, each with another wrong completion of the group; None where there are fewer."""
+        wrong = [place for place, rollout in enumerate(group) if not self._is_right(rollout)]
+        shown = {place: self._encode("wrong", group[place], group[place].text) for place in wrong}
+        others = ([shown[place] for place in wrong if place != own][:count] for own in range(len(group)))
+        return [[*prompts, *[None] * (count - len(prompts))] for prompts in others]
+
+    def _alone(self, kind: TeacherContext, rollout: Rollout) -> TeacherPrompt | None:
+        """A context that needs no other rollout."""
+        if kind == "none":
+            return TeacherPrompt(rollout.prompt.prompt_ids)
+        if kind == "answer":
+            return self._encode(kind, rollout, fill(ANSWER_TEMPLATE, {"answer": rollout.prompt.answer}))
+        if kind == "concise":
+            return self._encode(kind, rollout, self.settings.instruction)
+        if self._is_right(rollout):
+            return None
+        return self._encode(kind, rollout, feedback_text(_attempt(rollout)))
+
+    def _siblings(self, kind: TeacherContext, group: Group) -> list[TeacherPrompt | None]:
+        """The first fitting completion of the group for each rollout; rollouts with the same one share a prompt."""
+        if kind == "wrong":
+            return [prompts[0] for prompts in self.wrong_siblings(group, 1)]
+        chosen = choose_demonstrations(
+            [rollout.reward for rollout in group], self.settings.success_threshold, self.settings.exclude_own_success
+        )
+        prompts = {index: self._demonstration(kind, group[index]) for index in set(chosen) if index is not None}
+        return [prompts.get(index) for index in chosen]
+
+    def _demonstration(self, kind: TeacherContext, demonstration: Rollout) -> TeacherPrompt | None:
+        strips = kind == "solution_no_think"
+        text = demonstration_text(demonstration.text, "solution_no_think" if strips else "solution")
+        if text is None:
+            return None
+        has_leaked = strips and leaks_thinking(
+            demonstration.text, is_open=self._opens_thinking(demonstration.prompt.prompt_ids)
+        )
+        return self._encode(kind, demonstration, text, has_leaked)
+
+    def _donor(self, groups: Sequence[Group], place: int, count: int) -> list[TeacherPrompt | None]:
+        """The next problem of the step, in a cycle, that is another one and has a correct completion."""
+        group = groups[place]
+        for other in [*groups[place + 1 :], *groups[:place]]:
+            right = next(filter(self._is_right, other), None)
+            if right is not None and right.prompt.problem_id != group[0].prompt.problem_id:
+                text = f"{right.prompt.messages[-1]['content']}\n\n{right.text}"
+                return [self._encode("donor", group[0], text)] * count
+        return [None] * count
+
+    def _encode(
+        self, kind: TeacherContext, rollout: Rollout, text: str, has_leaked_thinking: bool = False
+    ) -> TeacherPrompt:
+        messages: list[Message] = rollout.prompt.messages
+        if kind == "reference_only":
+            messages = [*messages[:-1], {**messages[-1], "content": ""}]
+        ids, is_truncated = encode_context(
+            self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.policy.thinking, self.max_tokens
+        )
+        return TeacherPrompt(ids, is_truncated, has_leaked_thinking)
+
+    def _is_right(self, rollout: Rollout) -> bool:
+        return rollout.reward >= self.settings.success_threshold
+
+    def _opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
+        """Whether the chat template leaves the completion inside an open <think>."""
+        return self.policy.tokenizer.decode(prompt_ids[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
+
+
+def _attempt(rollout: Rollout) -> Attempt:
+    return Attempt(
+        rollout.prompt.row_id, rollout.sample, rollout.text, rollout.reward, rollout.outcome,
+        rollout.completion.stop_reason, rollout.feedback,
+    )  # fmt: skip
