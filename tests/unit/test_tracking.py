@@ -16,6 +16,7 @@ import pytest
 
 from selfdistill.artifacts.provenance import NAMES_FILE
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, find
+from selfdistill.artifacts.tables import PROMPTS, ROLLOUTS, write_rows
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace
 from selfdistill.tracking import Report, TrackingError, TrackingStore, track
@@ -92,10 +93,23 @@ def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
         write_atomically(folder / "model/config.json", "{}")
     elif artifact.stage == "evaluate":
         summary = {f"step-{step}": scores(round(100 * reward) + step) for step in params["steps"]}
+        write_completions(artifact)
     write_atomically(folder / "table", artifact.key)
     write_provenance(artifact, sealed=seal)
     if seal:
         artifact.seal(summary)
+
+
+def write_completions(artifact: Artifact) -> None:
+    """Two problems, two completions each, at every step."""
+    prompts = [{**dict.fromkeys(PROMPTS), "row_id": row, "question": f"What is {row}?"} for row in range(2)]
+    write_rows(Artifact(find(artifact.input_ids["prompts"])).payload / "prompts.parquet", prompts, PROMPTS)
+    rows = [
+        {**dict.fromkeys(ROLLOUTS), "step": step, "row_id": row, "sample": sample, "problem_id": f"p{row}",
+         "completion": f"{row} {sample} at {step} " + "x" * 5000 * row}
+        for step in artifact.frozen_spec["params"]["steps"] for row in range(2) for sample in range(2)
+    ]  # fmt: skip
+    write_rows(artifact.payload / "rollouts.parquet", rows, ROLLOUTS)
 
 
 def scores(correct: int) -> dict[str, Any]:
@@ -561,6 +575,60 @@ def test_the_page_of_methods_has_a_column_for_every_score(tracked: None) -> None
     key = re.search(rf"#/experiments/{experiment.experiment_id}/runs\?viewStateShareKey=(\w+)", note)[1]
     columns = json.loads(experiment.tags[f"mlflow.sharedViewState.{key}"])["selectedColumns"]
     assert {"tags.`method`", "params.`seed`", "metrics.`exam/avg_at_k`"} <= set(columns)
+
+
+def test_the_evaluation_experiment_shows_scores(tracked: None) -> None:
+    experiment = client_of_copy().get_experiment_by_name("selfdistill evaluation")
+    assert "viewStateShareKey=methods" in experiment.tags["mlflow.note.content"]
+    columns = json.loads(experiment.tags["mlflow.sharedViewState.methods"])["selectedColumns"]
+    assert {"tags.`method`", "tags.`benchmark`", "metrics.`avg_at_k`", "metrics.`mean_length`"} <= set(columns)
+
+
+def run_of(artifact: Artifact) -> Any:
+    client = client_of_copy()
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    (run,) = client.search_runs(experiments, f"tags.artifact = '{artifact.id}'")
+    return client, run.info.run_id
+
+
+def test_an_evaluation_has_a_table_of_completions_to_read(tracked: None) -> None:
+    evaluation = next(a for a in of_stage("evaluate") if a.frozen_spec["params"]["steps"] == [2, 4])
+    client, run_id = run_of(evaluation)
+    shown = json.loads(client.get_run(run_id).data.tags["mlflow.loggedArtifacts"])
+    assert shown == [{"path": "samples.json", "type": "table"}]
+    written = json.loads(Path(client.download_artifacts(run_id, "samples.json", ".")).read_text())
+    table = dict(zip(written["columns"], zip(*written["data"], strict=True), strict=True))
+    assert list(table["step"]) == [2, 2, 4, 4]
+    assert list(table["question"]) == ["What is 0?", "What is 1?"] * 2
+    assert list(table["completion"])[2] == "0 0 at 4 "
+    assert list(table["completion"])[3].endswith(" ... [5009 characters]")
+
+
+def test_a_damaged_table_of_completions_is_named_and_the_rest_is_written(project: None) -> None:
+    evaluation = of_stage("evaluate")[0]
+    (evaluation.payload / "rollouts.parquet").write_text("damaged")
+    report = quietly()
+    assert report.created == report.runs == len(all_artifacts()) + 1
+    assert len(report.problems) == 1 and evaluation.id in report.problems[0]
+
+
+def test_tables_hang_on_the_training_runs_that_they_show(tracked: None) -> None:
+    def tables(artifact: Artifact) -> dict[str, str]:
+        client, run_id = run_of(artifact)
+        found = client.list_artifacts(run_id, "tables/ood")
+        return {item.path: Path(client.download_artifacts(run_id, item.path, ".")).read_text() for item in found}
+
+    trained, other = sdpo(), next(a for a in of_stage("train") if a.id != sdpo().id)
+    (base,) = of_stage("pretrain")
+    rows = f"seed,train_artifact\nbase,{base.name}\nall,{trained.name}\n"
+    write_atomically(Path("results/ood/tiny_sdpo.csv"), rows)
+    plan(changed_config())
+    quietly()
+    assert tables(trained) == {"tables/ood/tiny_sdpo.csv": rows}
+    assert not tables(other) and not tables(base)
+    Path("results/ood/tiny_sdpo.csv").unlink()
+    quietly()
+    assert not tables(trained)
 
 
 def test_a_server_that_is_down_is_one_line_and_only_a_warning_in_hooks(

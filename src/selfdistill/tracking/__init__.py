@@ -5,6 +5,7 @@
     naming       names that people used when an artifact was made
     records      one MLflow run per artifact, as plain data
     numbers      numbers of evaluations, and where they are shown
+    attachments  completions to read, tables of a run
     builder      artifacts -> records
     experiments  the MLflow experiments and how they are first shown
     index        records -> MLflow

@@ -17,6 +17,7 @@ from selfdistill.artifacts.lineage import (
 )  # fmt: skip
 from selfdistill.files import canonical_json, sha256_text
 from selfdistill.schema.methods import method_title
+from selfdistill.tracking.attachments import Samples, tables_of_runs
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.naming import Label, Labels
 from selfdistill.tracking.numbers import Numbers, checkpoints_of, models_used
@@ -52,6 +53,7 @@ def build_records(survey: Survey) -> dict[str, Record]:
 class _Builder:
     def __init__(self, survey: Survey) -> None:
         self.labels = Labels(survey)
+        self.tables = tables_of_runs(survey)
         self.numbers = Numbers(survey.entries, self.labels)
 
     def record(self, entry: Entry) -> Record:
@@ -72,7 +74,9 @@ class _Builder:
             datasets=datasets,
             uses=models_used(entry),
             parts=self._result(entry, label, datasets) | self.numbers.shown_on(entry),
-            files={name: (str(artifact.folder / name), sha) for name, sha in entry.sidecars.items()},
+            files=self.tables.get(artifact.name, {})
+            | {name: (str(artifact.folder / name), sha) for name, sha in entry.sidecars.items()},
+            samples=Samples.of(entry),
             metrics=MetricsLog.read(
                 artifact.metrics, started_ms=entry.started_ms, steps=steps if isinstance(steps, int) else None
             ),

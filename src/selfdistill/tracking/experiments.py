@@ -18,38 +18,44 @@ EXPERIMENTS = {
 GROUPS = {"pretrain": "training", "model": "training", "train": "training",
           "evaluate": "evaluation", "epistemics": "evaluation"}  # fmt: skip
 _NOTES = {
-    "evaluation": "Evaluated checkpoints, and the epistemic words counted in them.",
+    "training": "Base models and training runs. [Methods, seeds and scores side by side]({page}). Evaluations are "
+    "`BENCHMARK/METRIC`, the base model at step 0. One experiment: `tags.experiment = 'toy_sdpo'`. "
+    "Checkpoints with their origin: *Models*.",
+    "evaluation": "Evaluated checkpoints, and the epistemic words counted in them. [Scores by benchmark]({page}). "
+    "Completions to read: `samples.json` of a run.",
     "data": "Data sets, samples, prompts, rollouts, teacher contexts, SFT data.",
     "results": "Tables and the report, as files of one run.",
 }
 _VIEW = "methods"
 #: A view of the runs table that the UI opens with `viewStateShareKey`; its own "share" button writes the same tag.
 VIEW_TAG = f"mlflow.sharedViewState.{_VIEW}"
-_COLUMNS = ("avg_at_k", "mean_length", "epistemic_density_per_1k_tokens")
-
-
-def methods_page(experiment_id: str) -> str:
-    """Address, below that of the server, of the page that compares the methods."""
-    return f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
+#: Columns of the evaluation runs, and of these the ones that training runs show for each benchmark.
+_SCORES = ("avg_at_k", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
+           "epistemic_density_per_1k_tokens")  # fmt: skip
+_TRAINING_SCORES = ("avg_at_k", "mean_length", "epistemic_density_per_1k_tokens")
 
 
 def note(group: str, experiment_id: str) -> str:
-    """What stands on top of an experiment's page."""
-    if group != "training":
-        return _NOTES[group]
-    return (
-        f"Base models and training runs. [Methods, seeds and scores side by side]({methods_page(experiment_id)}). "
-        "Evaluations are `BENCHMARK/METRIC`, the base model at step 0. One experiment: `tags.experiment = 'toy_sdpo'`. "
-        "Checkpoints with their origin: *Models*."
-    )
+    """Text on top of an experiment's page, with the address of its prepared view below that of the server."""
+    page = f"#/experiments/{experiment_id}/runs?viewStateShareKey={_VIEW}&workflowType=machine_learning"
+    return _NOTES[group].format(page=page)
 
 
-def methods_view(records: Iterable[Record]) -> str:
-    """State of the runs table: all runs, by method, with the scores on every data set that was evaluated."""
-    names = {s.name for r in records if r.group == "training" for p in r.parts.values() for s in p.scalars}
-    scores = [f"metrics.`{name}`" for name in sorted(names) if name.rpartition("/")[2] in _COLUMNS and "/" in name]
+def score_views(records: Iterable[Record]) -> dict[str, str]:
+    """State of the runs tables, by experiment: all runs, by method, with the scores of every benchmark."""
+    names = {s.name for r in records if r.group == "training" for part in r.parts.values() for s in part.scalars}
+    shown = [name for name in sorted(names) if "/" in name and name.rpartition("/")[2] in _TRAINING_SCORES]
+    return {
+        "training": _view(["tags.`method`", "params.`seed`", *(f"metrics.`{name}`" for name in shown)]),
+        "evaluation": _view(
+            ["tags.`method`", "tags.`seed`", "tags.`benchmark`", *(f"metrics.`{name}`" for name in _SCORES)]
+        ),
+    }
+
+
+def _view(columns: list[str]) -> str:
     state = {
-        "selectedColumns": ["tags.`method`", "params.`seed`", *scores],
+        "selectedColumns": columns,
         "orderByKey": "tags.`method`",
         "orderByAsc": True,
         "runsHiddenMode": "SHOW_ALL",

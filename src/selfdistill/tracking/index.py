@@ -34,9 +34,11 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+from pyarrow.lib import ArrowException
 from sqlalchemy.exc import SQLAlchemyError
 
-from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, methods_view, note
+from selfdistill.tracking.attachments import SAMPLES_FILE
+from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, note, score_views
 from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
 from selfdistill.tracking.store import TrackingStore
 
@@ -81,6 +83,7 @@ class Index:
         }
         self.models = {model.tags["id"]: model for model in self._models()}
         self.points = 0
+        self.problems: list[str] = []
 
     def __enter__(self) -> Index:
         return self
@@ -103,11 +106,11 @@ class Index:
             self.client.restore_experiment(found.experiment_id)
         return found.experiment_id
 
-    def show_methods(self, records: Iterable[Record]) -> None:
-        """Keep the view of the training runs (columns: methods, seeds, scores) in step with what was evaluated."""
-        training, view = self.experiments["training"], methods_view(records)
-        if self.client.get_experiment(training).tags.get(VIEW_TAG) != view:
-            self.client.set_experiment_tag(training, VIEW_TAG, view)
+    def show_scores(self, records: Iterable[Record]) -> None:
+        """Update the prepared views of training and evaluation runs: the columns follow what was evaluated."""
+        for group, view in score_views(records).items():
+            if self.client.get_experiment(self.experiments[group]).tags.get(VIEW_TAG) != view:
+                self.client.set_experiment_tag(self.experiments[group], VIEW_TAG, view)
 
     def _runs(self) -> Iterator[Run]:
         token, mine = None, f"tags.`{PROJECT}` = '{self.store.project}'"
@@ -137,7 +140,7 @@ class Index:
                 self.client.delete_logged_model(model.model_id)
                 del self.models[name]
         self.client.delete_run(tracked.run.info.run_id)
-        ours = {PROJECT, MARK, "mlflow.runName", *OUR_TAGS}
+        ours = {PROJECT, MARK, "mlflow.runName", "mlflow.loggedArtifacts", *OUR_TAGS}
         return {name: value for name, value in tracked.run.data.tags.items() if name not in ours}
 
     def is_whole(self, record: Record) -> bool:
@@ -187,6 +190,8 @@ class Index:
                 for model in part.models:
                     self._create_model(model, run, record)
                 points += part.scalars
+        if record.samples is not None and record.id not in mark["parts"]:
+            self._write_samples(record, run)
         self._log(run.info.run_id, points, record.datasets[0] if record.datasets else None)
 
     def _log(self, run_id: str, points: Sequence[Scalar], dataset: DatasetUse | None) -> None:
@@ -238,13 +243,21 @@ class Index:
         self.client.log_batch(run_id, params=last, tags=written)
         self.tracked[record.id] = Tracked(run, mark)
 
+    def _write_samples(self, record: Record, run: Run) -> None:
+        try:
+            table = record.samples.read()
+        except (OSError, ArrowException) as error:
+            self.problems.append(f"completions of {record.id}: {error}")
+        else:
+            self.client.log_table(run.info.run_id, table, SAMPLES_FILE)
+
     def _write_files(self, record: Record, run: Run, *, is_new: bool) -> None:
         repository = get_artifact_repository(run.info.artifact_uri)
         for name, (path, _) in sorted(record.files.items()):
             parent = str(Path(name).parent)
             repository.log_artifact(path, None if parent == "." else parent)
         if not is_new:
-            for gone in set(_walk(repository)) - set(record.files):
+            for gone in set(_walk(repository)) - {*record.files, SAMPLES_FILE}:
                 repository.delete_artifacts(gone)
 
     def _own_tags(self, record: Record) -> dict[str, str]:

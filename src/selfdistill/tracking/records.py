@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from selfdistill.files import sha256_text
+from selfdistill.tracking.attachments import Samples
 from selfdistill.tracking.survey import PROJECTION
 
 #: MLflow's limits in characters; a longer text is cut visibly and stays whole in spec.json, a file of the run.
@@ -151,6 +152,7 @@ class Record:
     parts: dict[str, Part] = field(default_factory=dict)
     files: dict[str, tuple[str, str]] = field(default_factory=dict)
     metrics: MetricsLog | None = None
+    samples: Samples | None = None
 
     @property
     def links(self) -> set[str]:

@@ -20,7 +20,7 @@ from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
 
 #: Raised when all runs in MLflow must be written again although their artifacts are the same.
-PROJECTION = 2
+PROJECTION = 3
 _SIDECARS = ("spec.json", "manifest.json", PROVENANCE_FILE)
 
 

@@ -148,7 +148,8 @@ def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
         elif tracked.mark["digest"] != record.digest:
             index.extend(record)
             report.updated += 1
-    index.show_methods(records.values())
+    index.show_scores(records.values())
+    report.problems += index.problems
     report.removed, report.points, report.runs = len(gone), index.points, len(records)
 
 
