@@ -11,13 +11,14 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from selfdistill.prompts import Message, encode_chat, fill, strip_thinking
+from selfdistill.prompts import Message, encode_chat, fill
 from selfdistill.schema.common import RepromptTemplate
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import ContextKind
+from selfdistill.thinking import Answer, Thinking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -34,7 +35,10 @@ Missing = Literal["no_correct_completion", "no_guided_completion", "no_failed_co
 
 @dataclass(frozen=True)
 class Attempt:
-    """One graded completion; `feedback` is what its grader said of it, if it says anything."""
+    """One graded completion; `feedback` is what its grader said of it, if it says anything.
+
+    The tokens of prompt and completion show thinking that the decoded text does not (`Thinking.answer`).
+    """
 
     row_id: int
     sample: int
@@ -43,6 +47,8 @@ class Attempt:
     outcome: str
     stop_reason: str
     feedback: str = ""
+    prompt_ids: Sequence[int] = ()
+    completion_ids: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -58,13 +64,17 @@ class ProblemAttempts:
 
 @dataclass(frozen=True)
 class Context:
-    """A row of contexts.parquet; `source_row_id` and `source_sample` are NO_SOURCE where no completion is behind it."""
+    """A row of contexts.parquet; `source_row_id` and `source_sample` are NO_SOURCE where no completion is behind it.
+
+    `answer` is how a text without thinking was made; it is counted, not stored.
+    """
 
     problem_id: str
     kind: ContextKind
     context: str
     source_row_id: int = NO_SOURCE
     source_sample: int = NO_SOURCE
+    answer: Answer | None = field(default=None, compare=False)
 
 
 def choose_demonstrations(rewards: Sequence[float], threshold: float, exclude_own: bool) -> list[int | None]:
@@ -77,13 +87,6 @@ def choose_demonstrations(rewards: Sequence[float], threshold: float, exclude_ow
         next((success for success in successes if not (exclude_own and success == index)), None)
         for index in range(len(rewards))
     ]
-
-
-def demonstration_text(completion: str, kind: Literal["solution", "solution_no_think"]) -> str | None:
-    """The text of a demonstration; None where nothing is left without its thinking (never the full text instead)."""
-    if kind == "solution":
-        return completion
-    return strip_thinking(completion).strip() or None
 
 
 def feedback_text(attempt: Attempt) -> str:
@@ -125,11 +128,13 @@ def build_context(
     instruction: str | None = None,
     donor: ProblemAttempts | None = None,
     threshold: float = SUCCESS_THRESHOLD,
+    thinking: Thinking | None = None,
 ) -> Context | Missing:
     """The context of one problem, or the reason why there is none (a string).
 
-    `concise` needs `instruction` (UserError without), `donor` needs the other problem. `regenerated` takes the first
-    correct of the guided completions, else the first of them; `solution` and `solution_no_think` the first correct one.
+    `thinking` are the model's marks, by default the paper's. `concise` needs `instruction` (UserError without), `donor`
+    needs the other problem. `regenerated` takes the first correct of the guided completions, else the first of them;
+    `solution` and `solution_no_think` the first correct one.
     """
     if kind == "none":
         return Context(problem.problem_id, kind, "")
@@ -145,12 +150,13 @@ def build_context(
     if not isinstance(source, Attempt):
         return source
     if kind == "feedback":
-        text: str | None = feedback_text(source)
-    else:
-        text = demonstration_text(source.completion, "solution_no_think" if kind == "solution_no_think" else "solution")
-    if text is None:
-        return "nothing_after_stripping"
-    return Context(problem.problem_id, kind, text, source.row_id, source.sample)
+        return Context(problem.problem_id, kind, feedback_text(source), source.row_id, source.sample)
+    if kind != "solution_no_think":
+        return Context(problem.problem_id, kind, source.completion, source.row_id, source.sample)
+    answer = (thinking or Thinking()).answer(source.completion, source.completion_ids, source.prompt_ids)
+    if not answer.text.strip():
+        return "nothing_after_stripping"  # Never the full text instead.
+    return Context(problem.problem_id, kind, answer.text.strip(), source.row_id, source.sample, answer)
 
 
 def build_contexts(
@@ -160,6 +166,7 @@ def build_contexts(
     instruction: str | None = None,
     seed: int = 0,
     threshold: float = SUCCESS_THRESHOLD,
+    thinking: Thinking | None = None,
 ) -> tuple[list[Context], Counter[str]]:
     """Contexts of all problems that have one, in their order, and the number of the others by reason.
 
@@ -171,7 +178,14 @@ def build_contexts(
         solved = {p.problem_id: p for p in problems if _first_correct(p.attempts, threshold)}
         donors = {receiver: solved[giver] for receiver, giver in assign_donors(list(solved), seed).items()}
     results = [
-        build_context(kind, p, instruction=instruction, donor=donors.get(p.problem_id), threshold=threshold)
+        build_context(
+            kind,
+            p,
+            instruction=instruction,
+            donor=donors.get(p.problem_id),
+            threshold=threshold,
+            thinking=thinking,
+        )
         for p in problems
     ]
     contexts = [result for result in results if isinstance(result, Context)]

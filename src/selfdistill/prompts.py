@@ -1,4 +1,4 @@
-"""Questions, chat prompts and the text around them: wording, token ids, think tags, instructions, identity.
+"""Questions, chat prompts and the text around them: wording, token ids, instructions, identity.
 
 Token ids are the interface: a chat template is rendered and tokenised once, by the tokenizer itself, and nobody
 tokenises its text again (a second pass would add a second BOS). Templates are filled literally: only the named slots
@@ -34,9 +34,6 @@ INSTRUCTIONS: dict[str, tuple[str, str]] = {
     ),
 }
 
-_THINK_BLOCK = re.compile(r"<think>.*?</think>\s*", re.DOTALL)
-_UP_TO_THINK_END = re.compile(r"\A.*?</think>\s*", re.DOTALL)
-_THINK_TAG = re.compile(r"</?think>")
 _ID_CHARACTERS = 16
 
 
@@ -83,26 +80,6 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
         list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
     )
     return [int(token) for token in ids]
-
-
-def strip_thinking(text: str) -> str:
-    """Remove thinking by the two rules of docs/method.md 9.
-
-    First every `<think>...</think>`, then everything up to a remaining `</think>`, once: completions of models whose
-    chat template opens `<think>` in the prompt hold only the closing tag. Unfinished thinking stays: `leaks_thinking`.
-    """
-    return _UP_TO_THINK_END.sub("", _THINK_BLOCK.sub("", text), count=1)
-
-
-def leaks_thinking(text: str, is_open: bool = False) -> bool:
-    """Whether thinking survives `strip_thinking(text)`.
-
-    It does where a think tag is left over (unfinished or stray). `is_open` says that the prompt ended inside an open
-    `<think>`; then a text without any closing tag is thinking from end to end, which the text alone cannot show.
-    """
-    if is_open and "</think>" not in text:
-        return True
-    return _THINK_TAG.search(strip_thinking(text)) is not None
 
 
 def strip_instruction(text: str, kind: Instruction) -> str:

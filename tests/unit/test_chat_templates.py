@@ -17,13 +17,14 @@ import pytest
 from chat_tokenizers import GOLDEN, REAL, facts, template, tokenizer
 from golden_chats import MODELS, PAPER, QUESTION, THOUGHT, chats
 from selfdistill.assets import Assets
-from selfdistill.contexts import demonstration_text, encode_teacher_prompt
+from selfdistill.contexts import encode_teacher_prompt
 from selfdistill.generation.base import Completion
-from selfdistill.prompts import chat, encode_chat, leaks_thinking, strip_thinking
+from selfdistill.prompts import chat, encode_chat
 from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
+from selfdistill.thinking import Thinking
 from selfdistill.training.data import CONTEXT
 from selfdistill.training.methods import Policy
 from selfdistill.training.methods.sdpo import SdpoMethod
@@ -188,8 +189,7 @@ def test_think_tags_survive_decoding_and_are_stripped_from_it(model, text, expec
     ids = made(text, add_special_tokens=False)["input_ids"] + [made.eos_token_id]
     decoded = made.decode(ids, skip_special_tokens=True)
     assert decoded == text
-    assert strip_thinking(decoded) == expected
-    assert leaks_thinking(decoded) is leaks
+    assert Thinking.of(made).answer(decoded, ids) == (expected, text != expected, leaks)
 
 
 def test_think_tags_of_the_toy_survive_decoding():
@@ -197,7 +197,7 @@ def test_think_tags_of_the_toy_survive_decoding():
     decoded = made.decode(
         made("<think> maybe A 6 </think> \\boxed{ 0 } <|im_end|>")["input_ids"], skip_special_tokens=True
     )
-    assert strip_thinking(decoded).strip() == "\\boxed{ 0 }"
+    assert Thinking.of(tokenizer("toy")).answer(decoded).text.strip() == "\\boxed{ 0 }"
 
 
 def sdpo(model: str, thinking: bool | None) -> SdpoMethod:
@@ -262,9 +262,3 @@ def test_only_the_demonstration_is_ever_cut(model, thinking):
         assert demonstration.startswith(text[len(head) + len("Correct solution:\n\n") : len(text) - len(tail)])
     with pytest.raises(UserError, match="max_reprompt_tokens"):
         encode(demonstration, len(bare) - 1)
-
-
-def test_a_demonstration_without_thinking_is_what_the_teacher_of_deepseek_sees():
-    completion = "maybe 3? Wait, no.\n</think>\n\nThe answer is \\boxed{2}."
-    assert demonstration_text(completion, "solution_no_think") == "The answer is \\boxed{2}."
-    assert demonstration_text(completion, "solution") == completion

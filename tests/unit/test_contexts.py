@@ -17,7 +17,6 @@ from selfdistill.contexts import (
     build_context,
     build_contexts,
     choose_demonstrations,
-    demonstration_text,
     encode_context,
     encode_teacher_prompt,
     feedback_text,
@@ -85,12 +84,6 @@ def test_nobody_is_shown_its_own_or_a_failed_completion(rewards):
     for index, chosen in enumerate(choose_demonstrations(rewards, 0.5, True)):
         others = [j for j, reward in enumerate(rewards) if reward and j != index]
         assert chosen == (min(others) if others else None)
-
-
-def test_a_demonstration_without_thinking_is_never_the_full_text():
-    assert demonstration_text("<think>a</think> B ", "solution") == "<think>a</think> B "
-    assert demonstration_text("<think>a</think> B ", "solution_no_think") == "B"
-    assert demonstration_text("<think>all of it</think>\n", "solution_no_think") is None
 
 
 # --- the eight kinds -------------------------------------------------------------------------------------------------

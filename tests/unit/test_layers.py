@@ -20,7 +20,7 @@ PACKAGE = Path(selfdistill.__file__).parent
 #: Lowest first. Units (modules or packages directly under selfdistill) of one line do not import each other.
 LAYERS = (
     {"schema", "files", "epistemic", "statistics", "seeds", "losses"},
-    {"prompts", "grading", "generation", "estimate", "artifacts", "assets", "toy"},
+    {"prompts", "thinking", "grading", "generation", "estimate", "artifacts", "assets", "toy"},
     {"contexts", "contamination", "plan", "rollouts", "sources"},
     {"training", "run", "tracking", "views"},
     {"stages", "cli"},
@@ -28,7 +28,7 @@ LAYERS = (
 #: Text, numbers and tensors in and out: these know of no artifact, no plan and no tracking.
 DOMAIN = {
     "prompts", "epistemic", "statistics", "seeds", "losses", "grading", "generation", "contexts", "contamination",
-    "toy", "training", "estimate", "rollouts",
+    "toy", "training", "estimate", "rollouts", "thinking",
 }  # fmt: skip
 ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
@@ -37,6 +37,7 @@ PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py",
 #: Text in, text or numbers out; tensors only in losses. No tables there, and no networks.
 LIGHT_DOMAIN = {
     "prompts", "epistemic", "statistics", "seeds", "grading", "contexts", "contamination", "estimate", "rollouts",
+    "thinking",
 }  # fmt: skip
 
 

@@ -17,12 +17,10 @@ from selfdistill.prompts import (
     chat,
     encode_chat,
     fill,
-    leaks_thinking,
     normalise_question,
     problem_id,
     render_question,
     strip_instruction,
-    strip_thinking,
 )
 from selfdistill.schema.common import Example
 from selfdistill.schema.errors import UserError
@@ -91,40 +89,6 @@ def test_a_tokenizer_without_chat_template_is_a_users_mistake():
     plain.chat_template = None
     with pytest.raises(UserError, match="chat_template"):
         encode_chat(plain, chat("q", None), None)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        ("<think>a</think>B", "B"),
-        ("a</think>B", "B"),
-        ("B", "B"),
-        ("<think>x", "<think>x"),
-        ("<think>a</think>B</think>C", "C"),
-        ("a</think>b<think>c</think>D", "bD"),
-        ("<think>\na\n\nb</think>\n\n B", "B"),
-        ("", ""),
-    ],
-)
-def test_thinking_is_stripped_by_the_two_rules_of_the_paper(text, expected):
-    assert strip_thinking(text) == expected
-
-
-@pytest.mark.parametrize(
-    ("text", "is_open", "leaks"),
-    [
-        ("<think>a</think>B", False, False),
-        ("a</think>B", False, False),
-        ("plain", False, False),
-        ("<think>x", False, True),
-        ("<think>a</think>B<think>c", False, True),
-        ("a</think>b</think>c", False, True),
-        ("cut off while thinking", True, True),
-        ("a</think>B", True, False),
-    ],
-)
-def test_leaking_thinking_is_recognised(text, is_open, leaks):
-    assert leaks_thinking(text, is_open) is leaks
 
 
 def test_the_official_rewriting_of_a_prompt_is_reproduced():

@@ -65,6 +65,7 @@ class Experiment:
             on_policy=on_policy,
             precision=self.model.precision,
             thinking=self.model.thinking,
+            thinking_marks=self.model.thinking_marks,
             max_steps_without_signal=self.train.max_steps_without_signal,
             evaluation=self.evaluation,
             **{name: getattr(self.train, name) for name in shared},

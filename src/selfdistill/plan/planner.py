@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 from selfdistill.plan.experiments import Experiment, resolve
 from selfdistill.plan.graph import Node
@@ -126,9 +127,13 @@ class Planner:
         prompts = self.prompts(model, problems, chosen.dataset)
         shared = {"samples": source.samples, "reward": self._reward(model, chosen.dataset)}
         unguided = self._rollouts(model, prompts, seed=source.seed, **shared)
-        contexts = Node(ContextsSpec(kind=source.context), {"rollouts": unguided})
+        contexts = self._contexts(model, unguided, kind=source.context)
         guided = self._rollouts(model, prompts, seed=source.seed + 1, contexts=contexts, **shared)
         return Node(SftDataSpec(limit=source.limit), {"unguided": unguided, "guided": guided, "prompts": prompts})
+
+    def _contexts(self, model: str, rollouts: Node, kind: ContextKind, **settings: Any) -> Node:
+        marks = self.config.models[model].thinking_marks if kind == "solution_no_think" else None
+        return Node(ContextsSpec(kind=kind, thinking_marks=marks, **settings), {"rollouts": rollouts})
 
     def _reward(self, model: str, dataset: str) -> Grader:
         """The training reward on a data set, without its limit to the end of a completion."""
@@ -165,7 +170,7 @@ class Planner:
 
         def under(kind: ContextKind, source: Node) -> Node:
             instruction = entry.concise_instruction if kind == "concise" else None
-            contexts = Node(ContextsSpec(kind=kind, instruction=instruction, seed=entry.seed), {"rollouts": source})
+            contexts = self._contexts(model, source, kind=kind, instruction=instruction, seed=entry.seed)
             return self._rollouts(model, prompts, seed=entry.seed + 1, contexts=contexts, **shared)
 
         nodes: dict[ContextKind, Node] = {}

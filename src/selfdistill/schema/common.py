@@ -26,6 +26,13 @@ class Sampling(Model):
         return self.top_p == 1.0 and self.top_k == 0
 
 
+class ThinkingMarks(Model):
+    """What stands before and after the thinking in a completion; special tokens are written as their texts."""
+
+    opening: str = Field(min_length=1, description="For example <think>.")
+    closing: str = Field(min_length=1, description="For example </think>.")
+
+
 class MathGrader(Model):
     """The last boxed answer against the gold answer.
 

@@ -17,6 +17,7 @@ from selfdistill.schema.common import (
     RepromptTemplate,
     Sampling,
     Seed,
+    ThinkingMarks,
 )
 from selfdistill.schema.names import Count, Distinct, Name
 from selfdistill.schema.sources import (
@@ -95,6 +96,9 @@ class ModelEntry(Model):
     asset: str | None = Field(None, description="Name in config/assets.lock.yaml.")
     pretrain: PretrainEntry | None = Field(None, description="Pretrain a toy model here, in place of an asset.")
     thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
+    thinking_marks: list[ThinkingMarks] | None = Field(
+        None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
+    )
     chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
     system: str | None = Field(None, description="System message.")
     examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")

@@ -27,6 +27,7 @@ METRICS = (
     Metric("epistemic_density_per_1k_tokens", _SAMPLED, "Epistemic words per 1,000 tokens."),
     Metric("demonstration_share", _SHOWN, "Share of rollouts whose teacher is shown a demonstration or feedback."),
     Metric("teacher_prompt_truncated_share", _SHOWN, "Of those, the share whose demonstration was cut to fit."),
+    Metric("stripped_share", _SHOWN, "Of those, the share from which thinking was removed."),
     Metric("leaked_thinking_share", _SHOWN, "Of those, the share in which thinking is left after stripping."),
     Metric("supervised_tokens", _ALL, "Tokens that were forwarded for a gradient."),
     Metric("loss", _ALL, "Loss, mean over the updates of the step."),

@@ -40,6 +40,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "mixture": toy.ToyMixture,
     "sampling": common.Sampling,
     "reprompt": common.RepromptTemplate,
+    "thinking-marks": common.ThinkingMarks,
     "grader-math": common.MathGrader,
     "grader-choice": common.ChoiceGrader,
     "grader-code": common.CodeGrader,

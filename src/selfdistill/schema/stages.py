@@ -22,6 +22,7 @@ from selfdistill.schema.common import (
     Optimiser,
     RepromptTemplate,
     Sampling,
+    ThinkingMarks,
 )
 from selfdistill.schema.methods import Method
 from selfdistill.schema.sources import (
@@ -182,6 +183,9 @@ class ContextsSpec(StageSpec):
     kind: ContextKind = Field(description="What the teacher is shown.")
     instruction: str | None = Field(None, description="Text of the concise instruction; used by `concise`.")
     seed: int = Field(0, ge=0, description="Seed of the donor assignment; used by `donor`.")
+    thinking_marks: Annotated[list[ThinkingMarks] | None, Since(None)] = Field(
+        None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
+    )
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return f"{self.kind}-{inputs['rollouts']}"
@@ -218,6 +222,9 @@ class TrainSpec(StageSpec):
     checkpoint_every: int = Field(gt=0, description="Steps between checkpoints; the last step is always kept.")
     precision: Literal["float32", "bfloat16"] = Field("float32", description="Compute type; master weights: float32.")
     thinking: bool | None = Field(None, description="enable_thinking of the teacher's prompt: the student's flag.")
+    thinking_marks: Annotated[list[ThinkingMarks] | None, Since(None)] = Field(
+        None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
+    )
     evaluation: Annotated[TrainingEvaluation | None, Since(None)] = Field(
         None, description="Evaluation while training; needs the input evaluation_prompts."
     )

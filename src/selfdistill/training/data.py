@@ -50,10 +50,14 @@ class TrainingSummary:
 
 @dataclass(frozen=True)
 class TeacherPrompt:
-    """What the second network reads instead of the student's prompt, under one context."""
+    """What the second network reads instead of the student's prompt, under one context.
+
+    `is_stripped`: whether the demonstration lost its thinking; None under contexts that do not strip.
+    """
 
     ids: list[int]
     is_truncated: bool = False
+    is_stripped: bool | None = None
     has_leaked_thinking: bool = False
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
+from selfdistill.training.data import RowPlan
 from selfdistill.training.state import Progress
 
 
@@ -33,6 +34,18 @@ def check_contexts(step: int, found: dict[str, float], max_truncated_share: floa
             f"step {step}: {share:.0%} of the demonstrations were truncated to fit the teacher's prompt, more than "
             f"method.max_truncated_share = {max_truncated_share:.0%}. Raise method.max_reprompt_tokens or lower "
             "on_policy.sampling.max_tokens."
+        )
+
+
+def check_stripped(step: int, plans: Sequence[Sequence[RowPlan]]) -> None:
+    """Raise UserError where `solution_no_think` shows whole completions: it would be `solution` under another name."""
+    prompts = [prompt for group in plans for plan in group for prompt in plan.teachers.values()]
+    found = [prompt.is_stripped for prompt in prompts if prompt.is_stripped is not None]
+    if found and not any(found):
+        raise UserError(
+            f"step {step}: method.context = solution_no_think, but not one of {len(found)} demonstrations had thinking "
+            "to remove. Set thinking_marks of the model to what encloses its thinking, switch thinking on, or use "
+            "context: solution."
         )
 
 

@@ -130,6 +130,7 @@ class _Loop:
                 found |= metrics.teacher_metrics(plans)
             if self.components.world.is_main:
                 self.record_rollouts(step, rollout_rows(groups, step, self.spec.on_policy.grader))
+        guards.check_stripped(step, plans)
         guards.check_contexts(step, found, self.components.method.max_truncated_share)
         rows = [
             Row(rollout.prompt.prompt_ids, rollout.completion.token_ids, plan, rollout.completion.logprobs)

@@ -53,12 +53,13 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
 
 
 def teacher_metrics(plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
-    """Share of rows with a teacher context; among these, of cut ones and ones that still contain thinking."""
+    """Share of rows with a teacher context; among these, of cut ones, and of ones without or still with thinking."""
     rows = [plan for group in plans for plan in group]
     shown = [plan.teachers.values() for plan in rows if CONTEXT in plan.teachers]
     return {
         "demonstration_share": len(shown) / len(rows),
         "teacher_prompt_truncated_share": _share(any(p.is_truncated for p in prompts) for prompts in shown),
+        "stripped_share": _share(any(p.is_stripped for p in prompts) for prompts in shown),
         "leaked_thinking_share": _share(any(p.has_leaked_thinking for p in prompts) for prompts in shown),
     }
 

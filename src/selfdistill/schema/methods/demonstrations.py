@@ -29,6 +29,9 @@ class DemonstrationSettings(MethodSettings):
     instruction: Annotated[str | None, Since(None)] = Field(
         None, min_length=1, description="The instruction of context `concise`, which needs one."
     )
+    keep_space: Annotated[bool, Since(False)] = Field(
+        False, description="Keep white space around a demonstration without its thinking, as the paper's code does."
+    )
     success_threshold: float = Field(0.5, description="Reward from which a completion may serve as demonstration.")
     exclude_own_success: bool = Field(True, description="A completion is never its own demonstration.")
     feedback: Annotated[bool, Since(False)] = Field(

@@ -23,4 +23,4 @@ def make_method(spec: TrainSpec, tokenizer: Any, max_positions: int | None) -> T
     if not (isinstance(made, type) and issubclass(made, TrainingMethod)):
         raise UserError(f"method `{settings.name}`: {module} has no training class `{name}` (a TrainingMethod).")
     limit = spec.on_policy.sampling.max_tokens if spec.on_policy else None
-    return made(settings, Policy(tokenizer, spec.thinking, limit, max_positions))
+    return made(settings, Policy(tokenizer, spec.thinking, limit, max_positions, spec.thinking_marks))

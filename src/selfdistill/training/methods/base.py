@@ -18,6 +18,7 @@ from torch import Tensor
 
 from selfdistill.losses.aggregation import Aggregation
 from selfdistill.rollouts import Group, Rollout
+from selfdistill.schema.common import ThinkingMarks
 from selfdistill.schema.methods import MethodSettings, Teacher
 from selfdistill.training.data import RowPlan, TeacherPrompt
 from selfdistill.training.teacher import ShownLogits
@@ -69,13 +70,15 @@ class Tokens:
 @dataclass(frozen=True)
 class Policy:
     """What a method may need to know of the model it trains. `thinking` is the chat template's enable_thinking;
-    `max_completion_tokens` is None for given completions, `max_positions` where the model states no limit.
+    `max_completion_tokens` is None for given completions, `max_positions` where the model states no limit,
+    `thinking_marks` where they are found in the chat template.
     """
 
     tokenizer: Any
     thinking: bool | None = None
     max_completion_tokens: int | None = None
     max_positions: int | None = None
+    thinking_marks: Sequence[ThinkingMarks] | None = None
 
 
 class TrainingMethod(ABC):

@@ -18,14 +18,14 @@ from selfdistill.contexts import (
     ANSWER_TEMPLATE,
     Attempt,
     choose_demonstrations,
-    demonstration_text,
     encode_context,
     feedback_text,
 )
-from selfdistill.prompts import Message, fill, leaks_thinking
+from selfdistill.prompts import Message, fill
 from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import DemonstrationSettings, TeacherContext
+from selfdistill.thinking import Answer, Thinking
 from selfdistill.training.data import TeacherPrompt
 from selfdistill.training.methods.base import Policy
 
@@ -36,6 +36,7 @@ class TeacherPrompts:
     def __init__(self, settings: DemonstrationSettings, policy: Policy) -> None:
         self.settings = settings
         self.policy = policy
+        self.thinking = Thinking.of(policy.tokenizer, policy.thinking_marks)
         self.max_tokens = settings.max_reprompt_tokens
         if policy.max_positions is not None:
             self.max_tokens = min(self.max_tokens, policy.max_positions - policy.max_completion_tokens)
@@ -87,14 +88,15 @@ class TeacherPrompts:
         return [prompts.get(index) for index in chosen]
 
     def _demonstration(self, kind: TeacherContext, demonstration: Rollout) -> TeacherPrompt | None:
-        strips = kind == "solution_no_think"
-        text = demonstration_text(demonstration.text, "solution_no_think" if strips else "solution")
-        if text is None:
-            return None
-        has_leaked = strips and leaks_thinking(
-            demonstration.text, is_open=self._opens_thinking(demonstration.prompt.prompt_ids)
+        if kind != "solution_no_think":
+            return self._encode(kind, demonstration, demonstration.text)
+        answer = self.thinking.answer(
+            demonstration.text, demonstration.completion.token_ids, demonstration.prompt.prompt_ids
         )
-        return self._encode(kind, demonstration, text, has_leaked)
+        text = answer.text.strip()
+        if not text:
+            return None  # Never the full text instead.
+        return self._encode(kind, demonstration, answer.text if self.settings.keep_space else text, answer)
 
     def _donor(self, groups: Sequence[Group], place: int, count: int) -> list[TeacherPrompt | None]:
         """The next problem of the step, in a cycle, that is another one and has a correct completion."""
@@ -106,23 +108,19 @@ class TeacherPrompts:
                 return [self._encode("donor", group[0], text)] * count
         return [None] * count
 
-    def _encode(
-        self, kind: TeacherContext, rollout: Rollout, text: str, has_leaked_thinking: bool = False
-    ) -> TeacherPrompt:
+    def _encode(self, kind: TeacherContext, rollout: Rollout, text: str, answer: Answer | None = None) -> TeacherPrompt:
         messages: list[Message] = rollout.prompt.messages
         if kind == "reference_only":
             messages = [*messages[:-1], {**messages[-1], "content": ""}]
         ids, is_truncated = encode_context(
             self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.policy.thinking, self.max_tokens
         )
-        return TeacherPrompt(ids, is_truncated, has_leaked_thinking)
+        if answer is None:
+            return TeacherPrompt(ids, is_truncated)
+        return TeacherPrompt(ids, is_truncated, answer.is_stripped, answer.has_leaked)
 
     def _is_right(self, rollout: Rollout) -> bool:
         return rollout.reward >= self.settings.success_threshold
-
-    def _opens_thinking(self, prompt_ids: Sequence[int]) -> bool:
-        """Whether the chat template leaves the completion inside an open <think>."""
-        return self.policy.tokenizer.decode(prompt_ids[-8:], skip_special_tokens=False).rstrip().endswith("<think>")
 
 
 def _attempt(rollout: Rollout) -> Attempt:
