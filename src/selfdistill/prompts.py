@@ -8,10 +8,14 @@ are replaced, so `\\boxed{}` needs no escaping, neither in a template nor in a q
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Literal
+
+from jinja2 import TemplateError, TemplateSyntaxError
 
 from selfdistill.schema.errors import UserError
 
@@ -34,6 +38,8 @@ INSTRUCTIONS: dict[str, tuple[str, str]] = {
     ),
 }
 
+_DATE_CALL = re.compile(r"\bstrftime_now\s*\(")
+_DATE_WITH_FORMAT = re.compile(r"""\bstrftime_now\s*\(\s*(["'])(?P<format>[^"'\\]*)\1\s*\)""")
 _ID_CHARACTERS = 16
 
 
@@ -68,18 +74,55 @@ def encode_chat(tokenizer: PreTrainedTokenizerBase, messages: Sequence[Message],
     """Token ids of a chat up to and including the generation header, straight from the chat template.
 
     `thinking` is the template's enable_thinking; None passes nothing, so that the template's own default holds.
-    Raises UserError for a tokenizer without a chat template.
+    Raises UserError for a tokenizer without a chat template, for one that prints today's date, and for what the
+    template itself refuses, such as a system message.
     """
-    if not tokenizer.chat_template:
+    template = tokenizer.chat_template
+    if not template:
         raise UserError(
             f"the tokenizer of `{tokenizer.name_or_path}` has no chat template; "
             "set chat_template in the model's entry, or use an instruction-tuned model."
         )
+    if isinstance(template, Mapping) and "default" not in template:
+        raise UserError(
+            f"the tokenizer of `{tokenizer.name_or_path}` has the chat templates {', '.join(template)} and no default: "
+            "set chat_template in the model's entry to the text of one."
+        )
+    if prints_todays_date(template):
+        raise UserError(
+            f"the chat template of `{tokenizer.name_or_path}` prints today's date (strftime_now), so every day would "
+            "give other prompts under the same key: set chat_date: YYYY-MM-DD in the model's entry, or chat_template."
+        )
     options = {} if thinking is None else {"enable_thinking": thinking}
-    ids = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
-    )
+    try:
+        ids = tokenizer.apply_chat_template(
+            list(messages), add_generation_prompt=True, tokenize=True, return_dict=False, **options
+        )
+    except TemplateError as error:
+        said = " ".join(str(error).split())
+        where = f" (line {error.lineno})" if isinstance(error, TemplateSyntaxError) else ""
+        raise UserError(
+            f"the chat template of `{tokenizer.name_or_path}` refuses this prompt{where}: {said}. Change system, "
+            "examples or thinking in the model's entry, or set its chat_template."
+        ) from None
     return [int(token) for token in ids]
+
+
+def prints_todays_date(template: str | Mapping[str, str]) -> bool:
+    """Whether a chat template asks for the date of the day on which it is rendered."""
+    return any(_DATE_CALL.search(text) for text in ([template] if isinstance(template, str) else template.values()))
+
+
+def with_date(template: str, day: date) -> str:
+    """A chat template that prints `day` in place of today. UserError for a format that is not written out."""
+
+    def printed(call: re.Match[str]) -> str:
+        return json.dumps(day.strftime(call["format"]), ensure_ascii=False)
+
+    fixed = _DATE_WITH_FORMAT.sub(printed, template)
+    if _DATE_CALL.search(fixed):
+        raise UserError("chat_date: the chat template builds the format of its date; set chat_template instead.")
+    return fixed
 
 
 def strip_instruction(text: str, kind: Instruction) -> str:

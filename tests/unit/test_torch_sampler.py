@@ -219,3 +219,14 @@ def test_sampling_leaves_the_model_in_training_mode(model):
     TorchSampler(model, EOS).generate([PROMPTS[0]], [[0]], Sampling(max_tokens=3))
     assert model.training
     model.eval()
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0, 0.7])
+def test_logits_that_are_not_finite_are_one_error(temperature):
+    """At temperature 0 they were answers of the first token, above it an index error."""
+    broken = tiny_model(VOCABULARY)
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    sampling = Sampling(temperature=temperature, max_tokens=5)
+    with pytest.raises(UserError, match=r"token 1 of 8 completions: the model's logits are not finite"):
+        TorchSampler(broken, EOS).generate(PROMPTS, seeds(2), sampling)

@@ -90,11 +90,20 @@ def test_a_null_context_teaches_nothing(tmp_path):
     assert session.metrics()[0]["grad_norm"] < 1e-4
 
 
+def all_wrong(texts, golds, stop_reasons):
+    return [Verdict("wrong", 0.0) for _ in texts]
+
+
+def test_a_short_run_in_which_no_step_had_a_signal_is_an_error(tmp_path):
+    """Fewer steps than max_steps_without_signal: weight decay alone would have moved the weights."""
+    session = Session(tmp_path, make_spec(GRPO, steps=2, checkpoint_every=1), grade=all_wrong)
+    with pytest.raises(UserError, match="step 2: no learning signal in the last 2 steps"):
+        session.run()
+    assert not (tmp_path / "checkpoints/step-2").exists()
+
+
 @pytest.mark.parametrize("method", [GRPO, SDPO], ids=["grpo", "sdpo"])
 def test_training_without_signal_stops_with_the_reason(tmp_path, method):
-    def all_wrong(texts, golds, stop_reasons):
-        return [Verdict("wrong", 0.0) for _ in texts]
-
     session = Session(tmp_path, make_spec(method, steps=9, max_steps_without_signal=3), grade=all_wrong)
     with pytest.raises(UserError, match="step 3: no learning signal in the last 3 steps"):
         session.run()

@@ -214,3 +214,11 @@ def test_sdpo_shows_feedback_only_where_there_is_no_demonstration():
     assert not any(
         plan.is_supervised for plan in make_method(make_spec(SDPO), TOKENIZER, 256).plan_step([[group[0], group[2]]])[0]
     )
+
+
+def test_weights_that_are_not_numbers_are_named_as_such_and_not_as_a_head_of_another_kind():
+    model = tiny_model(len(TOKENIZER))
+    with torch.no_grad():
+        next(model.parameters()).fill_(float("nan"))
+    with pytest.raises(UserError, match="the model's logits are not finite"):
+        Network(model, temperature=1.0).check_head()

@@ -95,3 +95,14 @@ def test_a_sharded_state_is_not_read_by_an_unsharded_run(tmp_path):
     assert run_in_processes(stopped) == [1, 1]
     with pytest.raises(UserError, match="sharding: full"):
         Session(tmp_path, spec).run()
+
+
+def test_unsharded_processes_on_a_cpu_go_on_from_their_state(tmp_path):
+    spec = make_spec(GRPO, steps=4, checkpoint_every=4)
+    whole = run_together(tmp_path / "whole", spec)
+    stopped = Session(tmp_path / "stopped", spec, StageRuntime(processes=2, state_every_steps=1))
+    stopped.stop_requested = lambda: (tmp_path / "stopped/state/step-2").is_dir()
+    assert run_in_processes(stopped) == [1, 1]
+    stopped.stop_requested = lambda: False
+    assert run_in_processes(stopped) == [0, 0]
+    assert stopped.weights() == whole.weights()

@@ -39,6 +39,14 @@ class Completion:
 OnProgress = Callable[[int, int], None]
 
 
+def not_finite(where: str) -> UserError:
+    """The one error for logits that are NaN or infinite: nothing drawn from them means anything."""
+    return UserError(
+        f"{where}: the model's logits are not finite (NaN): its weights are damaged, or overflow in this precision. "
+        "Check the model (`selfdistill verify`), or compute in float32."
+    )
+
+
 class Sampler(Protocol):
     """Samples completions from a policy whose weights may change between calls."""
 

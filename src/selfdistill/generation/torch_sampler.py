@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits
+from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits, not_finite
 from selfdistill.generation.decoders import make_decoder
 from selfdistill.generation.randomness import uniforms
 from selfdistill.schema.common import Sampling
@@ -175,7 +175,10 @@ class _Decoding:
         self.tokens_BL[self.rows, position] = self.next_A
         self.logprobs_BL[self.rows, position] = logprobs_A
         ends_A = torch.isin(self.next_A, eos) & ~self.is_ended_B[self.rows]
-        finished = int(ends_A.sum())
+        is_broken_A = logprobs_A.isnan() & ~self.is_ended_B[self.rows]
+        finished, broken = torch.stack([ends_A.sum(), is_broken_A.sum()]).tolist()
+        if broken:
+            raise not_finite(f"token {position + 1} of {broken} completions")
         if finished:
             ended_rows = self.rows[ends_A]
             self.is_ended_B[ended_rows] = True
@@ -228,7 +231,8 @@ def _invert(logprobs: Tensor, uniforms_A: Tensor, sampling: Sampling) -> Tensor:
     """The first token whose cumulative probability exceeds the uniform number."""
     cumulative = _truncate(logprobs, sampling).exp().cumsum(-1, dtype=torch.float64)
     targets = uniforms_A[:, None] * cumulative[:, -1:]
-    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1)
+    # NaN sorts last, and so does a product that is rounded up to the whole sum: one more than the last token.
+    return torch.searchsorted(cumulative, targets, right=True).squeeze(-1).clamp(max=logprobs.shape[-1] - 1)
 
 
 def _truncate(logits: Tensor, sampling: Sampling) -> Tensor:

@@ -7,12 +7,13 @@ are vLLM's own, so the same seed gives another text; log-probs of *truncated* sa
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence, Set
 from pathlib import Path
 from typing import Any
 
-from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits
+from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits, not_finite
 from selfdistill.generation.loading import end_token_ids
 from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop_engine
 from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
@@ -177,6 +178,8 @@ class VllmSampler(Sampler):
         (sampled,) = output.outputs
         ids = list(sampled.token_ids)
         logprobs = [position[token].logprob for token, position in zip(ids, sampled.logprobs, strict=True)]
+        if any(map(math.isnan, logprobs)):
+            raise not_finite("vLLM")
         is_ended = sampled.finish_reason == "stop"
         if sampled.finish_reason not in ("stop", "length") or (is_ended and ids[-1] not in self.eos_token_ids):
             raise RuntimeError(

@@ -75,7 +75,8 @@ class Planner:
     def model(self, name: str) -> Node:
         entry = self.config.models[name]
         if entry.asset is not None:
-            return Node(ModelSpec(pin=self.assets.pin(entry.asset), chat_template=entry.chat_template), {})
+            chat = {"chat_template": entry.chat_template, "chat_date": entry.chat_date}
+            return Node(ModelSpec(pin=self.assets.pin(entry.asset), **chat), {})
         made = entry.pretrain
         fields = ("architecture", "mixture", "seed", "steps", "batch_size", "optimiser", "max_final_loss")
         return Node(PretrainSpec(**{f: getattr(made, f) for f in fields}), self._excluded(made.exclude))

@@ -99,6 +99,9 @@ class ModelEntry(Model):
     thinking_marks: list[ThinkingMarks] | None = Field(
         None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
     )
+    chat_date: str | None = Field(
+        None, pattern=ISO_DATE, description="The date that the chat template prints in place of today's, YYYY-MM-DD."
+    )
     chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
     system: str | None = Field(None, description="System message.")
     examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")

@@ -26,6 +26,7 @@ from selfdistill.schema.common import (
 )
 from selfdistill.schema.methods import Method
 from selfdistill.schema.sources import (
+    ISO_DATE,
     Expectation,
     FileSource,
     LiveCodeBenchSource,
@@ -119,6 +120,9 @@ class ModelSpec(StageSpec):
 
     pin: AssetPin = Field(description="Which weights, tokenizer and chat template.")
     chat_template: str | None = Field(None, description="A template that replaces the model's own.")
+    chat_date: Annotated[str | None, Since(None)] = Field(
+        None, pattern=ISO_DATE, description="The date that the template prints in place of today's."
+    )
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return (self.pin.repo or self.pin.file or "model").rsplit("/", 1)[-1]

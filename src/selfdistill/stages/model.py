@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from datetime import date
+from pathlib import Path
 from typing import Any
 
 from selfdistill.assets import Assets
+from selfdistill.generation.loading import load_tokenizer
+from selfdistill.prompts import with_date
 from selfdistill.run.job import Job
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import ModelSpec
 
 
@@ -19,8 +24,19 @@ def main(job: Job) -> dict[str, Any]:
         link = target / path.relative_to(source)
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(path.resolve())
-    if spec.chat_template is not None:
+    text = chat_template(spec, source)
+    if text is not None:
         template = target / "chat_template.jinja"
         template.unlink(missing_ok=True)
-        template.write_text(spec.chat_template, encoding="utf-8")
+        template.write_text(text, encoding="utf-8")
     return {"files": len(files), "pin": spec.pin.identity()}
+
+
+def chat_template(spec: ModelSpec, folder: Path) -> str | None:
+    """The template that takes the place of the model's own, with the date of the spec; None leaves the model's own."""
+    if spec.chat_date is None:
+        return spec.chat_template
+    text = spec.chat_template or load_tokenizer(folder).chat_template
+    if not isinstance(text, str):
+        raise UserError(f"chat_date: {folder} has no single chat template; set chat_template to the text of one.")
+    return with_date(text, date.fromisoformat(spec.chat_date))

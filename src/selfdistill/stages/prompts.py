@@ -21,13 +21,14 @@ def main(job: Job) -> dict[str, Any]:
     spec = job.artifact.spec(PromptsSpec)
     tokenizer = load_tokenizer(model_folder(job.artifact.input("model")))
     problems = read_rows(job.artifact.input("problems").payload / "problems.parquet")
+    unknown_id = unknown_token_id(tokenizer)
     prompts, too_long, unknown = [], 0, 0
     for problem in problems:
         system = problem.get("system") or spec.system
         messages = chat(render_question(spec.question_template, problem["question"]), system, spec.examples)
         ids = encode_chat(tokenizer, messages, spec.thinking)
         too_long += len(ids) > spec.max_prompt_tokens
-        unknown += tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids
+        unknown += unknown_id is not None and unknown_id in ids
         if len(ids) <= spec.max_prompt_tokens:
             prompts.append({**problem, "messages": json.dumps(messages, ensure_ascii=False), "prompt_ids": ids})
     if not prompts:
@@ -37,3 +38,9 @@ def main(job: Job) -> dict[str, Any]:
     write_rows(job.artifact.payload / "prompts.parquet", prompts, PROMPTS)
     lengths = [len(p["prompt_ids"]) for p in prompts]
     return {"prompts": len(prompts), "dropped": {"too long": too_long}, "longest_prompt_tokens": max(lengths)}
+
+
+def unknown_token_id(tokenizer: Any) -> int | None:
+    """The token of unknown words; None where it has another role, too, in which every prompt may hold it."""
+    roles = {tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id}
+    return None if tokenizer.unk_token_id in roles else tokenizer.unk_token_id

@@ -77,7 +77,9 @@ class Components:
             return
         if not (folder / _TENSORS).is_file():
             raise UserError(f"{folder} was saved with sharding: resume it with `sharding: full`, or delete it.")
-        tensors = torch.load(folder / _TENSORS, map_location=self.world.device, weights_only=True)
+        # Several processes on a CPU have the device cpu:0, which torch.load does not know.
+        device = "cpu" if self.world.device.type == "cpu" else self.world.device
+        tensors = torch.load(folder / _TENSORS, map_location=device, weights_only=True)
         for kind, named in self._weights().items():
             if named.keys() != tensors[kind].keys():
                 raise UserError(f"{folder}: the {kind} in this state belongs to another model. Delete {folder.parent}.")

@@ -50,7 +50,8 @@ def check_stripped(step: int, plans: Sequence[Sequence[RowPlan]]) -> None:
 
 
 def check_signal(progress: Progress, found: dict[str, float], limit: int) -> None:
-    """Count successive steps without a learning signal; raise UserError at the limit.
+    """Count successive steps without a learning signal; raise UserError at the limit, which is at most the whole run:
+    a run in which no step had a signal learned nothing, though weight decay moved its weights.
 
     With a KL penalty every row has a gradient, but groups with equal rewards have no learning signal.
     """

@@ -195,7 +195,7 @@ class _Loop:
             metrics.append_metrics(self.folder.metrics, line)
             self.report(line)
         self.progress.step = step
-        guards.check_signal(self.progress, found, self.spec.max_steps_without_signal)
+        guards.check_signal(self.progress, found, min(self.spec.max_steps_without_signal, self.spec.steps))
         guards.check_sampler_gap(step, found, self.runtime.max_sampler_gap)
         return found
 

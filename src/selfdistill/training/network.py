@@ -22,6 +22,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from selfdistill.generation.base import not_finite
 from selfdistill.losses import token_logprobs
 from selfdistill.schema.errors import UserError
 from selfdistill.training.head import Head, is_matrix, matrix_head
@@ -142,6 +143,8 @@ class Network:
         with torch.no_grad(), self._casting(), self.head() as head:
             expected = self.model(input_ids=packed.ids_BT, use_cache=False).logits[0, 1:].float() / self.temperature
             found = head(self.hidden(packed))
+        if not expected.isfinite().all():
+            raise not_finite(f"model {type(self.model).__name__}")
         difference = float((found - expected).norm() / expected.norm())
         if not difference <= max(_LEAST_TOLERANCE, 4 * torch.finfo(self.compute_dtype).eps):
             raise UserError(
