@@ -84,7 +84,8 @@ def test_what_needs_no_algebra_is_decided(answer, gold, verdict):
 @pytest.mark.parametrize(
     ("answer", "gold", "expected"),
     [
-        ("60 miles per hour", "60", (r"60\text{ miles per hour}", "60")),
+        ("60 miles per hour", "60", ("60", "60")),
+        (r"500\text{ cm}", r"5\text{ m}", (r"(500)\cdot\frac{1}{100}", "5")),
         ("2 sin", "2", ("2 sin", "2")),
         (r"\frac{1}{2} ac", r"\frac{1}{2} ab", (r"\frac{1}{2} ac", r"\frac{1}{2} ab")),
         ("3s", "3t", ("3{s}", "3{t}")),
@@ -151,8 +152,8 @@ def test_different_spellings_of_one_answer_are_compared_once():
     class Recorder:
         asked = []
 
-        def compare(self, pairs, timeout_seconds, *, relations=False):
-            assert relations
+        def compare(self, pairs, timeout_seconds, rules):
+            assert rules == "extended"
             self.asked += pairs
             return ["correct"] * len(pairs)
 

@@ -101,10 +101,10 @@ class _Remembering:
         self._known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
 
     def compare(
-        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, *, relations: bool = False
+        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: str = "math_verify"
     ) -> list[Outcome]:
         fresh = [pair for pair in pairs if pair not in self._known]
-        found = self._pool.compare(fresh, timeout_seconds, relations=relations) if fresh else []
+        found = self._pool.compare(fresh, timeout_seconds, rules) if fresh else []
         verdicts = dict(zip(fresh, found, strict=True))
         outcomes = [verdicts[pair] if pair in verdicts else self._known[pair] for pair in pairs]
         self._known |= {pair: outcome for pair, outcome in verdicts.items() if outcome != "timeout"}

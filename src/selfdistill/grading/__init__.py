@@ -9,12 +9,15 @@ on unit tests in a sandbox.
 Importing this package is cheap: math-verify is imported in the workers alone, and none starts before it is needed.
 """
 
-from selfdistill.grading.extraction import extract_answer_line, extract_box, extract_choice, extract_last_number
-from selfdistill.grading.grader import Grade, Outcome, check_machine, grade, shown_answer
+from selfdistill.grading.answer_line import extract_answer_line
+from selfdistill.grading.choices import extract_choice
+from selfdistill.grading.extraction import extract_box, extract_last_number
+from selfdistill.grading.grader import OUTCOMES, Grade, Outcome, check_machine, grade, shown_answer
 from selfdistill.grading.pool import WorkerPool
 from selfdistill.grading.quick import decide_quickly
 
 __all__ = [
+    "OUTCOMES",
     "Grade",
     "Outcome",
     "WorkerPool",

@@ -1,15 +1,30 @@
-"""Where the final answer stands in a completion."""
+"""Where the final answer stands in a completion: in a box, on an answer line, or as the last number."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 
 _OPENING = re.compile(r"\s*\{")
+_BOX = re.compile(r"\\(?:boxed|fbox)(?:\s*\{|\s+(?=-?\d))")
+_BARE_NUMBER = re.compile(r"-?\d+(?:[.,/]\d+)*")
 # A backslash takes the next character with it, so that the set braces \{ and \} do not count.
 _BRACE = re.compile(r"\\.|[{}]", re.DOTALL)
-_ANSWER = re.compile(r"answer\**(?:\s+is)?\s*:|answer\s+is\b", re.IGNORECASE)
 _NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?!\w|\.\d)")
-_STYLE = re.compile(r"\\(?:text|textbf|mathrm|mathbf)\s*\{([^{}]*)\}")
+_EDGE_SPACE = r"(?:\s|~|(?<!\\)\\(?:[ ,;:!>]|q?quad(?![A-Za-z])))+"
+_LEADING_SPACE, _TRAILING_SPACE = re.compile(rf"\A{_EDGE_SPACE}"), re.compile(rf"{_EDGE_SPACE}\Z")
+
+#: What a template leaves in a box where the answer belongs.
+_PLACEHOLDER = re.compile(
+    r"[\s.…_?$~-]*|\\(?:[lcd]?dots|square|Box|_)|(?:(?:your|the|my|insert|final) ){0,3}answers?(?: here)?",
+    re.IGNORECASE,
+)
+_TEXT = re.compile(r"\\(?:text|mathrm|textbf|mathbf)\s*\{([^{}]*)\}")
+#: Longest text between two boxes of one list.
+_LIST_GAP = 40
+_LIST_BOXES = 32
+_GAP_LAYOUT = re.compile(r"[\s$~*]|\\[()\[\],;:! ]|\\q?quad(?![A-Za-z])")
+_SEPARATORS = frozenset((",", ";", "and", "or", "&", ",and", ",or", ";and", "、"))
 
 
 def extract_box(text: str, scope_characters: int | None = None) -> str:
@@ -18,26 +33,63 @@ def extract_box(text: str, scope_characters: int | None = None) -> str:
     With a scope only the last characters are searched, and the box must lie wholly inside (docs/method.md 12). Outer
     whitespace, one leading ":" and one trailing "." or "/" are dropped (docs/method.md 12).
     """
-    if scope_characters is not None:
-        text = text[-scope_characters:]
+    text = _in_scope(text, scope_characters)
     start = text.rfind("\\boxed")
     while start >= 0:
         opening = _OPENING.match(text, start + len("\\boxed"))
         if opening:
-            return _tidy(_up_to_closing_brace(text, opening.end()))
+            end = _closing_brace(text, opening.end())
+            return "" if end is None else tidy(text[opening.end() : end])
         start = text.rfind("\\boxed", 0, start)
     return ""
 
 
-def extract_answer_line(text: str) -> str:
-    """What follows the last "answer:" or "answer is" on its line, without emphasis, dollar signs and end marks."""
-    found = None
-    for found in _ANSWER.finditer(text):  # noqa: B007 - the last one is wanted
-        pass
-    if found is None:
-        return ""
-    line = text[found.end() :].split("\n", 1)[0]
-    return _tidy(line.strip(" \t*$").removesuffix(".").strip(" \t*$"))
+def extract_box_as_published(text: str, scope_characters: int | None = None) -> str:
+    r"""The last `\boxed{...}` as the official reward reads it: every brace counts, and nothing is dropped.
+
+    [C verl/utils/reward_score/feedback/math.py]; "" where there is none, or where it is not closed.
+    """
+    text = _in_scope(text, scope_characters)
+    start = text.rfind("\\boxed{")
+    depth = 0
+    for brace in re.finditer(r"[{}]", text[start:] if start >= 0 else ""):
+        depth += 1 if brace[0] == "{" else -1
+        if depth == 0:
+            return text[start + len("\\boxed{") : start + brace.start()]
+    return ""
+
+
+def extract_last_answer(text: str, scope_characters: int | None = None) -> str:
+    r"""Content of the last box that holds an answer (rules `extended`); "" where there is none, or one is not closed.
+
+    Empty boxes and placeholders (`\boxed{...}`, `\boxed{your answer}`) are passed over. Boxes that only commas or
+    `and` and `or` part are one list: two answers are not one, and a list may be boxed piece by piece.
+    """
+    text = _in_scope(text, scope_characters)
+    first = None
+    answers: list[str] = []
+    list_start = 0
+    for start, end, content in _boxes_from_the_end(text):
+        if not answers:
+            first = content if first is None else first
+            if not _is_placeholder(content):
+                answers, list_start = [content], start
+        elif len(answers) < _LIST_BOXES and _is_separator(text[end:list_start]):
+            answers, list_start = [content, *answers], start
+        else:
+            break
+    if not answers:
+        return first or ""
+    distinct = list(dict.fromkeys(answers))
+    return distinct[0] if len(distinct) == 1 else ", ".join(answers)
+
+
+def is_boxed_letter_by_letter(text: str, gold: str, scope_characters: int | None = None) -> bool:
+    """Whether the last box opens with exactly the gold answer; asked where its braces do not match."""
+    text = _in_scope(text, scope_characters)
+    box = f"\\boxed{{{gold}}}"
+    start = text.rfind(box)
+    return start >= 0 and "\\boxed" not in text[start + len(box) :]
 
 
 def extract_last_number(text: str) -> str:
@@ -48,35 +100,69 @@ def extract_last_number(text: str) -> str:
     return found[0] if found else ""
 
 
-def extract_choice(text: str, choices: str) -> str:
-    r"""The chosen letter, upper case: the last box if it holds one, else the last `answer: X`; "" for neither.
-
-    A box may style or bracket its letter (`\text{(B)}`) and may go on after it (`B: 5.3 mol`); lower case is accepted
-    there. The answer line needs an upper-case letter, as "answer: a ring" is prose; `<answer>` tags count as one.
-    """
-    letters = re.escape(choices.upper())
-    boxed = _STYLE.sub(r"\1", extract_box(text)).strip(" \n\t$")
-    found = re.match(rf"\(?([{letters}])\)?(?:[.:),]|\Z)", boxed, re.IGNORECASE)
-    if found:
-        return found[1].upper()
-    line = re.compile(
-        rf"(?i:answer)(?i:\s+is)?[\s*]*[:>][\s*$(\\]*(?:(?:text|boxed|mathrm)\{{\(?)?([{letters}])(?![A-Za-z0-9])"
-    )
-    lines = line.findall(text)
-    return lines[-1].upper() if lines else ""
-
-
-def _up_to_closing_brace(text: str, start: int) -> str:
-    depth = 1
-    for token in _BRACE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0:
-            return text[start : token.start()]
-    return ""
-
-
-def _tidy(content: str) -> str:
+def tidy(content: str) -> str:
+    """An answer without outer white space, one leading ":" and one trailing "." or "/" (docs/method.md 12)."""
     content = content.strip().removeprefix(":")
     if content.endswith((".", "/")):
         content = content[:-1]
     return content.strip()
+
+
+def strip_spaces(text: str) -> str:
+    r"""Without white space at the ends, `\ `, `\,` and `\quad` included; the end of a matrix row, `\\`, stays."""
+    return _TRAILING_SPACE.sub("", _LEADING_SPACE.sub("", text))
+
+
+def has_matched_braces(text: str) -> bool:
+    """Whether every brace has its partner, and no backslash is left over at the end."""
+    depth = 0
+    rest = 0
+    for token in _BRACE.finditer(text):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        rest = token.end()
+        if depth < 0:
+            return False
+    return depth == 0 and "\\" not in text[rest:]
+
+
+def _boxes_from_the_end(text: str) -> Iterator[tuple[int, int, str]]:
+    """(start, end, tidied content) of boxes, last first; ends at one that is not closed."""
+    limit = len(text)
+    openings = list(_BOX.finditer(text))
+    for opening in reversed(openings):
+        if opening.start() >= limit:
+            continue
+        if opening[0].endswith("{"):
+            end = _closing_brace(text, opening.end())
+            if end is None:
+                return
+            yield opening.start(), end + 1, strip_spaces(tidy(strip_spaces(text[opening.end() : end])))
+        else:
+            number = _BARE_NUMBER.match(text, opening.end())
+            yield opening.start(), number.end(), number[0]
+        limit = opening.start()
+
+
+def _is_placeholder(content: str) -> bool:
+    bare = re.sub(r"\\boxed\{\}|[{}<>\[\]]", "", _TEXT.sub(r"\1", content)).strip()
+    return _PLACEHOLDER.fullmatch(bare) is not None
+
+
+def _is_separator(between: str) -> bool:
+    if len(between) > _LIST_GAP:
+        return False
+    return _GAP_LAYOUT.sub("", _TEXT.sub(r"\1", between)).lower() in _SEPARATORS
+
+
+def _closing_brace(text: str, start: int) -> int | None:
+    """Where the brace is closed that was opened before `start`."""
+    depth = 1
+    for token in _BRACE.finditer(text, start):
+        depth += {"{": 1, "}": -1}.get(token[0], 0)
+        if depth == 0:
+            return token.start()
+    return None
+
+
+def _in_scope(text: str, scope_characters: int | None) -> str:
+    return text if scope_characters is None else text[-scope_characters:]

@@ -6,19 +6,36 @@ import atexit
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 from selfdistill.grading.agreement import align, decide
-from selfdistill.grading.extraction import extract_answer_line, extract_box, extract_choice, extract_last_number
+from selfdistill.grading.answer_line import extract_answer_line
+from selfdistill.grading.choices import extract_choice, extract_choice_as_published
+from selfdistill.grading.extraction import (
+    extract_box,
+    extract_box_as_published,
+    extract_last_answer,
+    extract_last_number,
+    has_matched_braces,
+    is_boxed_letter_by_letter,
+    strip_spaces,
+    tidy,
+)
 from selfdistill.grading.notation import rewrite
 from selfdistill.grading.pool import WorkerPool
-from selfdistill.grading.quick import decide_quickly
+from selfdistill.grading.quick import decide_identical, decide_quickly
 
 if TYPE_CHECKING:
     # The settings models load pydantic, several times slower than all of this package.
-    from selfdistill.schema.common import CodeGrader, Grader
+    from selfdistill.schema.common import ChoiceGrader, CodeGrader, Grader, MathGrader
 
-Outcome = Literal["correct", "wrong", "unparsed", "timeout"]
+#: `unreadable_gold`: nothing can be equal to the gold answer but its own text, which is not the model's mistake.
+Outcome = Literal["correct", "wrong", "unparsed", "timeout", "unreadable_gold"]
+OUTCOMES: tuple[Outcome, ...] = get_args(Outcome)
+
+_BOX_READERS = {
+    "extended": extract_last_answer, "math_verify": extract_box, "paper_reward": extract_box_as_published,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +71,11 @@ def grade(
     unknown = set(stop_reasons) - {"eos", "length"}
     if unknown:
         raise ValueError(f"unknown stop reasons {sorted(unknown)}; known: eos, length")
-    golds = [gold.strip() for gold in golds]
+    golds = [strip_spaces(gold) for gold in golds]
     if grader.kind == "code":
         return _grade_code(completions, golds, stop_reasons, grader, pool.processes if pool else 1)
     _check_golds(golds, grader)
-    answers = [_extract(completion, grader) for completion in completions]
+    answers = _extract_all(completions, golds, grader)
     is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
     pairs = list(zip(answers, golds, strict=True))
     # A completion that may not count is never compared; neither is an absent answer.
@@ -115,10 +132,22 @@ def _grade_code(
     return grades
 
 
-def _extract(completion: str, grader: Grader) -> str:
+def _extract_all(completions: Sequence[str], golds: Sequence[str], grader: MathGrader | ChoiceGrader) -> list[str]:
+    """The answer of each completion, "" where there is none."""
+    answers = [_extract(completion, grader) for completion in completions]
+    if grader.kind == "math":
+        odd = {gold for gold in set(golds) if not has_matched_braces(gold)}
+        for place, (completion, gold) in enumerate(zip(completions, golds, strict=True) if odd else ()):
+            if gold in odd and is_boxed_letter_by_letter(completion, gold, grader.scope_characters):
+                answers[place] = gold
+    return answers
+
+
+def _extract(completion: str, grader: MathGrader | ChoiceGrader) -> str:
     if grader.kind == "choice":
-        return extract_choice(completion, grader.choices)
-    answer = extract_box(completion, grader.scope_characters)
+        published = grader.rules == "paper_reward"
+        return extract_choice_as_published(completion) if published else extract_choice(completion, grader.choices)
+    answer = _BOX_READERS[grader.rules](completion, grader.scope_characters)
     if answer or grader.fallback == "none":
         return answer
     in_scope = completion if grader.scope_characters is None else completion[-grader.scope_characters :]
@@ -129,14 +158,19 @@ def _judge(pairs: Sequence[tuple[str, str]], grader: Grader, pool: WorkerPool | 
     """Verdict of each distinct (answer, gold) pair."""
     if grader.kind == "choice":
         return {pair: "correct" if pair[0] == pair[1].upper() else "wrong" for pair in pairs}
-    verdicts = {pair: decide_quickly(*pair) for pair in pairs}
+    quickly = decide_identical if grader.rules == "paper_reward" else decide_quickly
+    verdicts = {pair: quickly(*pair) for pair in pairs}
     pending = {pair: pair for pair, verdict in verdicts.items() if verdict is None}
     if grader.rules == "extended":
         pending = _rewrite(pending, verdicts)
+    elif grader.rules == "math_verify":
+        # The end mark of an answer is dropped, so the gold answer's is.
+        pending = {pair: (pair[0], tidy(pair[1]) or pair[1]) for pair in pending}
+        verdicts |= {pair: "correct" for pair, asked in pending.items() if asked[0] == asked[1]}
+        pending = {pair: asked for pair, asked in pending.items() if asked[0] != asked[1]}
     if pending:
         unique = list(dict.fromkeys(pending.values()))
-        options = {"relations": True} if grader.rules == "extended" else {}
-        outcomes = (pool or _shared_pool()).compare(unique, grader.timeout_seconds, **options)
+        outcomes = (pool or _shared_pool()).compare(unique, grader.timeout_seconds, grader.rules)
         found = dict(zip(unique, outcomes, strict=True))
         verdicts |= {pair: found[asked] for pair, asked in pending.items()}
     return verdicts
@@ -148,7 +182,7 @@ def _rewrite(
     """What to ask math-verify for each pair that plain notation does not decide; decided ones go to `verdicts`."""
     left = {}
     for pair in pending:
-        answer, gold = rewrite(pair[0]), rewrite(pair[1])
+        answer, gold = rewrite(tidy(pair[0])), rewrite(tidy(pair[1]))
         verdict = decide(answer, gold)
         if verdict is None:
             left[pair] = align(answer, gold)

@@ -9,77 +9,75 @@ from __future__ import annotations
 
 import re
 
-_CHARACTERS = str.maketrans(
-    {
-        "−": "-", "–": "-", "—": "-", "‐": "-", "‑": "-", "×": r"\times ", "⋅": r"\cdot ", "·": r"\cdot ",
-        "÷": r"\div ", "π": r"\pi ", "∞": r"\infty ", "°": r"^\circ ", "±": r"\pm ", "∓": r"\mp ", "≤": r"\le ",
-        "≥": r"\ge ", "≠": r"\ne ", "∪": r"\cup ", "∩": r"\cap ", "∈": r"\in ", "∅": r"\emptyset ", "½": r"\frac{1}{2}",
-        "⅓": r"\frac{1}{3}", "⅔": r"\frac{2}{3}", "¼": r"\frac{1}{4}", "¾": r"\frac{3}{4}", "⅛": r"\frac{1}{8}",
-        "⁰": "^0", "¹": "^1", "²": "^2", "³": "^3", "⁴": "^4", "€": "", "£": "", "¢": "", "\u00a0": " ", "\u2009": " ",
-        "\u202f": " ", "`": "", **{chr(0xFF10 + digit): str(digit) for digit in range(10)},
-    }
-)  # fmt: skip
-
-#: One LaTeX command, or an escaped character; `\\` is the end of a matrix row and must stay.
-_COMMAND = re.compile(r"\\(?:\\|[A-Za-z]+|.)", re.DOTALL)
-_RENAMED = {
-    r"\dfrac": r"\frac", r"\tfrac": r"\frac", r"\cfrac": r"\frac", r"\lbrace": r"\{", r"\rbrace": r"\}",
-    r"\langle": "(", r"\rangle": ")", r"\varnothing": r"\emptyset", r"\bigcup": r"\cup ", r"\degree": r"^\circ ",
-    r"\geqslant": r"\ge", r"\leqslant": r"\le", r"\mbox": r"\text", r"\textrm": r"\text", r"\textnormal": r"\text",
-    r"\textbf": r"\text", r"\textit": r"\text", r"\emph": r"\text", r"\,": " ", r"\;": " ", r"\:": " ", r"\>": " ",
-    r"\ ": " ", r"\quad": " ", r"\qquad": " ", r"\!": "",
-    **dict.fromkeys((
-        r"\boldsymbol", r"\bm", r"\underline", r"\displaystyle", r"\textstyle", r"\limits", r"\bf", r"\rm", r"\large",
-        r"\Large", r"\big", r"\Big", r"\bigg", r"\Bigg", r"\bigl", r"\bigr", r"\Bigl", r"\Bigr", r"\biggl", r"\biggr",
-        r"\Biggl", r"\Biggr", r"\bigm", r"\Bigm",
-    ), " "),
-}  # fmt: skip
+from selfdistill.grading.characters import to_latex
+from selfdistill.grading.extraction import strip_spaces
+from selfdistill.grading.latex import complete_arguments, escape_function_names, rename_commands
+from selfdistill.grading.wording import plain_wording
 
 _COLOUR = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}")
-_ROOT = re.compile(r"√\s*(\d+|[A-Za-z])")
 _DEGREES = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|o)\s*\}|\\circ|o(?![A-Za-z]))\s*")
+_ARC_MINUTES = re.compile(r"(?<![\d.])(\d{1,4})\^\\circ (\d{1,2})(?:'|\^\{?\\prime\}?)(?![\d'])")
+_ANGLE_OF_FUNCTION = re.compile(
+    r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?)\s*(?:\(\s*(\d+(?:\.\d+)?)\^\\circ\s*\)|\{?(\d+(?:\.\d+)?)\^\\circ\s*\}?)"
+)
 _EXPONENT = re.compile(r"(?<![A-Za-z\d.])(\d{1,20}(?:\.\d{1,20})?)[eE]([+-]?\d{1,3})(?![\d.A-Za-z])")
-_MIXED = re.compile(r"(?<![\d./}A-Za-z])(\d{1,20}) +(\d{1,20})/(\d{1,20})(?![\d/.])")
+_LETTER_TIMES = re.compile(r"(?<=\d)\s*[xX]\s*(?=10\s*(?:\^|\*\*))")
+_MIXED = re.compile(r"(?<![\d./}A-Za-z])(\d{1,20})(?: +|-(?=\d{1,3}/\d{1,3}\Z))(\d{1,20})/(\d{1,20})(?![\d/.])")
 _PERCENT_OF_MIXED = re.compile(r"(-?)(\d{1,20})\s*\\frac\{(\d{1,20})\}\{(\d{1,20})\}\s*\\%")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{(\d{1,20})\}(?!\d)")
-_UPRIGHT_LETTER = re.compile(r"\\mathrm\{(i)\}|\\(?:mathrm|text)\{([A-Za-z])\}(?=_)")
+_DOTTED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,4}?)(\d{1,6})(?:\3){2,40}(?:\\[lc]?dots\b|\.{3})\s*(?![\d.])")
+_UPRIGHT_LETTER = re.compile(r"\\mathrm\{([ei])\}|\\(?:mathrm|text)\{([A-Za-z])\}(?=_)")
+_STYLED_NUMBER = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|text)\s*\{\s*(-?[\d.,/ ]*\d)\s*\}")
 _OUTER_TEXT = re.compile(r"\\text\{\s*(\\?\$?-?\d[^{}]*)\}")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in\s*(?=[\[(])")
 _CURRENCY_CODE = re.compile(r"(?:USD|EUR|GBP)\s*(?=\d)|(?<=\d)\s*(?:USD|EUR|GBP)\Z")
-#: Groups of three digits after a separator that only numbers have: `{,}` or a space.
-_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}| )\d{3})+)(?! ?\d)")
+_OVER = re.compile(
+    r"\{\s*([^{}\\]{1,60})\\over(?![A-Za-z])\s*([^{}\\]{1,60})\}|\A\s*([^{}\\]{1,60})\\over(?![A-Za-z])\s*([^{}\\]{1,60})\Z"
+)
+#: Groups of three digits after a separator that only numbers have: `{,}`, a space or an underscore.
+_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:(?:\{,\}|[ _])\d{3})+)(?! ?\d)")
 _COMMA_GROUPED = re.compile(r"(?<![\d.,])(\d{1,3})((?:,\d{3})+)(?!\d|,\d)")
 _BRACKETS = re.compile(r"\\?[\[({]|\\?[\])}]")
+_QUOTED = re.compile(r"(\"|'{1,2}|\*{1,3}|__|_)(?![\s*_'\"])([^\"*_]+?)(?<!\s)\1")
 
 
 def rewrite(text: str) -> str:
     """One answer in plain notation; what is not recognised stays as it is."""
-    text = text.translate(_CHARACTERS).strip()
-    if len(text) > 4 and text.startswith("**") and text.endswith("**"):
-        text = text[2:-2]
+    text = _without_marks(to_latex(text))
     text = _COLOUR.sub("", _PHANTOM.sub("", text))
     text = _join_inverse_spaces(text)
-    text = _COMMAND.sub(lambda found: _renamed(found[0]), text).replace("~", " ")
-    text = _ROOT.sub(r"\\sqrt{\1}", text)
+    text = rename_commands(text)
+    text = complete_arguments(_OVER.sub(_fraction_over, escape_function_names(text)))
     text = _DEGREES.sub(r"^\\circ ", text)
     text = _CURRENCY_CODE.sub("", text)
+    text = _STYLED_NUMBER.sub(r"\1", text)
     text = _without_separators(text)
-    text = _EXPONENT.sub(r"\1\\times 10^{\2}", text)
-    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
-    text = _PERCENT_OF_MIXED.sub(_mixed_percent, text)
-    text = _REPEATING.sub(_repeating_decimal, text)
-    text = _UPRIGHT_LETTER.sub(r"\1\2", text)
+    text = _numbers(text)
+    text = _UPRIGHT_LETTER.sub(lambda found: found[1] or found[2], text)
     text = text.strip()
     if whole := _OUTER_TEXT.fullmatch(text):
         text = whole[1]
     if member := _MEMBER.match(text):
         text = text[member.end() :]
-    return _without_end_marks(text)
+    return _without_end_marks(plain_wording(_without_end_marks(text)))
 
 
-def _renamed(command: str) -> str:
-    return _RENAMED.get(command, command)
+def _numbers(text: str) -> str:
+    """Numbers in other notations: powers of ten, mixed numbers, repeating decimals, minutes of arc."""
+    text = _LETTER_TIMES.sub(r"\\times ", text)
+    text = _EXPONENT.sub(r"\1\\times 10^{\2}", text)
+    text = _MIXED.sub(r"\1\\frac{\2}{\3}", text)
+    text = _PERCENT_OF_MIXED.sub(_mixed_percent, text)
+    text = _REPEATING.sub(_repeating_decimal, text)
+    text = _DOTTED.sub(_repeating_decimal, text)
+    text = _ARC_MINUTES.sub(r"\1\\frac{\2}{60}^\\circ ", text)
+    return _ANGLE_OF_FUNCTION.sub(lambda found: rf"{found[1]}(\frac{{{found[2] or found[3]}\pi}}{{180}})", text)
+
+
+def _fraction_over(found: re.Match[str]) -> str:
+    above, below = (found[1], found[2]) if found[1] else (found[3], found[4])
+    return rf"\frac{{{above}}}{{{below}}}"
 
 
 def _mixed_percent(found: re.Match[str]) -> str:
@@ -122,9 +120,20 @@ def _is_in_brackets(text: str, position: int) -> bool:
     return depth > 0
 
 
+def _without_marks(text: str) -> str:
+    """Without outer white space, dollar signs, quotation marks and emphasis."""
+    text = strip_spaces(text)
+    for delimiter in ("$$", "$"):
+        if len(text) > 2 * len(delimiter) and text.startswith(delimiter) and text.endswith(delimiter):
+            inner = text[len(delimiter) : -len(delimiter)]
+            text = inner if "$" not in inner and not inner.endswith("\\") else text
+    quoted = _QUOTED.fullmatch(text)
+    return strip_spaces(quoted[2] if quoted else text)
+
+
 def _without_end_marks(text: str) -> str:
-    r"""Without a full stop, comma, semicolon or `\\` at the end; `\ldots` and a lone mark stay."""
+    r"""Without a full stop, comma, semicolon, slash or `\\` at the end; `5!`, `\ldots` and a lone mark stay."""
     end = len(text)
-    while end > 1 and (text[end - 1] in ".,; " or text[:end].endswith("\\\\")):
+    while end > 1 and (text[end - 1] in ".,;/ " or text[:end].endswith("\\\\")):
         end -= 2 if text[end - 1] == "\\" else 1
     return text[:end]

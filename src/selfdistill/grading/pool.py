@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from selfdistill.grading.grader import Outcome
+    from selfdistill.grading.worker import Rules
 
 #: A worker imports a computer-algebra system; on a busy shared file system that can take long.
 STARTUP_SECONDS = 300.0
@@ -42,7 +43,7 @@ class _Batch:
 
     pairs: Sequence[tuple[str, str]]
     timeout_seconds: float
-    relations: bool
+    rules: Rules
     waiting: deque[int]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
@@ -88,15 +89,15 @@ class WorkerPool:
         return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
 
     def compare(
-        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, *, relations: bool = False
+        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: Rules = "math_verify"
     ) -> list[Outcome]:
-        """Outcome of each (answer, gold) pair, in order: correct, wrong, unparsed or timeout.
+        """Outcome of each (answer, gold) pair, in order: correct, wrong, unparsed, timeout or unreadable_gold.
 
-        `timeout_seconds` bounds one comparison; with `relations`, x > 2 may answer (2, infinity). A comparison that
-        twice kills its worker counts as timeout too. Raises RuntimeError where a worker cannot start (its own message
+        `timeout_seconds` bounds one comparison; `rules` are those of the grader. A comparison that twice kills
+        its worker counts as timeout too. Raises RuntimeError where a worker cannot start (its own message
         is on standard error).
         """
-        batch = _Batch(pairs, timeout_seconds, relations, deque(range(len(pairs))))
+        batch = _Batch(pairs, timeout_seconds, rules, deque(range(len(pairs))))
         with self._lock:
             try:
                 while len(batch.outcomes) < len(pairs):
@@ -124,7 +125,7 @@ class WorkerPool:
             worker.deadline = time.monotonic() + batch.timeout_seconds
             answer, gold = batch.pairs[worker.job]
             request = {
-                "answer": answer, "gold": gold, "timeout_seconds": batch.timeout_seconds, "relations": batch.relations,
+                "answer": answer, "gold": gold, "timeout_seconds": batch.timeout_seconds, "rules": batch.rules,
             }  # fmt: skip
             try:
                 worker.process.stdin.write(json.dumps(request).encode() + b"\n")

@@ -43,12 +43,19 @@ def decide_quickly(answer: str, gold: str) -> Literal["correct", "wrong", "unpar
     return "correct" if answer == gold else _compare_numbers(answer, gold)
 
 
+def decide_identical(answer: str, gold: str) -> Literal["correct", "unparsed"] | None:
+    """The verdict on equal texts alone, as the official reward has it."""
+    if answer == gold:
+        return "correct"
+    return "unparsed" if len(answer) > MAX_ANSWER_CHARACTERS else None
+
+
 def _without_idle_space(text: str) -> str:
     return _IDLE_SPACE.sub("", _FRACTION.sub(r"\\frac", text))
 
 
 def _compare_numbers(answer: str, gold: str) -> Literal["correct", "wrong"] | None:
-    given, wanted = _number(answer), _number(gold)
+    given, wanted = read_number(answer), read_number(gold)
     if given is None or wanted is None:
         return None
     if given == wanted:
@@ -57,7 +64,8 @@ def _compare_numbers(answer: str, gold: str) -> Literal["correct", "wrong"] | No
     return "wrong" if not is_rounded or abs(given - wanted) > Fraction(1, 100_000) else None
 
 
-def _number(text: str) -> Fraction | None:
+def read_number(text: str) -> Fraction | None:
+    """The value of an integer, fraction or decimal in plain notation; None for anything else."""
     found = _NUMBER.fullmatch(text)
     if not found:
         return None

@@ -15,7 +15,11 @@ import signal
 import sys
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, Literal
+
+from selfdistill.grading.equivalence import is_same
+
+Rules = Literal["extended", "math_verify", "paper_reward"]
 
 #: Address space of a worker: an answer of twenty characters can ask for more than the machine has.
 MEMORY_BYTES = 4 * 2**30
@@ -25,31 +29,40 @@ GRACE_SECONDS = 2.0
 _REMEMBERED = 1024
 
 
-def load_comparison() -> Callable[[str, str, bool], str]:
-    """The function (answer, gold, relations) -> outcome; importing math-verify takes most of a second.
-
-    With `relations`, an inequality may stand for the interval that the gold answer is.
-    """
+def load_comparison() -> Callable[[str, str, Rules], str]:
+    """The function (answer, gold, rules) -> outcome; importing math-verify takes most of a second."""
     from math_verify import parse, verify
 
     @lru_cache(_REMEMBERED)
     def read(text: str) -> list[Any]:
-        # A bare number without an anchor is not found by every extraction rule, so both sides are boxed.
-        return parse(f"\\boxed{{{text}}}", parsing_timeout=None)
+        return parse(text, parsing_timeout=None)
 
-    def compare(answer: str, gold: str, relations: bool) -> str:
+    def compare(answer: str, gold: str, rules: Rules) -> str:
+        # A bare number without an anchor is not found by every extraction rule, so both sides are boxed; the official
+        # reward hands over what stands in the box alone.
+        form = "{}" if rules == "paper_reward" else "\\boxed{{{}}}"
         try:
-            parsed_gold, parsed_answer = read(gold), read(answer)
-            if verify(parsed_gold, parsed_answer, timeout_seconds=None, allow_set_relation_comp=relations):
-                return "correct"
+            wanted = read(form.format(gold))
+            if not _is_read(wanted):
+                return (
+                    "correct" if verify(wanted, read(form.format(answer)), timeout_seconds=None) else "unreadable_gold"
+                )
+            given = read(form.format(answer))
+            # Under extended rules an inequality may stand for the interval that the gold answer is.
+            is_correct = verify(wanted, given, timeout_seconds=None, allow_set_relation_comp=rules == "extended")
+            if rules == "extended" and (same := is_same(wanted[0], given[0] if given else None)) is not None:
+                is_correct = same
         except Exception:  # Any text may come in, and the parser's errors are of every kind, MemoryError included.
             return "unparsed"
-        # What could not be parsed comes back as the bare text, or as nothing.
-        is_parsed = any(not isinstance(item, str) for item in parsed_answer)
-        return "wrong" if is_parsed else "unparsed"
+        return "correct" if is_correct else "wrong" if _is_read(given) else "unparsed"
 
-    compare("\\frac{1}{2}", "0.5", False)  # Builds the parser's tables, which must not count against the first limit.
+    compare("\\frac{1}{2}", "0.5", "math_verify")  # Builds the parser's tables, which must not count against the limit.
     return compare
+
+
+def _is_read(parsed: list[Any]) -> bool:
+    """Whether math-verify made an expression of a text; else it comes back as the bare text, or as nothing."""
+    return any(not isinstance(item, str) for item in parsed)
 
 
 def predict_fast() -> None:
@@ -102,7 +115,7 @@ def main() -> None:
         for line in sys.stdin:
             request = json.loads(line)
             faulthandler.dump_traceback_later(request["timeout_seconds"] + GRACE_SECONDS, exit=True, file=nowhere)
-            outcome = compare(request["answer"], request["gold"], request["relations"])
+            outcome = compare(request["answer"], request["gold"], request["rules"])
             faulthandler.cancel_dump_traceback_later()
             print(outcome, file=outcomes, flush=True)
 

@@ -11,6 +11,7 @@ from selfdistill.schema.base import Model, Since
 Engine = Literal["torch", "vllm"]
 #: Seed of a random generator: what all libraries take.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+MathRules = Literal["extended", "math_verify", "paper_reward"]
 
 
 class Sampling(Model):
@@ -48,16 +49,22 @@ class MathGrader(Model):
     fallback: Annotated[Literal["none", "answer_line", "last_number"], Since("none")] = Field(
         "none", description="Where to look if there is no box: nowhere, after the last `answer:`, the last number."
     )
-    rules: Annotated[Literal["math_verify", "extended"], Since("math_verify")] = Field(
-        "math_verify", description="Its verdicts alone, or with other notations of the same answer (docs/method.md 12)."
+    rules: Annotated[MathRules, Since("math_verify")] = Field(
+        "math_verify",
+        description="extended: other notations of the same answer count; math_verify: its verdicts alone; "
+        "paper_reward: as the paper's training reward reads the box (docs/method.md 12).",
     )
 
 
 class ChoiceGrader(Model):
-    """A letter: the last boxed one, else the last `answer: X`, against the gold letter."""
+    """A letter: the last boxed one, else the last one stated (`answer: X`), against the gold letter."""
 
     kind: Literal["choice"] = "choice"
     choices: str = Field("ABCDEFGHIJ", min_length=2, description="The letters that are answers.")
+    rules: Annotated[Literal["statement", "paper_reward"], Since("statement")] = Field(
+        "statement",
+        description="statement: the box, else the last statement; paper_reward: what stands in the last <answer> tags.",
+    )
     requires_eos: bool = Field(False, description="A completion cut off by the length limit counts as wrong.")
 
 
