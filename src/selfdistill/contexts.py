@@ -101,6 +101,7 @@ def feedback_text(attempt: Attempt) -> str:
         "unparsed": "No readable final answer was found. Finish with \\boxed{your answer}.",
         "timeout": "Your final answer could not be checked in time. Simplify it before you put it in \\boxed{}.",
         "wrong": "Your final answer is wrong.",
+        "unreadable_gold": "Your final answer could not be compared with the expected one.",
     }
     return attempt.feedback or reasons[attempt.outcome]
 

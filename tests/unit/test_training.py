@@ -38,8 +38,9 @@ def test_a_run_leaves_checkpoints_metrics_and_rollouts(tmp_path, method):
         "completion_tokens_mean", "peak_memory_mb", "seconds_step", "seconds_updates",
     }  # fmt: skip
     on_policy = {
-        "reward_mean", "truncation_rate", "unparsed_share", "timeout_share", "usable_group_share", "sampler_gap",
-        "epistemic_count_mean", "epistemic_density_per_1k_tokens", "seconds_sampling", "seconds_grading",
+        "reward_mean", "truncation_rate", "unparsed_share", "timeout_share", "unreadable_gold_share",
+        "usable_group_share", "sampler_gap", "epistemic_count_mean", "epistemic_density_per_1k_tokens",
+        "seconds_sampling", "seconds_grading",
     }  # fmt: skip
     teacher = {
         "demonstration_share", "teacher_prompt_truncated_share", "leaked_thinking_share", "teacher_gap_epistemic",

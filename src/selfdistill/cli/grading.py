@@ -11,17 +11,18 @@ import typer
 
 from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
-from selfdistill.grading import Grade, Outcome, WorkerPool, grade
+from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, grade
 from selfdistill.schema.common import ChoiceGrader, Grader, MathGrader
 from selfdistill.schema.errors import UserError
 from selfdistill.sources.tables import read_batches
 from selfdistill.sources.text_tables import Record
 
-OUTCOMES: tuple[Outcome, ...] = ("correct", "wrong", "unparsed", "timeout")
 COLUMNS = ("line", "sample", "problem", "outcome", "reward", "extracted")
 #: Verdicts kept for answers that come again: a bound on memory.
 _REMEMBERED = 2**16
 _SEED = 0
+#: Outcomes of completions whose answer is a candidate of maj@k; all correct ones are one candidate.
+_VOTING = ("wrong", "timeout", "unreadable_gold")
 
 
 class Fallback(StrEnum):
@@ -35,8 +36,9 @@ class Fallback(StrEnum):
 class Rules(StrEnum):
     """`MathGrader.rules` as a choice on the command line."""
 
-    math_verify = "math_verify"
     extended = "extended"
+    math_verify = "math_verify"
+    paper_reward = "paper_reward"
 
 
 def register(app: typer.Typer) -> None:
@@ -61,11 +63,14 @@ def grade_command(
         Fallback, typer.Option(help="Where to look if there is no box: after the last `answer:`, or the last number.")
     ] = Fallback.none,
     rules: Annotated[
-        Rules, typer.Option(help="math-verify's verdicts alone, or with other notations of the same answer.")
+        Rules,
+        typer.Option(
+            help="Other notations of the same answer count, math-verify alone, or the paper's training reward."
+        ),
     ] = Rules.math_verify,
     workers: Annotated[int, typer.Option(min=1, help="Processes that compare answers.")] = 1,
 ) -> None:
-    """Grade completions: correct, wrong, unparsed (no readable answer) or timeout.
+    """Grade completions: correct, wrong, unparsed (no readable answer), timeout or unreadable_gold.
 
     Every record needs a completion and a gold answer. Equal answers are compared once. Records are written as they
     come; totals follow, as the last line of JSON, else as a table (on standard error beside CSV).
@@ -128,7 +133,7 @@ class _Tally:
         if problem is not None:
             self._correct[problem].append(graded.outcome == "correct")
             # Only wrong answers vote by their text; those that were read are short.
-            self._answers[problem].append(graded.extracted if graded.outcome in ("wrong", "timeout") else "")
+            self._answers[problem].append(graded.extracted if graded.outcome in _VOTING else "")
 
     def counts(self) -> dict[str, int]:
         problems = {"problems": len(self._correct)} if self._correct else {}

@@ -85,11 +85,11 @@ def extract_last_answer(text: str, scope_characters: int | None = None) -> str:
 
 
 def is_boxed_letter_by_letter(text: str, gold: str, scope_characters: int | None = None) -> bool:
-    """Whether the last box opens with exactly the gold answer; asked where its braces do not match."""
+    """Whether the last box opens with exactly the gold answer; asked of golds that no reader finds there."""
     text = _in_scope(text, scope_characters)
-    box = f"\\boxed{{{gold}}}"
-    start = text.rfind(box)
-    return start >= 0 and "\\boxed" not in text[start + len(box) :]
+    box = re.compile(rf"\\boxed\{{\s*{re.escape(gold.strip())}\s*\}}")
+    ends = [found.end() for found in box.finditer(text)]
+    return bool(ends) and not _BOX.search(text, ends[-1])
 
 
 def extract_last_number(text: str) -> str:
@@ -108,21 +108,22 @@ def tidy(content: str) -> str:
     return content.strip()
 
 
+def bare(content: str) -> str:
+    """An answer without white space of either kind and without end marks, as rules `extended` read a box."""
+    return strip_spaces(tidy(strip_spaces(content)))
+
+
+def without_end_marks(text: str) -> str:
+    r"""Without a full stop, comma, semicolon, slash or `\\` at the end; `5!`, `\ldots` and a lone mark stay."""
+    end = len(text)
+    while end > 1 and (text[end - 1] in ".,;/ " or text[:end].endswith("\\\\")):
+        end -= 2 if text[end - 1] == "\\" else 1
+    return text[:end]
+
+
 def strip_spaces(text: str) -> str:
     r"""Without white space at the ends, `\ `, `\,` and `\quad` included; the end of a matrix row, `\\`, stays."""
     return _TRAILING_SPACE.sub("", _LEADING_SPACE.sub("", text))
-
-
-def has_matched_braces(text: str) -> bool:
-    """Whether every brace has its partner, and no backslash is left over at the end."""
-    depth = 0
-    rest = 0
-    for token in _BRACE.finditer(text):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        rest = token.end()
-        if depth < 0:
-            return False
-    return depth == 0 and "\\" not in text[rest:]
 
 
 def _boxes_from_the_end(text: str) -> Iterator[tuple[int, int, str]]:
@@ -136,7 +137,7 @@ def _boxes_from_the_end(text: str) -> Iterator[tuple[int, int, str]]:
             end = _closing_brace(text, opening.end())
             if end is None:
                 return
-            yield opening.start(), end + 1, strip_spaces(tidy(strip_spaces(text[opening.end() : end])))
+            yield opening.start(), end + 1, bare(text[opening.end() : end])
         else:
             number = _BARE_NUMBER.match(text, opening.end())
             yield opening.start(), number.end(), number[0]
@@ -144,8 +145,8 @@ def _boxes_from_the_end(text: str) -> Iterator[tuple[int, int, str]]:
 
 
 def _is_placeholder(content: str) -> bool:
-    bare = re.sub(r"\\boxed\{\}|[{}<>\[\]]", "", _TEXT.sub(r"\1", content)).strip()
-    return _PLACEHOLDER.fullmatch(bare) is not None
+    words = re.sub(r"\\boxed\{\}|[{}<>\[\]]", "", _TEXT.sub(r"\1", content)).strip()
+    return _PLACEHOLDER.fullmatch(words) is not None
 
 
 def _is_separator(between: str) -> bool:

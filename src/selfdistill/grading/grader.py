@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
@@ -12,14 +12,15 @@ from selfdistill.grading.agreement import align, decide
 from selfdistill.grading.answer_line import extract_answer_line
 from selfdistill.grading.choices import extract_choice, extract_choice_as_published
 from selfdistill.grading.extraction import (
+    bare,
     extract_box,
     extract_box_as_published,
     extract_last_answer,
     extract_last_number,
-    has_matched_braces,
     is_boxed_letter_by_letter,
     strip_spaces,
     tidy,
+    without_end_marks,
 )
 from selfdistill.grading.notation import rewrite
 from selfdistill.grading.pool import WorkerPool
@@ -71,7 +72,8 @@ def grade(
     unknown = set(stop_reasons) - {"eos", "length"}
     if unknown:
         raise ValueError(f"unknown stop reasons {sorted(unknown)}; known: eos, length")
-    golds = [strip_spaces(gold) for gold in golds]
+    if grader.kind != "math" or grader.rules != "paper_reward":
+        golds = [gold.strip() for gold in golds]
     if grader.kind == "code":
         return _grade_code(completions, golds, stop_reasons, grader, pool.processes if pool else 1)
     _check_golds(golds, grader)
@@ -136,11 +138,17 @@ def _extract_all(completions: Sequence[str], golds: Sequence[str], grader: MathG
     """The answer of each completion, "" where there is none."""
     answers = [_extract(completion, grader) for completion in completions]
     if grader.kind == "math":
-        odd = {gold for gold in set(golds) if not has_matched_braces(gold)}
+        odd = {gold for gold in set(golds) if _is_lost(gold, _BOX_READERS[grader.rules])}
         for place, (completion, gold) in enumerate(zip(completions, golds, strict=True) if odd else ()):
             if gold in odd and is_boxed_letter_by_letter(completion, gold, grader.scope_characters):
                 answers[place] = gold
     return answers
+
+
+def _is_lost(gold: str, read: Callable[[str], str]) -> bool:
+    """Whether the reader does not find this text in a box: unmatched braces, a placeholder, nothing but end marks."""
+    found = read(f"\\boxed{{0}}, so in the end \\boxed{{{gold}}}")
+    return not found or found not in (gold, tidy(gold), bare(gold))
 
 
 def _extract(completion: str, grader: MathGrader | ChoiceGrader) -> str:
@@ -161,13 +169,13 @@ def _judge(pairs: Sequence[tuple[str, str]], grader: Grader, pool: WorkerPool | 
     quickly = decide_identical if grader.rules == "paper_reward" else decide_quickly
     verdicts = {pair: quickly(*pair) for pair in pairs}
     pending = {pair: pair for pair, verdict in verdicts.items() if verdict is None}
+    if grader.rules != "paper_reward":
+        # The end mark of an answer is dropped, so the gold answer's is.
+        verdicts |= {pair: "correct" for pair in pending if pair[0] in (tidy(pair[1]), bare(pair[1]))}
+        undecided = [pair for pair in pending if verdicts[pair] is None]
+        pending = {pair: (pair[0], without_end_marks(bare(pair[1])) or pair[1]) for pair in undecided}
     if grader.rules == "extended":
         pending = _rewrite(pending, verdicts)
-    elif grader.rules == "math_verify":
-        # The end mark of an answer is dropped, so the gold answer's is.
-        pending = {pair: (pair[0], tidy(pair[1]) or pair[1]) for pair in pending}
-        verdicts |= {pair: "correct" for pair, asked in pending.items() if asked[0] == asked[1]}
-        pending = {pair: asked for pair, asked in pending.items() if asked[0] != asked[1]}
     if pending:
         unique = list(dict.fromkeys(pending.values()))
         outcomes = (pool or _shared_pool()).compare(unique, grader.timeout_seconds, grader.rules)
@@ -181,8 +189,8 @@ def _rewrite(
 ) -> dict[tuple[str, str], tuple[str, str]]:
     """What to ask math-verify for each pair that plain notation does not decide; decided ones go to `verdicts`."""
     left = {}
-    for pair in pending:
-        answer, gold = rewrite(tidy(pair[0])), rewrite(tidy(pair[1]))
+    for pair, asked in pending.items():
+        answer, gold = map(rewrite, asked)
         verdict = decide(answer, gold)
         if verdict is None:
             left[pair] = align(answer, gold)
@@ -194,7 +202,7 @@ def _rewrite(
 def _check_golds(golds: Sequence[str], grader: Grader) -> None:
     letters = set(grader.choices.upper()) if grader.kind == "choice" else None
     for gold in golds:
-        if not gold or (letters is not None and gold.upper() not in letters):
+        if not strip_spaces(gold) or (letters is not None and gold.upper() not in letters):
             from selfdistill.schema.errors import UserError
 
             wanted = "a gold answer" if letters is None else f"one of the letters {grader.choices}"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 
 from selfdistill.grading.characters import to_latex
-from selfdistill.grading.extraction import strip_spaces
+from selfdistill.grading.extraction import strip_spaces, without_end_marks
 from selfdistill.grading.latex import complete_arguments, escape_function_names, rename_commands
 from selfdistill.grading.wording import plain_wording
 
@@ -60,7 +60,7 @@ def rewrite(text: str) -> str:
         text = whole[1]
     if member := _MEMBER.match(text):
         text = text[member.end() :]
-    return _without_end_marks(plain_wording(_without_end_marks(text)))
+    return without_end_marks(plain_wording(without_end_marks(text)))
 
 
 def _numbers(text: str) -> str:
@@ -129,11 +129,3 @@ def _without_marks(text: str) -> str:
             text = inner if "$" not in inner and not inner.endswith("\\") else text
     quoted = _QUOTED.fullmatch(text)
     return strip_spaces(quoted[2] if quoted else text)
-
-
-def _without_end_marks(text: str) -> str:
-    r"""Without a full stop, comma, semicolon, slash or `\\` at the end; `5!`, `\ldots` and a lone mark stay."""
-    end = len(text)
-    while end > 1 and (text[end - 1] in ".,;/ " or text[:end].endswith("\\\\")):
-        end -= 2 if text[end - 1] == "\\" else 1
-    return text[:end]

@@ -65,5 +65,6 @@ def _metrics(rows: Sequence[tuple[float, int, bool, str, int]]) -> dict[str, flo
         "evaluation_truncation_rate": sum(truncated) / len(rows),
         "evaluation_unparsed_share": outcomes.count("unparsed") / len(rows),
         "evaluation_timeout_share": outcomes.count("timeout") / len(rows),
+        "evaluation_unreadable_gold_share": outcomes.count("unreadable_gold") / len(rows),
         "evaluation_epistemic_density_per_1k_tokens": density(sum(words), sum(tokens)),
     }

@@ -46,6 +46,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
         "truncation_rate": sum(rollout.completion.stop_reason == "length" for rollout in rollouts) / count,
         "unparsed_share": sum(rollout.outcome == "unparsed" for rollout in rollouts) / count,
         "timeout_share": sum(rollout.outcome == "timeout" for rollout in rollouts) / count,
+        "unreadable_gold_share": sum(rollout.outcome == "unreadable_gold" for rollout in rollouts) / count,
         "usable_group_share": usable / len(groups),
         "epistemic_count_mean": words / count,
         "epistemic_density_per_1k_tokens": density(words, tokens),

@@ -14,7 +14,19 @@ from selfdistill.views.measures import open_artifact
 from selfdistill.views.study import curves
 
 #: Parts of names that mark a number about something left out, cut or failed.
-_SILENT = ("drop", "trunc", "unparsed", "timeout", "missing", "without", "skip", "exclude", "duplicate", "leaked")
+_SILENT = (
+    "drop",
+    "trunc",
+    "unparsed",
+    "unreadable",
+    "timeout",
+    "missing",
+    "without",
+    "skip",
+    "exclude",
+    "duplicate",
+    "leaked",
+)
 _PER_STEP = ", mean over steps"
 #: Shares that training writes of what it used; what it did not use is one minus that.
 _COMPLEMENTS = {

@@ -13,7 +13,7 @@ from selfdistill.artifacts.store import Artifact
 from selfdistill.artifacts.tables import read_rows, rollout_columns
 from selfdistill.generation import Completion, Sampler
 from selfdistill.generation.loading import load_sampler, load_tokenizer
-from selfdistill.grading import WorkerPool, check_machine
+from selfdistill.grading import OUTCOMES, WorkerPool, check_machine
 from selfdistill.rollouts import Prompt, grade_function, grade_groups, rollout_rows, sampling_seeds
 from selfdistill.run.job import Job
 from selfdistill.schema.errors import Interrupted
@@ -141,5 +141,5 @@ def _describe(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
         "mean_reward": sum(row["reward"] for row in rows) / n,
         "mean_tokens": sum(row["completion_tokens"] for row in rows) / n,
         "truncation_rate": sum(row["stop_reason"] == "length" for row in rows) / n,
-        "outcomes": {name: outcomes.get(name, 0) for name in ("correct", "wrong", "unparsed", "timeout")},
+        "outcomes": {name: outcomes.get(name, 0) for name in OUTCOMES},
     }
