@@ -7,6 +7,7 @@ touches it, in any script. The paper reports raw counts per completion; density 
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
@@ -41,6 +42,22 @@ def count_many(texts: Iterable[str], words: Sequence[str], mode: Mode) -> dict[s
 def density(total: int, tokens: int) -> float:
     """Occurrences per 1,000 tokens; 0.0 for an empty completion."""
     return 1000.0 * total / tokens if tokens else 0.0
+
+
+def mark(text: str, words: Sequence[str]) -> list[tuple[str, bool]]:
+    """The text in pieces (piece, is it an epistemic word), by the paper's rule; joined they are the text.
+
+    Where words overlap, the one that begins first is marked, and of those the longest.
+    """
+    lexicon = sorted(_check(words), key=len, reverse=True)
+    pieces: list[tuple[str, bool]] = []
+    end = 0
+    for found in re.finditer("|".join(map(re.escape, lexicon)), text, re.IGNORECASE):
+        if found.start() > end:
+            pieces.append((text[end : found.start()], False))
+        pieces.append((found[0], True))
+        end = found.end()
+    return [*pieces, (text[end:], False)] if end < len(text) else pieces
 
 
 def has_unspaced_script(word: str) -> bool:

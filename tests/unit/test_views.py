@@ -553,7 +553,7 @@ def test_an_order_fails_with_one_pair_and_is_unclear_with_one_unclear_pair():
 
 def test_claims_of_the_small_study_come_out_as_built(page):
     text, _ = page
-    checks = text[text.index('id="tiny-checks"') : text.index('id="tiny-families"')]
+    checks = text[text.index('id="tiny-checks"') : text.index('id="tiny-completions"')]
     assert "accuracy: GRPO &gt; base &gt; SDPO" in checks
     badges = re.findall(r'class="badge ([\w-]+)"', checks)
     assert summary([type("C", (), {"verdict": b.replace("-", " ")})() for b in badges]) in checks

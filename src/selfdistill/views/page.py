@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from selfdistill.views.lineage import link
 from selfdistill.views.style import Look
@@ -56,12 +57,12 @@ class Figure:
 
 @dataclass
 class Section:
-    """`lead` is one plain sentence computed from the data."""
+    """`lead` is one plain sentence computed from the data; `blocks` are figures, tables and completions to read."""
 
     anchor: str
     title: str
     lead: str
-    blocks: list[Figure | Table] = field(default_factory=list)
+    blocks: list[Any] = field(default_factory=list)
     notes: Sequence[str] = ()
 
     @property

@@ -6,7 +6,7 @@ elsewhere; links lead to the manifests of the artifacts, relative to results/.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from itertools import count
@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
+from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.figures import for_page
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
@@ -24,10 +25,11 @@ from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, tex
 from selfdistill.views.paper_tables import richness_section, sft_section
 from selfdistill.views.scores import checkpoints_section, families_section, main_figures, scores_section
 from selfdistill.views.study import ModelStudy, read_study
-from selfdistill.views.style import number, palette, percent
+from selfdistill.views.style import Look, number, palette, percent
 from selfdistill.views.training_curves import curves_section
 from selfdistill.views.words import words_section
 
+TITLE = "Does self-distillation degrade reasoning? A reproduction of arXiv 2603.24472"
 _TEMPLATES = files("selfdistill.views") / "templates"
 
 
@@ -45,17 +47,16 @@ def build_report(plan: dict[str, Any]) -> str:
     """results/report.html."""
     studies = read_study(plan)
     artifacts = ancestry(plan["artifacts"])
-    colours = palette(look for study in studies for look in study.looks.values())
-    page = (
-        _environment(colours)
-        .get_template("report.html")
-        .render(
-            pages=[_model_page(study) for study in studies],
-            shared=_present(silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts)),
-            palette=colours,
-            style=Markup(_read("report.css")),
-        )
-    )
+    shared = _present(silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts))
+    looks = [look for study in studies for look in study.looks.values()]
+    return render([_model_page(study) for study in studies], shared, looks, TITLE)
+
+
+def render(pages: Sequence[ModelPage], shared: Sequence[Section], looks: Iterable[Look], title: str) -> str:
+    """The page as HTML."""
+    colours = palette(looks)
+    template = _environment(colours).get_template("report.html")
+    page = template.render(pages=pages, shared=shared, palette=colours, style=Markup(_read("report.css")), title=title)
     return page.rstrip("\n") + "\n"
 
 
@@ -66,6 +67,7 @@ def _model_page(study: ModelStudy) -> ModelPage:
         return ModelPage(study.model, "", [], _present(*tables_only))
     sections = _present(
         checks_section(adjusted([*checks(study), *coverage_checks(study)])),
+        reading_section(study),
         families_section(study),
         scores_section(study),
         checkpoints_section(study),

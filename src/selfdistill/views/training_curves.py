@@ -6,7 +6,7 @@ written at that step. A step is one batch of rollouts with all its updates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -37,23 +37,37 @@ def curves_section(study: ModelStudy) -> Section | None:
     """Score, length and epistemic words of the training rollouts; None if no method samples in training."""
     tables = {name: [curves(run) for run in runs] for name, runs in study.training.items()}
     tables = {name: found for name, found in tables.items() if all(REWARD in table for table in found)}
+    runs = [run for name in tables for run in study.training[name]]
+    figure = curve_figure({study.looks[name]: found for name, found in tables.items()}, runs)
+    if figure is None:
+        return None
+    ends = [_ending(study.looks[name].label, study.training[name]) for name in tables]
+    lead = f"In the last {FINAL_STEPS} training steps, {listed(ends)}."
+    return Section("curves", "During training", lead, [figure])
+
+
+def curve_figure(tables: Mapping[Look, Sequence[pd.DataFrame]], runs: Sequence[str]) -> Figure | None:
+    """Score, length and epistemic words by training step, a line for each look; None where nobody samples."""
+    tables = {look: found for look, found in tables.items() if all(REWARD in table for table in found)}
     if not tables:
         return None
     panels = []
     for column, title, scale in _PANELS:
-        series = [_line(found, column, study.looks[name]) for name, found in tables.items() if column in found[0]]
+        series = [_line(found, column, look) for look, found in tables.items() if column in found[0]]
         if series:
             panels.append(Panel(title, lines(series, scale, "training step")))
-    seeds = max(len(found) for found in tables.values())
     caption = (
         "Means over the completions sampled in each training step, smoothed over five steps. "
-        f"Thick: mean of {seeds} training seed{'s' if seeds > 1 else ''}; thin: each seed. No intervals are shown."
+        f"Thick: mean of {_seed_counts(tables)}; thin: each seed. No intervals are shown."
     )
-    sources = keys(run for name in tables for run in study.training[name])
-    figure = Figure(panels, caption, sources, [study.looks[name] for name in tables])
-    ends = [_ending(study.looks[name].label, study.training[name]) for name in tables]
-    lead = f"In the last {FINAL_STEPS} training steps, {listed(ends)}."
-    return Section("curves", "During training", lead, [figure])
+    return Figure(panels, caption, keys(runs), list(tables))
+
+
+def _seed_counts(tables: Mapping[Look, Sequence[pd.DataFrame]]) -> str:
+    """`3 training seeds`, or `1 to 3 training seeds` where methods differ."""
+    counts = sorted({len(found) for found in tables.values()})
+    shown = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else f"{counts[0]}"
+    return f"{shown} training seed{'s' if counts[-1] > 1 else ''}"
 
 
 def _line(tables: Sequence[pd.DataFrame], column: str, look: Look) -> Line:
