@@ -11,9 +11,9 @@ from selfdistill.artifacts.store import NAME_PATTERN
 from selfdistill.plan.diff import diff
 from selfdistill.plan.experiments import resolve
 from selfdistill.plan.planner import Planner
+from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.settings import load_config
 from selfdistill.plan.views import plan_view, view_names
-from selfdistill.plan.workspace import merged_settings
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import RuntimeConfig

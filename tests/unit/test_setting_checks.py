@@ -16,7 +16,7 @@ import yaml
 
 import selfdistill.schema
 from selfdistill.plan.config_files import ConfigFiles
-from selfdistill.plan.settings import load_runtime
+from selfdistill.plan.runtime import load_runtime, merged_settings
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError
@@ -54,6 +54,16 @@ def put(config, path, value):
         ("models.toy.training_sampling.max_tokens", 9999,
          "`models.toy`: training_sampling.max_tokens (9999) and max_prompt_tokens (160) together exceed max_positions"),
         ("models.toy.evaluation_sampling.max_tokens", 400, "evaluation_sampling.max_tokens (400) and max_prompt"),
+        ("experiments.toy_grpo.evaluate", [], "at least 1 item"),
+        ("experiments.toy_grpo.evaluate", [6, 6], "holds 6 twice"),
+        ("recipes.toy_grpo.method", {}, "`recipes.toy_grpo.method.name`: is missing"),
+        ("recipes.toy_grpo.steps", 10**9, "steps (1000000000) and checkpoint_every (60) make more than 10,000 checkp"),
+        ("recipes.toy_grpo.steps", 10**30, "steps must be a number of at most 64 bits"),
+        ("recipes.toy_grpo.draw", "x" * 5000, "... (5002 characters)"),
+        ("datasets.toy_id.exclude", ["toy_id"], "toy_id.exclude`: a data set cannot depend on itself"),
+        ("datasets.toy_id.compare", ["toy_train"], "cannot depend on itself: toy_"),
+        ("datasets.toy_train.exclude", ["toy_id", "toy_id"], "`datasets.toy_train.exclude`: holds toy_id twice"),
+        ("experiments.toy_grpo.model", "", "`experiments.toy_grpo.model`: unknown model `''`"),
         ("models.toy.max_positions", 1024, "max_positions (1024) is above pretrain.architecture.max_positions (512)"),
     ],
 )  # fmt: skip
@@ -78,11 +88,11 @@ def test_a_name_that_no_target_can_have_is_refused_with_one_that_works(config, s
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("defaults: {settings: {threads: true}}", "`defaults`: settings must be a number, not true"),
-        ("defaults: {settings: {thread: 2}}", "defaults.settings: unknown key `thread`. Did you mean `threads`?"),
-        ("stages: {train: {resources: {gpus: -1}}}", "stages.train.resources: `gpus`: Input should be greater than"),
-        ("stages: {training: {}}", "stages: unknown stage `training`. Did you mean `train`?"),
-        ("models: {toy: {evaluation: {}}}", "models.toy: unknown stage `evaluation`. Did you mean `evaluate`?"),
+        ("defaults: {settings: {threads: true}}", "`defaults.settings`: threads must be a number, not true"),
+        ("defaults: {settings: {thread: 2}}", "unknown key `defaults.settings.thread`. Did you mean `threads`?"),
+        ("stages: {train: {resources: {gpus: -1}}}", "`stages.train.resources.gpus`: Input should be greater than"),
+        ("stages: {training: {}}", "`stages`: unknown stage `training`. Did you mean `train`?"),
+        ("models: {toy: {evaluation: {}}}", "`models.toy`: unknown stage `evaluation`. Did you mean `evaluate`?"),
     ],
 )
 def test_every_entry_of_the_runtime_file_is_checked(tmp_path, text, message):
@@ -93,17 +103,44 @@ def test_every_entry_of_the_runtime_file_is_checked(tmp_path, text, message):
     assert str(raised.value).startswith(f"{path}: ") and message in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("models: {qwen3: {}}", "`models`: unknown model `qwen3`. Did you mean `qwen3-"),
+        ("models: {qwen3_8b: {}}", "`models`: unknown model `qwen3_8b`. Did you mean `qwen3-8b`?"),
+        ("models: {toy: {train: {settings: {device: cuda}}}}", "train of toy uses 1 GPUs"),
+    ],
+)
+def test_the_runtime_file_must_fit_the_models_of_the_config(tmp_path, config, text, message):
+    path = tmp_path / "runtime.yaml"
+    path.write_text(text)
+    config["runtime_file"] = str(path)
+    with pytest.raises(UserError) as raised:
+        Workspace(config).check()
+    assert message in str(raised.value)
+
+
+def test_a_runtime_file_that_is_a_folder_is_one_line(tmp_path, config):
+    config["runtime_file"] = str(tmp_path)
+    with pytest.raises(UserError, match="cannot be read: Is a directory"):
+        Workspace(config).check()
+
+
+def test_an_entry_of_the_report_is_reported_with_its_file(config):
+    config["report"]["experiments"] = ["toy_grop"]
+    with pytest.raises(UserError, match="^config/config.yaml: `report.experiments`: unknown experiment `toy_grop`"):
+        Workspace(config).plan("report", "report")
+
+
 def test_less_memory_for_a_retry_than_for_the_job_is_refused(tmp_path, config):
     (tmp_path / "runtime.yaml").write_text("defaults: {resources: {mem_mb: 5000, max_mem_mb: 4000}}")
     config["runtime_file"] = str(tmp_path / "runtime.yaml")
-    from selfdistill.plan.workspace import merged_settings
-
     with pytest.raises(UserError, match=r"max_mem_mb \(4000\) is below mem_mb \(5000\)"):
         merged_settings(load_runtime(config["runtime_file"]), "train", "toy")
 
 
-#: Numbers that may be anything: options of a foreign library, entries that another table checks, rewards.
-UNBOUNDED = {"options", "settings", "resources", "success_threshold"}
+#: Numbers that may be anything: options of a foreign library, rewards.
+UNBOUNDED = {"options", "success_threshold"}
 
 
 def settings_models() -> Iterator[type[Model]]:

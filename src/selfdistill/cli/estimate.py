@@ -21,8 +21,9 @@ from selfdistill.estimate import (
     workload_of,
 )
 from selfdistill.plan.experiments import get
+from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.plan.workspace import Workspace, merged_settings
+from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.toy import ToyArchitecture
 

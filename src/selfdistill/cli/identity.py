@@ -13,7 +13,7 @@ from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, sh
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.plan.views import plan_view, view_names
+from selfdistill.plan.views import view_names
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError, nearest
 
@@ -35,7 +35,7 @@ def nodes_behind(project: Workspace, name: str) -> list[Node]:
     if not view:
         known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
         raise UserError(f"`{name}` is neither an experiment nor a target.{nearest(short, known)}")
-    return list(closure(plan_view(project.planner, view, label).nodes.values()))
+    return list(closure(project.plan(view, label).nodes.values()))
 
 
 def where(

@@ -10,8 +10,8 @@ from typing import Any
 
 from selfdistill.artifacts.lineage import base_slug
 from selfdistill.plan.graph import Node
+from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.site import PROFILE, Site, slurm_resources
-from selfdistill.plan.workspace import merged_settings
 from selfdistill.schema.runtime import Resources, RuntimeConfig
 from selfdistill.schema.yaml_file import read_yaml
 

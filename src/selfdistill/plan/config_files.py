@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.plan.settings import CONFIG_FILE, depth_of, merge
-from selfdistill.schema.errors import Keys, SettingError, UserError
+from selfdistill.schema.errors import Keys
 from selfdistill.schema.yaml_file import read_yaml
 
 COMMAND_LINE = "--config"
@@ -24,18 +24,12 @@ class ConfigFiles:
     def merged(self) -> dict[str, Any]:
         return reduce(merge, self._contents().values())
 
-    def name_files(self, error: SettingError) -> UserError:
-        """The error with the name of the file before each of its lines."""
-        contents = self._contents()
-        return UserError("\n".join(f"{_source(contents, keys)}: {text}" for keys, text in error.problems))
+    def source(self, keys: Keys) -> str:
+        """The last file that has a setting, or that has more of the keys that lead to it than the others."""
+        depths = {name: depth_of(keys, content) for name, content in self._contents().items()}
+        return max(reversed(depths), key=depths.__getitem__, default=CONFIG_FILE)
 
     def _contents(self) -> dict[str, dict[str, Any]]:
         """Name -> content, lowest precedence first."""
         read = {path: read_yaml(Path(path)) for path in self._paths if Path(path).is_file()}
         return read | ({COMMAND_LINE: self._values} if self._values else {})
-
-
-def _source(contents: dict[str, dict[str, Any]], keys: Keys) -> str:
-    """The last file that has a setting, or that has more of the keys that lead to it than the others."""
-    depths = {name: depth_of(keys, content) for name, content in contents.items()}
-    return max(reversed(depths), key=depths.__getitem__, default=CONFIG_FILE)

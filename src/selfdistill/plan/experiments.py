@@ -201,7 +201,7 @@ def _training_evaluation(
 
 def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     """The recipe with an experiment's changes; another method replaces the recipe's method with all its options."""
-    method = changes.get("method", {})
-    if isinstance(method, dict) and method.get("name", recipe["method"]["name"]) != recipe["method"]["name"]:
+    method, own = changes.get("method", {}), recipe["method"].get("name")
+    if isinstance(method, dict) and method.get("name", own) != own:
         recipe = recipe | {"method": {}}
     return merge(recipe, changes)

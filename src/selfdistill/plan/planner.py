@@ -5,12 +5,13 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from selfdistill.artifacts.store import slugify
 from selfdistill.plan.experiments import Experiment, resolve
 from selfdistill.plan.graph import Node
 from selfdistill.schema.assets import AssetLock
-from selfdistill.schema.common import Grader
-from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.common import AssetPin, Grader
+from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile, ModelEntry
+from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.sources import FileSource, LiveCodeBenchSource
 from selfdistill.schema.stages import (
     ContextKind,
@@ -45,7 +46,7 @@ class Planner:
             source = self._file_source(name, source)
         if isinstance(source, LiveCodeBenchFile):
             settings = source.model_dump(exclude={"asset", "file"})
-            source = LiveCodeBenchSource(pin=self.assets.pin(source.asset, source.file), **settings)
+            source = LiveCodeBenchSource(pin=self._pin(source, "datasets", name, "source"), **settings)
         spec = DatasetSpec(
             source=source,
             deduplicate=entry.deduplicate,
@@ -61,11 +62,10 @@ class Planner:
         """A file of an asset in the lock; or a folder of the user's own, pinned as a whole, and its part."""
         is_own = entry.asset not in self.assets.assets
         if entry.split is not None and not is_own:
-            raise UserError(
-                f"datasets.{dataset}.source.split: `{entry.asset}` is pinned file by file: choose one with `file:`."
-            )
+            problem = f"`{entry.asset}` is pinned file by file: choose one with `file:`."
+            raise SettingError.at("datasets", dataset, "source", "split", problem=problem)
         return FileSource(
-            pin=self.assets.pin(entry.asset, entry.file),
+            pin=self._pin(entry, "datasets", dataset, "source"),
             fields=entry.fields,
             instruction=entry.instruction,
             within=entry.file if is_own else None,
@@ -76,10 +76,28 @@ class Planner:
         entry = self.config.models[name]
         if entry.asset is not None:
             chat = {"chat_template": entry.chat_template, "chat_date": entry.chat_date}
-            return Node(ModelSpec(pin=self.assets.pin(entry.asset), **chat), {})
+            return Node(ModelSpec(pin=self._pin(entry, "models", name), **chat), {})
         made = entry.pretrain
         fields = ("architecture", "mixture", "seed", "steps", "batch_size", "optimiser", "max_final_loss")
         return Node(PretrainSpec(**{f: getattr(made, f) for f in fields}), self._excluded(made.exclude))
+
+    def _pin(self, entry: AssetFile | LiveCodeBenchFile | ModelEntry, *keys: str) -> AssetPin:
+        """What identifies the asset (and its file) that an entry of the config names; SettingError."""
+        try:
+            return self.assets.pin(str(entry.asset), getattr(entry, "file", None))
+        except UserError as error:
+            raise SettingError.at(*keys, "asset", problem=error) from None
+
+    def model_slugs(self) -> set[str]:
+        """Names of the base models in config/runtime.yaml; of a model that is not pinned yet, its repository's."""
+        slugs = set()
+        for name, entry in self.config.models.items():
+            known = self.assets.assets.get(entry.asset or "")
+            if known is not None and not known.is_resolved:
+                slugs.add(slugify(known.repo.rsplit("/", 1)[-1]))
+            else:
+                slugs.add(self.model(name).slug)
+        return slugs
 
     def _excluded(self, names: list[str]) -> dict[str, Node]:
         return {f"exclude.{index}": self.dataset(name) for index, name in enumerate(sorted(names))}

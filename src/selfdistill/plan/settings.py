@@ -1,4 +1,4 @@
-"""Reads config and runtime settings, and checks every name in them that refers to another entry.
+"""Settings: merged, validated, and every name in them that points elsewhere checked.
 
 Errors name the file, the field, the value and how to fix it.
 """
@@ -6,17 +6,14 @@ Errors name the file, the field, the value and how to fix it.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from pathlib import Path
+from graphlib import CycleError, TopologicalSorter
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
-from selfdistill.schema.errors import Keys, SettingError, UserError, explain_validation, setting_problems, unknown
-from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
-from selfdistill.schema.stages import STAGES
-from selfdistill.schema.yaml_file import read_yaml
+from selfdistill.schema.errors import Keys, SettingError, setting_problems, unknown
 
 CONFIG_FILE = "config/config.yaml"
 
@@ -30,13 +27,6 @@ def merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
         both = isinstance(value, dict) and isinstance(base.get(key), dict)
         merged[key] = merge(base[key], value) if both else value
     return merged
-
-
-def validate(model: type[Loaded], data: Any, where: str) -> Loaded:
-    try:
-        return model.model_validate(data)
-    except ValidationError as error:
-        raise explain_validation(error, model, where) from None
 
 
 def validate_setting(model: type[Loaded], data: Any, place: Callable[[Keys], Keys] = lambda keys: keys) -> Loaded:
@@ -67,7 +57,19 @@ def load_config(data: Mapping[str, Any]) -> Config:
         for name in names:
             if name not in known:
                 raise SettingError.at(*keys, problem=unknown(kind, name, known))
+    _check_cycles(config)
     return config
+
+
+def _check_cycles(config: Config) -> None:
+    """SettingError if a data set excludes itself or is compared with itself, directly or through others."""
+    try:
+        TopologicalSorter({name: [*data.exclude, *data.compare] for name, data in config.datasets.items()}).prepare()
+    except CycleError as error:
+        cycle = error.args[1][::-1]
+        field = "exclude" if cycle[1] in config.datasets[cycle[0]].exclude else "compare"
+        problem = f"a data set cannot depend on itself: {' -> '.join(cycle)}."
+        raise SettingError.at("datasets", cycle[0], field, problem=problem) from None
 
 
 def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection[str], Keys]]:
@@ -98,26 +100,3 @@ def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection
     for name, table in config.richness.items():
         yield "model", [name], config.models, ("richness", name)
         yield "data set", [table.dataset], config.datasets, ("richness", name, "dataset")
-
-
-def load_runtime(path: str) -> RuntimeConfig:
-    """The runtime file, with every entry checked by itself: its settings, its resources, the names of its stages."""
-    runtime = validate(RuntimeConfig, read_yaml(Path(path)), path)
-    entries = {"defaults": runtime.defaults}
-    for name, entry in runtime.stages.items():
-        _known("stage", [name], STAGES, f"{path}: stages")
-        entries[f"stages.{name}"] = entry
-    for model, stages in runtime.models.items():
-        for name, entry in stages.items():
-            _known("stage", [name], {*STAGES, "all"}, f"{path}: models.{model}")
-            entries[f"models.{model}.{name}"] = entry
-    for at, entry in entries.items():
-        validate(StageRuntime, entry.settings, f"{path}: {at}.settings")
-        validate(Resources, entry.resources, f"{path}: {at}.resources")
-    return runtime
-
-
-def _known(kind: str, names: Any, known: Any, where: str) -> None:
-    for name in names:
-        if name not in known:
-            raise UserError(f"{where}: {unknown(kind, name, known)}")

@@ -13,7 +13,7 @@ from typing import Any
 from selfdistill.plan.experiments import Experiment, get
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
-from selfdistill.schema.errors import UserError, nearest, unknown
+from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
 
 
 @dataclass
@@ -163,7 +163,13 @@ def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     report = planner.config.report
     if not report.experiments:
-        raise UserError("`report.experiments` is empty: name at least one experiment.")
+        raise SettingError.at("report", "experiments", problem="is empty: name at least one experiment.")
+    known = view_names(planner)
+    for section, view in (("experiments", "ood"), ("richness", "richness"), ("sft", "sft"), ("coverage", "coverage")):
+        for listed in getattr(report, section):
+            if listed not in known[view]:
+                kind = "experiment" if view == "ood" else f"model with a {section} table"
+                raise SettingError.at("report", section, problem=unknown(kind, listed, known[view]))
     for experiment in report.experiments:
         _training_rows(planner, plan, get(planner.experiments, experiment))
         _evaluation_rows(planner, plan, get(planner.experiments, experiment))

@@ -21,7 +21,8 @@ from selfdistill.plan.graph import Node
 from selfdistill.plan.names import Names
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
-from selfdistill.plan.settings import load_config, load_runtime
+from selfdistill.plan.runtime import check_models, load_runtime, merged_settings
+from selfdistill.plan.settings import load_config
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
 from selfdistill.plan.views import ViewPlan, plan_view
 from selfdistill.schema.assets import read_assets
@@ -31,34 +32,6 @@ from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 PLANS = Path("results/plans")
 #: Stages that can sample in several cluster jobs, one shard of the prompts each.
 SHARDED = ("rollouts", "evaluate")
-
-
-def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[StageRuntime, Resources]:
-    """Settings and resources of one stage for one model (its slug): defaults, stage, model, model and stage.
-
-    UserError if a job would use more GPUs than it requests, or if its memory limits contradict each other.
-    """
-    by_model = runtime.models.get(model, {})
-    entries = [runtime.defaults, runtime.stages.get(stage), by_model.get("all"), by_model.get(stage)]
-    settings: dict[str, Any] = {}
-    resources: dict[str, Any] = {}
-    for entry in entries:
-        if entry is not None:
-            settings |= entry.settings
-            resources |= entry.resources
-    runtime_of_stage, needs = StageRuntime.model_validate(settings), Resources.model_validate(resources)
-    used = runtime_of_stage.gpus_used(stage)
-    if used > needs.gpus:
-        raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'} uses {used} GPUs (processes, "
-            f"separate_samplers, tensor_parallel) but requests {needs.gpus}: set its resources.gpus to {used}."
-        )
-    if needs.max_mem_mb is not None and needs.max_mem_mb < needs.mem_mb:
-        raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'}: max_mem_mb ({needs.max_mem_mb}) is below "
-            f"mem_mb ({needs.mem_mb}): raise it or leave it out."
-        )
-    return runtime_of_stage, needs
 
 
 class Workspace:
@@ -83,7 +56,7 @@ class Workspace:
         try:
             return Planner(load_config(self.raw), read_assets())
         except SettingError as error:
-            raise self.files.name_files(error) from None
+            raise error.named(self.files.source) from None
 
     @property
     def runtime_file(self) -> str:
@@ -95,10 +68,13 @@ class Workspace:
 
     def check(self) -> None:
         """Check all settings now, before the first rule needs them."""
-        _ = self.planner, self.runtime
+        check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
 
     def plan(self, view: str, name: str) -> ViewPlan:
-        return plan_view(self.planner, view, name)
+        try:
+            return plan_view(self.planner, view, name)
+        except SettingError as error:
+            raise error.named(self.files.source) from None
 
     def view_inputs(self, view: str, name: str) -> list[str]:
         """Plan file and manifests behind a view; in the main process this freezes every spec upstream."""

@@ -148,8 +148,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
     from selfdistill.artifacts import refusal
     from selfdistill.artifacts.lineage import base_slug
     from selfdistill.artifacts.provenance import Provenance
-    from selfdistill.plan.settings import load_runtime
-    from selfdistill.plan.workspace import merged_settings
+    from selfdistill.plan.runtime import load_runtime, merged_settings
     from selfdistill.run.job import Job
 
     runtime, needs = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))

@@ -28,8 +28,7 @@ from typing import Any
 from selfdistill.artifacts.lineage import base_slug
 from selfdistill.artifacts.store import Artifact
 from selfdistill.files import write_atomically
-from selfdistill.plan.settings import load_runtime
-from selfdistill.plan.workspace import merged_settings
+from selfdistill.plan.runtime import load_runtime, merged_settings
 from selfdistill.run.job import Job, Tee
 from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime

@@ -23,16 +23,16 @@ class Since:
 
 
 class Model(BaseModel):
-    """Unknown keys, NaN, infinities and booleans in the place of numbers are errors; instances never change."""
+    """Errors: unknown keys, NaN, infinities, booleans as numbers, integers beyond 64 bits. Instances never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, validate_default=True, defer_build=True)
 
     @model_validator(mode="before")
     @classmethod
-    def _has_no_boolean_as_number(cls, data: Any) -> Any:
+    def _has_plain_numbers(cls, data: Any) -> Any:
         for name, value in data.items() if isinstance(data, Mapping) else ():
-            if isinstance(value, bool | list | tuple | Mapping) and name in cls.model_fields:
-                _refuse_booleans(name, value, cls.model_fields[name].annotation)
+            if isinstance(value, int | list | tuple | Mapping) and name in cls.model_fields:
+                _check_numbers(name, value, cls.model_fields[name].annotation)
         return data
 
     def identity(self) -> dict[str, Any]:
@@ -40,19 +40,22 @@ class Model(BaseModel):
         return _identity(self)
 
 
-def _refuse_booleans(name: str, value: Any, annotation: Any) -> None:
-    """ValueError with the field's name if a boolean stands where a number is expected; Python takes it for 0 or 1."""
+def _check_numbers(name: str, value: Any, annotation: Any) -> None:
+    """ValueError with the field's name for a boolean where a number is expected (Python takes it for 0 or 1), and for
+    an integer that other languages, files and libraries cannot hold."""
     options = _options(annotation)
     if isinstance(value, bool) and bool not in options and {int, float} & set(options):
         raise ValueError(f"{name} must be a number, not {str(value).lower()}")
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{name} must be a number of at most 64 bits")
     if isinstance(value, Mapping):
         for items in (get_args(option)[1] for option in options if get_origin(option) is dict):
             for item in value.values():
-                _refuse_booleans(name, item, items)
+                _check_numbers(name, item, items)
     elif isinstance(value, list | tuple):
         for items in (get_args(option)[0] for option in options if get_origin(option) in (list, tuple)):
             for item in value:
-                _refuse_booleans(name, item, items)
+                _check_numbers(name, item, items)
 
 
 def _options(annotation: Any) -> tuple[Any, ...]:

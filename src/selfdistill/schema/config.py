@@ -32,16 +32,23 @@ from selfdistill.schema.sources import (
 from selfdistill.schema.stages import ContextKind
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 
+#: Each is a whole model on disk.
+MOST_CHECKPOINTS = 10_000
+
 
 class AssetFile(Model):
     """A file of an asset in config/assets.lock.yaml."""
 
     kind: Literal["asset"] = "asset"
-    asset: str = Field(description="Name in config/assets.lock.yaml or config/assets.local.yaml.")
+    asset: str = Field(min_length=1, description="Name in config/assets.lock.yaml or config/assets.local.yaml.")
     file: str | None = Field(
-        None, description="File of that asset (of a folder of your own: file or folder); not needed if it has only one."
+        None,
+        min_length=1,
+        description="File of that asset (of a folder of your own: file or folder); not needed if it has only one.",
     )
-    split: str | None = Field(None, description="The split of a folder of your own; needed where it holds several.")
+    split: str | None = Field(
+        None, min_length=1, description="The split of a folder of your own; needed where it holds several."
+    )
     fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
     instruction: Literal["none", "boxed", "answer_line"] = Field(
         "none", description="Instruction wrapped around the question in the file; it is removed."
@@ -52,8 +59,10 @@ class LiveCodeBenchFile(Model):
     """The file of LiveCodeBench in an asset of config/assets.lock.yaml."""
 
     kind: Literal["livecodebench"] = "livecodebench"
-    asset: str = Field(description="Name in config/assets.lock.yaml.")
-    file: str | None = Field(None, description="File of that asset; may be left out where it has only one.")
+    asset: str = Field(min_length=1, description="Name in config/assets.lock.yaml.")
+    file: str | None = Field(
+        None, min_length=1, description="File of that asset; may be left out where it has only one."
+    )
     first_date: str = Field("2025-02-01", pattern=ISO_DATE, description="Contests from this day on.")
     end_date: str = Field("2025-05-01", pattern=ISO_DATE, description="Contests before this day.")
     training_share: float = Field(0.5, gt=0, le=1, description="Share of the tests that reward training.")
@@ -68,8 +77,12 @@ class DatasetEntry(Model):
     )
     deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
     limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
-    exclude: list[str] = Field([], description="Data sets whose problems are dropped here (contamination).")
-    compare: list[str] = Field([], description="Data sets in which near duplicates are looked for and listed.")
+    exclude: Annotated[list[str], Distinct] = Field(
+        [], description="Data sets whose problems are dropped here (contamination)."
+    )
+    compare: Annotated[list[str], Distinct] = Field(
+        [], description="Data sets in which near duplicates are looked for and listed."
+    )
     near: NearDuplicates = Field(NearDuplicates(), description="Near duplicates; used with `compare`.")
     split: Part | None = Field(None, description="Keep one side of a split in two.")
     expect: Expectation | None = Field(None, description="Counts that the source must have.")
@@ -87,13 +100,15 @@ class PretrainEntry(Model):
     batch_size: int = Field(64, gt=0, description="Sequences per step.")
     optimiser: Optimiser = Field(description="Optimiser.")
     max_final_loss: float = Field(gt=0, description="A running loss above this is an error.")
-    exclude: list[str] = Field([], description="Data sets whose problems never appear in the text.")
+    exclude: Annotated[list[str], Distinct] = Field(
+        [], description="Data sets whose problems never appear in the text."
+    )
 
 
 class ModelEntry(Model):
     """A base model, with the settings that belong to it."""
 
-    asset: str | None = Field(None, description="Name in config/assets.lock.yaml.")
+    asset: str | None = Field(None, min_length=1, description="Name in config/assets.lock.yaml.")
     pretrain: PretrainEntry | None = Field(None, description="Pretrain a toy model here, in place of an asset.")
     thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
     thinking_marks: list[ThinkingMarks] | None = Field(
@@ -191,6 +206,15 @@ class TrainEntry(Model):
     lora: Lora | None = Field(None, description="Train low-rank adapters; null trains all weights.")
     evaluation: TrainingEvaluationEntry | None = Field(None, description="Evaluation while training; null is off.")
 
+    @model_validator(mode="after")
+    def _has_checkpoints_that_can_be_counted(self) -> TrainEntry:
+        if self.steps // self.checkpoint_every > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"steps ({self.steps}) and checkpoint_every ({self.checkpoint_every}) make more than "
+                f"{MOST_CHECKPOINTS:,} checkpoints: raise checkpoint_every"
+            )
+        return self
+
 
 class CoverageSweep(Model):
     """Task coverage: the experiment once more on n distinct problems, as `{experiment}_d{n}`."""
@@ -220,7 +244,7 @@ class ExperimentEntry(Model):
     overrides: dict[str, Any] = Field({}, description="Changes to the recipe, key by key.")
     seeds: Annotated[list[Seed], Distinct] = Field([0], min_length=1, description="Training seeds: one run each.")
     benchmarks: Annotated[list[str], Distinct] = Field(min_length=1, description="Names of benchmarks.")
-    evaluate: Literal["last", "all"] | Annotated[list[Count], Distinct] = Field(
+    evaluate: Literal["last", "all"] | Annotated[list[Count], Distinct, Field(min_length=1)] = Field(
         "last", description="Which checkpoints: the last, all, or a list of steps. The base is always evaluated."
     )
     coverage: CoverageSweep | None = Field(

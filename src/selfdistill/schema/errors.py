@@ -18,6 +18,9 @@ class UserError(Exception):
     """A mistake that the user can mend; its message names the way out."""
 
 
+#: The longest value that a message repeats.
+_SHOWN_CHARACTERS = 80
+
 #: Where a setting is: the keys that lead to it.
 Keys = tuple[str | int, ...]
 
@@ -34,6 +37,10 @@ class SettingError(UserError):
         """One mistake at one setting."""
         return cls([(keys, f"`{dotted(keys)}`: {problem}")])
 
+    def named(self, source: Callable[[Keys], str]) -> UserError:
+        """The same error with the file of each mistake before it, as `source` gives it."""
+        return UserError("\n".join(f"{source(keys)}: {text}" for keys, text in self.problems))
+
 
 class Interrupted(Exception):
     """Stopped on request, with the state saved: the same command goes on from there."""
@@ -48,7 +55,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a list, with the list."""
     known = sorted(known)
-    return UserError(f"unknown {kind} `{name}`.{nearest(name, known)} Known: {', '.join(known) or 'none'}.")
+    return UserError(f"unknown {kind} `{dotted((name,))}`.{nearest(name, known)} Known: {', '.join(known) or 'none'}.")
 
 
 def explain_validation(error: ValidationError, model: type[BaseModel], where: str) -> UserError:
@@ -67,14 +74,14 @@ def _problem(
     item: dict[str, Any], model: type[BaseModel], data: Any, place: Callable[[Keys], Keys]
 ) -> tuple[Keys, str]:
     keys = place(_without_tags(item["loc"], data, may_miss_last=item["type"] == "missing"))
-    shown = dotted(keys)
+    path = dotted(keys)
     if item["type"] == "extra_forbidden":
-        return keys, f"unknown key `{shown}`.{nearest(str(keys[-1]), _field_names(model))}"
+        return keys, f"unknown key `{path}`.{nearest(str(keys[-1]), _field_names(model))}"
     if item["type"] == "missing":
-        return keys, f"`{shown}` is missing."
+        return keys, f"`{path}` is missing."
     value = item.get("input")
-    found = f" (found {value!r})" if not isinstance(value, dict | list | BaseModel) else ""
-    at = f"`{shown}`: " if keys else ""
+    found = f" (found {shown(value)})" if not isinstance(value, dict | list | BaseModel) else ""
+    at = f"`{path}`: " if keys else ""
     return keys, f"{at}{item['msg'].removeprefix('Value error, ')}{found}."
 
 
@@ -90,7 +97,17 @@ def _without_tags(location: Keys, data: Any, *, may_miss_last: bool) -> Keys:
 
 
 def dotted(keys: Keys) -> str:
-    return ".".join(map(str, keys))
+    """`a.b.0`; a key that is empty, very long or no text as Python writes it."""
+    return ".".join(key if isinstance(key, str) and 0 < len(key) <= _SHOWN_CHARACTERS else shown(key) for key in keys)
+
+
+def shown(value: object) -> str:
+    """A value as a message repeats it: as Python writes it, cut where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits.
+        return "a number of thousands of digits"
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}... ({len(text)} characters)"
 
 
 def _field_names(model: type[BaseModel], seen: set[type] | None = None) -> set[str]:

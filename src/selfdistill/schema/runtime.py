@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -87,8 +87,8 @@ class Resources(Model):
 class RuntimeEntry(Model):
     """Settings and resources of some jobs; what is left out keeps its value."""
 
-    settings: dict[str, int | float | str] = Field({}, description="Settings of the job (table `runtime`).")
-    resources: dict[str, int] = Field({}, description="What the job requests (table `resources`).")
+    settings: dict[str, Any] = Field({}, description="Settings of the job (table `runtime`).")
+    resources: dict[str, Any] = Field({}, description="What the job requests (table `resources`).")
 
 
 class RuntimeConfig(Model):
