@@ -150,8 +150,10 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
     from selfdistill.artifacts.provenance import Provenance
     from selfdistill.plan.runtime import load_runtime, merged_settings
     from selfdistill.run.job import Job
+    from selfdistill.run.streaming import streaming
 
-    runtime, needs = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
+    config = load_runtime(options.runtime)
+    runtime, needs = merged_settings(config, artifact.stage, base_slug(artifact))
     _set_threads(runtime.threads)
     module = importlib.import_module(f"selfdistill.stages.{artifact.stage}")
     job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False), shard=shard)
@@ -162,7 +164,8 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
         provenance = Provenance.start(artifact, runtime, str(shard) if shard.is_partial else "")
         artifact.payload.mkdir(parents=True, exist_ok=True)
         try:
-            summary = _run_stage(module, job, needs, options)
+            with streaming(artifact, config.mlflow, tee):
+                summary = _run_stage(module, job, needs, options)
             if not shard.is_partial:
                 artifact.seal(summary)
                 refusal.forget(artifact.folder)

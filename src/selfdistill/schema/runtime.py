@@ -91,10 +91,20 @@ class RuntimeEntry(Model):
     resources: dict[str, Any] = Field({}, description="What the job requests (table `resources`).")
 
 
+class MlflowSettings(Model):
+    """How MLflow is updated while a training runs (docs/mlflow.md)."""
+
+    live: bool = Field(
+        False, description="Stream metrics while training runs. With a server in MLFLOW_TRACKING_URI it is always done."
+    )
+    seconds: float = Field(10, ge=0.1, le=3600, description="Seconds between two updates.")
+
+
 class RuntimeConfig(Model):
     """Defaults, then per stage, then per model, then per `model.stage`; later ones win."""
 
     warm_start: bool = Field(False, description="On one machine, fork jobs from a process that has torch loaded.")
+    mlflow: MlflowSettings = Field(MlflowSettings(), description="Updates of MLflow while a training runs.")
     defaults: RuntimeEntry = Field(RuntimeEntry(), description="Every job.")
     stages: dict[str, RuntimeEntry] = Field({}, description="By stage.")
     models: dict[str, dict[str, RuntimeEntry]] = Field(

@@ -1,4 +1,4 @@
-"""MLflow as an index of the artifacts: written after the fact by one process, deletable, rebuildable.
+"""MLflow as an index of the artifacts: written by one process at a time, deletable, rebuildable.
 
     store        address, lock, files and SQLite database of the store   (no MLflow at import)
     survey       what lies on disk, and its fingerprint                  (decides whether anything changed)
@@ -10,6 +10,7 @@
     experiments  the MLflow experiments and how they are first shown
     index        records -> MLflow
     sync         one writer: lock, compare, write
+    live         a process beside a job that calls it while the job runs
 
 Nothing is ever read back from MLflow into the study, and no weights go there.
 """

@@ -10,7 +10,7 @@ import json
 import logging
 import sqlite3
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -42,6 +42,9 @@ from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, note, score_
 from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
 from selfdistill.tracking.store import TrackingStore
 
+for _name in ("mlflow", "alembic"):  # They log the traceback of an error that becomes one line of ours.
+    logging.getLogger(_name).setLevel(logging.CRITICAL)
+
 VERSION = mlflow.__version__
 #: What a store that is gone, broken, full or too new raises.
 STORE_ERRORS = (MlflowException, SQLAlchemyError, sqlite3.Error, CommandError, OSError, ImportError)
@@ -72,16 +75,19 @@ class Tracked:
 class Index:
     """One project's runs and models in one MLflow store."""
 
-    def __init__(self, store: TrackingStore, uri: str) -> None:
-        for name in ("mlflow", "alembic"):  # They log the traceback of an error that becomes one line of ours.
-            logging.getLogger(name).setLevel(logging.CRITICAL)
+    def __init__(self, store: TrackingStore, uri: str, only: Collection[str] | None = None) -> None:
+        """`only`: ids of the artifacts whose runs are read; None reads all."""
         self.store = store
         self.client = MlflowClient(uri, registry_uri=uri)
         self.experiments = {group: self._experiment(group) for group in EXPERIMENTS}
+        mine = f"tags.`{PROJECT}` = '{store.project}'"
+        filters = [mine] if only is None else [f"{mine} and tags.artifact = '{name}'" for name in only]
         self.tracked = {
-            run.data.tags["artifact"]: Tracked(run, json.loads(run.data.tags[MARK])) for run in self._runs()
+            run.data.tags["artifact"]: Tracked(run, json.loads(run.data.tags[MARK]))
+            for mine in filters
+            for run in self._runs(mine)
         }
-        self.models = {model.tags["id"]: model for model in self._models()}
+        self.models = {model.tags["id"]: model for mine in filters for model in self._models(mine)}
         self.points = 0
         self.problems: list[str] = []
 
@@ -112,21 +118,19 @@ class Index:
             if self.client.get_experiment(self.experiments[group]).tags.get(VIEW_TAG) != view:
                 self.client.set_experiment_tag(self.experiments[group], VIEW_TAG, view)
 
-    def _runs(self) -> Iterator[Run]:
-        token, mine = None, f"tags.`{PROJECT}` = '{self.store.project}'"
+    def _runs(self, mine: str) -> Iterator[Run]:
+        groups, token = list(self.experiments.values()), None
         while True:
-            page = self.client.search_runs(
-                list(self.experiments.values()), mine, ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token
-            )
+            page = self.client.search_runs(groups, mine, ViewType.ACTIVE_ONLY, max_results=_PAGE, page_token=token)
             yield from page
             token = page.token
             if not token:
                 return
 
-    def _models(self) -> Iterator[Any]:
-        token, mine = None, f"tags.`{PROJECT}` = '{self.store.project}'"
+    def _models(self, mine: str) -> Iterator[Any]:
+        groups, token = [self.experiments["training"]], None
         while True:
-            page = self.client.search_logged_models([self.experiments["training"]], mine, page_token=token)
+            page = self.client.search_logged_models(groups, mine, page_token=token)
             yield from page
             token = page.token
             if not token:

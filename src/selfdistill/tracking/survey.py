@@ -14,7 +14,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from selfdistill.artifacts.lineage import PROVENANCE_FILE, current_attempts, parse_attempts
+from selfdistill.artifacts.lineage import PROVENANCE_FILE, closure, current_attempts, parse_attempts
 from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
@@ -122,6 +122,17 @@ class Survey:
         return cls(results, entries, _digests(files, results), _digests(results.glob("plans/*/*/plan.json"), results),
                    tuple(problems))  # fmt: skip
 
+    @classmethod
+    def of_artifact(cls, folder: Path) -> Survey:
+        """One artifact and everything upstream of it, without views and plans. Empty before it has started."""
+        artifact = Artifact.open(folder)
+        entries: dict[str, Entry] = {}
+        for item in closure([artifact]):
+            entry = _look_at(item, entries)
+            if entry is not None:
+                entries[entry.id] = entry
+        return cls(artifact.root.parent, entries if artifact.id in entries else {}, {}, {}, ())
+
     @property
     def fingerprint(self) -> str:
         """Digest of everything that goes to MLflow, and of the code that writes it."""
@@ -134,19 +145,19 @@ class Survey:
 
 
 def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
-    """None for an artifact with nothing to show yet; UserError for one whose spec or manifest was changed."""
-    if not artifact.is_sealed and not _size(artifact.metrics):
+    """None for an artifact that has not started; UserError for one whose spec or manifest was changed."""
+    running = not artifact.is_sealed and is_locked(artifact.folder / ".lock")
+    if not (artifact.is_sealed or running or _size(artifact.metrics)):
         return None
     opened = Artifact.open(artifact.folder)
     texts = {name: path.read_text(encoding="utf-8") for name in _SIDECARS if (path := opened.folder / name).is_file()}
     if opened.is_sealed:
         _ = opened.manifest
     attempts = current_attempts(parse_attempts(texts.get(PROVENANCE_FILE, "")))
-    running = not opened.is_sealed and _is_locked(opened.folder / ".lock")
     return Entry(opened, {name: sha256_text(text) for name, text in texts.items()}, attempts, running, known)
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """True while a stage holds its artifact's lock."""
     if not path.is_file():
         return False

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
@@ -74,13 +74,33 @@ def track(
             report.is_unchanged, report.exists = True, False
         else:
             target.check_reachable()
-            _write(target, survey, written, report)
+            _write(target, survey, lambda index, records: _apply(index, records, report))
     report.seconds = time.monotonic() - started
     for problem in report.problems:
         say(f"MLflow: left out: {problem}")
     if not (quiet and report.is_unchanged):
         say(report.line)
     return report
+
+
+def stream(folder: Path, uri: str | None = None) -> None:
+    """Write one artifact that is being computed, and what it was made from if that is missing.
+
+    It writes the run that `track` would write, so the next `track` continues it. Does nothing while another process
+    writes the store. Raises TrackingError when the store cannot be written.
+    """
+    root = folder.parent.parent
+    store = TrackingStore.choose(root, uri)
+    store.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(store.lock).acquire(timeout=0)
+    except Timeout:
+        return
+    with lock:
+        survey = Survey.of_artifact(folder)
+        if survey.entries:
+            store.check_reachable()
+            _write(store, survey, _apply_last, only=survey.entries)
 
 
 @contextmanager
@@ -98,41 +118,56 @@ def _only_writer(store: TrackingStore, say: Callable[[str], None]) -> Iterator[N
         lock.release()
 
 
-def _write(store: TrackingStore, survey: Survey, written: dict[str, Any], report: Report) -> None:
+def _write(
+    store: TrackingStore,
+    survey: Survey,
+    apply: Callable[[Index, dict[str, Record]], None],
+    only: Collection[str] | None = None,
+) -> None:
+    """Open the store, new or migrated if need be, and apply the records; `only` limits what is read of it."""
     from selfdistill.tracking.builder import build_records
     from selfdistill.tracking.experiments import EXPERIMENTS
     from selfdistill.tracking.index import STORE_ERRORS, VERSION, Index
 
     records = build_records(survey)
+    is_migrated = store.last_written().get("mlflow") == VERSION
     try:
         if not store.exists():
-            _build(store, records, report)
+            # Another name until it is complete: a crash leaves no half-written database, and commits need not wait
+            # for the disk.
+            if store.is_default:
+                shutil.rmtree(store.files, ignore_errors=True)
+            with replacing(store.database) as partial, sqlite_settings(durable=False):
+                store.prepare(f"sqlite:///{partial}")
+                with Index(store, f"sqlite:///{partial}", only) as index:
+                    apply(index, records)
         else:
             with sqlite_settings():
-                if store.database is not None and written.get("mlflow") != VERSION:
+                if store.database is not None and not is_migrated:
                     store.prepare(store.uri)
                 if store.is_default:
                     store.follow_move(EXPERIMENTS["training"], "training")
-                with Index(store, store.uri) as index:
-                    _apply(index, records, report)
+                with Index(store, store.uri, only) as index:
+                    apply(index, records)
     except STORE_ERRORS as error:
         raise store.failure(error) from error
-    store.record({**store.identity(survey.fingerprint), "mlflow": VERSION})
+    # After a partial write the next writer compares every run.
+    store.record({"mlflow": VERSION, **({} if only is not None else store.identity(survey.fingerprint))})
 
 
-def _build(store: TrackingStore, records: dict[str, Record], report: Report) -> None:
-    """Write a new database under another name, then rename it: a crash leaves no half-written one.
-
-    So the commits in between need not wait for the disk.
-    """
-    from selfdistill.tracking.index import Index
-
-    if store.is_default:
-        shutil.rmtree(store.files, ignore_errors=True)
-    with replacing(store.database) as partial, sqlite_settings(durable=False):
-        store.prepare(f"sqlite:///{partial}")
-        with Index(store, f"sqlite:///{partial}") as index:
-            _apply(index, records, report)
+def _apply_last(index: Index, records: dict[str, Record]) -> None:
+    """Bring the last record up to date; create the others if they are missing."""
+    *upstream, last = records.values()
+    for record in upstream:
+        if record.id not in index.tracked:
+            index.create(record, {})
+    tracked, kept = index.tracked.get(last.id), {}
+    if tracked is not None and not index.is_whole(last):
+        tracked, kept = None, index.remove(last.id)
+    if tracked is None:
+        index.create(last, kept)
+    elif tracked.mark["digest"] != last.digest:
+        index.extend(last)
 
 
 def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
