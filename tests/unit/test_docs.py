@@ -18,12 +18,12 @@ from selfdistill.schema.common import Sampling
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.export import DOCS
-from selfdistill.schema.methods import Grpo
+from selfdistill.schema.methods import Antisd, Grpo
 from selfdistill.schema.metrics import METRICS
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.views.__main__ import MODULES
-from training_session import SDPO, SFT, Session, make_spec
+from training_session import REPROMPT, SDPO, SFT, Session, make_spec
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "profiles/README.md", *(ROOT / DOCS).glob("*.md")])
@@ -57,7 +57,7 @@ def test_a_changed_table_is_named_and_written_again(tmp_path):
 
 def test_every_table_stands_on_one_page():
     marked = [name for page in PAGES for name in re.findall(r"<!-- generated: (\S+) -->", page.read_text())]
-    assert sorted(marked) == sorted(["metrics", *reference.TABLES])
+    assert sorted(marked) == sorted(["metrics", "cures", *reference.TABLES])
 
 
 def test_every_setting_is_in_a_table():
@@ -83,10 +83,15 @@ def _models(annotation) -> list[type[BaseModel]]:
 
 
 def test_every_metric_of_training_is_described_and_no_other(tmp_path):
-    """GRPO with a KL penalty, SDPO and SFT, each evaluated while it trains."""
+    """GRPO with a KL penalty, SDPO, SFT and a method with measures of its own, each evaluated while it trains."""
     evaluation = TrainingEvaluation(every_steps=2, limit=3, sampling=Sampling(max_tokens=12))
     written: set[str] = set()
-    for name, method in (("grpo", Grpo(kl_coefficient=0.1)), ("sdpo", SDPO), ("sft", SFT)):
+    for name, method in (
+        ("grpo", Grpo(kl_coefficient=0.1)),
+        ("sdpo", SDPO),
+        ("sft", SFT),
+        ("antisd", Antisd(reprompt=REPROMPT)),
+    ):
         session = Session(tmp_path / name, make_spec(method, steps=2, checkpoint_every=2, evaluation=evaluation))
         session.run()
         written |= {key for line in session.metrics() for key in line}

@@ -40,6 +40,7 @@ METRICS = (
         "teacher_gap_other", _SHOWN, "The same over all other tokens. Negative: the teacher finds them less likely."
     ),
     Metric("reference_kl", "`kl_coefficient` above 0", "Estimate of KL(policy || initial policy) per token, in nats."),
+    Metric("method_*", "some methods", "What only this method measures, such as whether its gate is open."),
     Metric("evaluation_avg_at_k", _EVALUATION, "Share of correct completions of the benchmark."),
     Metric("evaluation_mean_length", _EVALUATION, "Tokens per completion of the benchmark."),
     Metric("evaluation_truncation_rate", _EVALUATION, "Share of them cut off at the token limit."),

@@ -75,8 +75,10 @@ def table(name: str) -> str:
     if name == "metrics":
         rows = [(f"`{metric.name}`", metric.written_by, metric.description) for metric in METRICS]
         return _markdown(("metric", "written by", "meaning"), rows)
+    if name == "cures":
+        return _markdown(("method", "setting", "values", "default", "meaning"), _cures())
     if name not in TABLES:
-        raise UserError(f"there is no generated table `{name}`. There are: metrics, {', '.join(TABLES)}.")
+        raise UserError(f"there is no generated table `{name}`. There are: metrics, cures, {', '.join(TABLES)}.")
     return _markdown(("setting", "values", "default", "meaning"), _rows(TABLES[name]))
 
 
@@ -103,6 +105,18 @@ def _markdown(header: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
     header = list(header)
     lines = [header, ["---"] * len(header), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _cures() -> Iterator[tuple[str, str, str, str, str]]:
+    """Of the shipped methods without a table of their own: the settings that they add, or give another default."""
+    shared = {**methods.PolicySettings.model_fields, **methods.DemonstrationSettings.model_fields}
+    for model in methods.shipped_methods():
+        if model in TABLES.values():
+            continue
+        for name, field in model.model_fields.items():
+            if name != "name" and (name not in shared or field.default != shared[name].default):
+                meaning = field.description or _kind(field)
+                yield f"`{model.model_fields['name'].default}`", f"`{name}`", _values(field), _default(field), meaning
 
 
 def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:

@@ -41,6 +41,7 @@ class Components:
 
     def save(self, folder: Path, progress: state.Progress) -> None:
         """Write a resume state. Collective: every rank calls it."""
+        progress.method = dict(self.method.state)
         state.save_state(folder, progress, self._write, self.world)
 
     def load(self, folder: Path) -> state.Progress | None:
@@ -52,7 +53,9 @@ class Components:
             self.teacher.separate()
         with torch.no_grad():
             self._read(newest)
-        return state.read_progress(newest)
+        progress = state.read_progress(newest)
+        self.method.state = dict(progress.method)
+        return progress
 
     def _weights(self) -> dict[str, dict[str, torch.Tensor]]:
         """The tensors that training changes, without the optimiser's."""

@@ -91,6 +91,23 @@ class Row:
     sampler_logprobs: list[float] | None = None
 
 
+@dataclass(frozen=True)
+class TokenStatistics:
+    """Of the L tokens of a completion: log-prob of the sampled token and entropy, in nats (float64)."""
+
+    logprobs: np.ndarray
+    entropy: np.ndarray
+
+
+@dataclass(frozen=True)
+class RowStatistics:
+    """One row under the policy before the step's first update, and under its teacher's contexts."""
+
+    plan: RowPlan
+    student: TokenStatistics
+    teachers: Mapping[str, TokenStatistics]
+
+
 def draw_indices(spec: TrainSpec, step: int, count: int) -> list[int]:
     """Indices of the prompts or examples, out of `count`, that step `step` (from 1) uses; a pure function.
 

@@ -16,7 +16,7 @@ import logging
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,14 @@ _SHARD_FILE = re.compile(r"__(\d+)_\d+\.distcp")
 
 @dataclass
 class Progress:
-    """Counters of the run. `pending` is the JSON form of a step's graded rollouts, or None."""
+    """Counters of the run. `pending` is the JSON form of a step's graded rollouts, or None; `method` is what the method
+    carries from step to step.
+    """
 
     step: int = 0
     steps_without_signal: int = 0
     pending: list[list[dict[str, Any]]] | None = None
+    method: dict[str, Any] = field(default_factory=dict)
 
 
 def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], world: World) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from selfdistill.losses import entropy, kl_penalty, token_logprobs
+from selfdistill.training.data import Row, RowStatistics
 from selfdistill.training.methods.base import Tokens
 
 _NAMES = (
@@ -48,14 +49,32 @@ class TokenSums:
             shown = tokens.teachers[self.context]
             mask = slice(None) if shown.is_shown is None else shown.is_shown
             targets, logprobs = tokens.targets[mask], tokens.logprobs[mask]
-            teacher = token_logprobs(shown.logits, targets)
-            gap = teacher - logprobs
-            is_epistemic = self.is_epistemic_V[targets].to(gap.dtype)
-            new["shown"] = torch.tensor(float(len(targets)))
-            new["epistemic"] = is_epistemic.sum()
-            new["gap_epistemic"] = (gap * is_epistemic).sum()
-            new["gap_other"] = (gap * (1 - is_epistemic)).sum()
-            new["reference_kl"] = kl_penalty(logprobs, teacher).sum()
+            new |= self._gap(targets, logprobs, token_logprobs(shown.logits, targets))
+        self._add(new)
+
+    @torch.no_grad()
+    def add_teacher(self, rows: Sequence[Row], statistics: Sequence[RowStatistics]) -> None:
+        """Add the gap to a teacher that is not forwarded in the updates, from the statistics of its rows."""
+        for row, found in zip(rows, statistics, strict=True):
+            if self.context in found.teachers and self.is_epistemic_V is not None:
+                targets, student, teacher = (
+                    torch.as_tensor(values, device=self.values.device)
+                    for values in (row.completion_ids, found.student.logprobs, found.teachers[self.context].logprobs)
+                )
+                self._add(self._gap(targets, student, teacher))
+
+    def _gap(self, targets: Tensor, logprobs: Tensor, teacher_logprobs: Tensor) -> dict[str, Tensor]:
+        gap = teacher_logprobs - logprobs
+        is_epistemic = self.is_epistemic_V[targets].to(gap.dtype)
+        return {
+            "shown": torch.tensor(float(len(targets))),
+            "epistemic": is_epistemic.sum(),
+            "gap_epistemic": (gap * is_epistemic).sum(),
+            "gap_other": (gap * (1 - is_epistemic)).sum(),
+            "reference_kl": kl_penalty(logprobs, teacher_logprobs).sum(),
+        }
+
+    def _add(self, new: Mapping[str, Tensor]) -> None:
         zero = torch.zeros((), device=self.values.device)
         self.values += torch.stack([new.get(name, zero).to(self.values) for name in _NAMES])
 

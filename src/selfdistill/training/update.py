@@ -9,9 +9,9 @@ of a micro-batch.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -21,12 +21,13 @@ from selfdistill.losses import importance_weights, token_coefficients, token_log
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.errors import UserError
 from selfdistill.training import optimiser as optim
-from selfdistill.training.data import CONTEXT, PLAIN, Row, plan_micro_batches
+from selfdistill.training.data import CONTEXT, PLAIN, Row, RowStatistics, plan_micro_batches
 from selfdistill.training.distributed import World
 from selfdistill.training.methods.base import Tokens, TrainingMethod
 from selfdistill.training.network import Network, Packed, backward_through_head, completion_logprobs
 from selfdistill.training.sums import TokenSums
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
+from selfdistill.training.token_statistics import row_statistics
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class MicroBatch:
         lengths = [len(row.completion_ids) for row in self.rows]
         return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), lengths)).to(device)
 
+    def gather(self, values: Mapping[int, Tensor] | None) -> Tensor | None:
+        """Values of the tokens [N], from those of the rows by their places; None where there are none."""
+        return torch.cat([values[place] for place in self.places]) if values else None
+
     def positions(self, device: torch.device) -> Tensor:
         """Place of each token in its completion, from 0 [N]."""
         return torch.cat([torch.arange(len(row.completion_ids)) for row in self.rows]).to(device)
@@ -51,6 +56,24 @@ class MicroBatch:
             return None
         flat = np.concatenate([np.asarray(row.sampler_logprobs, dtype=np.float32) for row in self.rows])
         return torch.from_numpy(flat).to(device)
+
+
+@dataclass
+class _MiniBatch:
+    """The rows of one update, this rank's part of them, and values of their tokens by place (None or empty: not known).
+
+    `old_logprobs`: under the policy before the step. `advantages`: where the method weighs tokens.
+    """
+
+    rows: Sequence[Row]
+    micro_batches: list[MicroBatch]
+    old_logprobs: dict[int, Tensor] | None = field(default_factory=dict)
+    advantages: dict[int, Tensor] = field(default_factory=dict)
+
+    @property
+    def contexts(self) -> list[str]:
+        """Names of the contexts under which rows are forwarded, in the method's order."""
+        return list(dict.fromkeys(n for row in self.rows if row.plan.has_gradient for n in row.plan.teachers))
 
 
 @dataclass
@@ -69,25 +92,54 @@ class Updater:
 
     def run(self, mini_batches: Sequence[Sequence[Row]], step: int, heartbeat: Callable[[], None]) -> dict[str, float]:
         """Do every update of a step; return its metrics. Raises UserError when loss or gradient is not finite."""
-        micro_batches = [self._micro_batches(rows) for rows in mini_batches]
-        # Before the first update the policy is the one that sampled, so its ratio is 1.
-        old = [None, *(self._old_logprobs(micro) for micro in micro_batches[1:])]
-        sums = TokenSums(self.student.device, self.is_epistemic_V, CONTEXT if self.method.shows_context else PLAIN)
+        context = CONTEXT if self.method.shows_context else PLAIN
+        sums = TokenSums(self.student.device, self.is_epistemic_V, context)
+        updates = [_MiniBatch(rows, self._micro_batches(rows)) for rows in mini_batches]
+        if self.method.weighs:
+            self._weigh(updates, sums, step, heartbeat)
+        for update in updates[1:]:
+            # Before the first update the policy is the one that sampled, so its ratio is 1.
+            update.old_logprobs = update.old_logprobs or self._old_logprobs(update.micro_batches)
+        updates[0].old_logprobs = None
         norms = []
-        for rows, micro, old_logprobs in zip(mini_batches, micro_batches, old, strict=True):
+        for update in updates:
             optim.clear_gradients(self.student.model)
-            self._accumulate(rows, micro, old_logprobs, sums, step, heartbeat)
+            self._accumulate(update, sums, step, heartbeat)
             norms.append(self._gradient_norm(step))
             if self.teacher is not None:
                 self.teacher.separate()
             self.adamw.step()
         self.world.all_reduce([sums.values])
-        return sums.metrics(
+        found = sums.metrics(
             norms,
             has_sampler=mini_batches[0][0].sampler_logprobs is not None,
             has_teacher=self.teacher is not None and self.method.shows_context,
             has_reference=self.teacher is not None and not self.method.shows_context,
         )
+        return found | {f"method_{name}": value for name, value in self.method.metrics().items()}
+
+    def _weigh(self, updates: Sequence[_MiniBatch], sums: TokenSums, step: int, heartbeat: Callable[[], None]) -> None:
+        """Ask the method for the advantages of all tokens of the step, from statistics under the present policy."""
+        own: dict[tuple[int, int], RowStatistics] = {}
+        for number, update in enumerate(updates):
+            for micro in update.micro_batches:
+                heartbeat()
+                with ExitStack() as stack:
+                    passes = {name: stack.enter_context(p) for name, p in self._passes(micro, update.contexts)}
+                    found = row_statistics(micro.rows, self.student, self._pack_student(micro), passes)
+                if not micro.counts:
+                    continue
+                own |= {(number, place): row for place, row in zip(micro.places, found, strict=True)}
+                if not self.method.reads_logits:
+                    sums.add_teacher(micro.rows, found)
+        places = [(number, place) for number, update in enumerate(updates) for place in _active(update.rows)]
+        order = {place: index for index, place in enumerate(places)}
+        rows = self.world.gather({order[place]: row for place, row in own.items()})
+        for (number, place), weights in zip(places, self.method.weigh(rows, step), strict=True):
+            updates[number].advantages[place] = torch.from_numpy(weights.astype(np.float32)).to(self.student.device)
+        for (number, place), row in own.items():
+            logprobs = torch.from_numpy(row.student.logprobs.astype(np.float32)).to(self.student.device)
+            updates[number].old_logprobs[place] = logprobs
 
     def _gradient_norm(self, step: int) -> float:
         """Sum gradients over ranks and clip them; return the norm before clipping."""
@@ -104,7 +156,7 @@ class Updater:
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches of the rows that have a gradient."""
-        active = [place for place, row in enumerate(rows) if row.plan.has_gradient and row.completion_ids]
+        active = _active(rows)
         active.sort(key=lambda place: len(rows[place].prompt_ids) + len(rows[place].completion_ids))
         own = self._plan(rows, self.world.select(active))
         if self.world.is_sharded and active:
@@ -131,40 +183,29 @@ class Updater:
             found |= dict(zip(micro.places, logprobs.split(lengths), strict=True))
         return found
 
-    def _accumulate(
-        self,
-        rows: Sequence[Row],
-        micro_batches: Sequence[MicroBatch],
-        old_logprobs: dict[int, Tensor] | None,
-        sums: TokenSums,
-        step: int,
-        heartbeat: Callable[[], None],
-    ) -> None:
+    def _accumulate(self, update: _MiniBatch, sums: TokenSums, step: int, heartbeat: Callable[[], None]) -> None:
         """Accumulate the gradients and sums of this rank's rows."""
+        rows = update.rows
         coefficients_R = token_coefficients(
             torch.tensor([len(row.completion_ids) for row in rows]),
             torch.tensor([row.plan.is_supervised for row in rows]),
             self.method.aggregation,
         ).tolist()
-        names = _contexts(rows)
-        for micro in micro_batches:
+        for micro in update.micro_batches:
             heartbeat()
-            old_N = None if old_logprobs is None else torch.cat([old_logprobs[place] for place in micro.places])
             weights = [coefficients_R[place] if micro.counts else 0.0 for place in micro.places]
-            self._backward(micro, names, micro.per_token(weights, self.student.device), old_N, sums, step)
+            self._backward(micro, update, micro.per_token(weights, self.student.device), sums, step)
 
     def _backward(
-        self,
-        micro: MicroBatch,
-        names: Sequence[str],
-        coefficients_N: Tensor,
-        old_N: Tensor | None,
-        sums: TokenSums,
-        step: int,
+        self, micro: MicroBatch, update: _MiniBatch, coefficients_N: Tensor, sums: TokenSums, step: int
     ) -> None:
         device = self.student.device
         packed = self._pack_student(micro)
-        advantages_N = micro.per_token([row.plan.advantage for row in micro.rows], device)
+        old_N = micro.gather(update.old_logprobs)
+        advantages_N = micro.gather(update.advantages)
+        if advantages_N is None:
+            advantages_N = micro.per_token([row.plan.advantage for row in micro.rows], device)
+        names = update.contexts if self.method.reads_logits else []
         positions_N, sampler_N = micro.positions(device), micro.sampler_logprobs(device)
         with ExitStack() as stack:
             passes = {name: stack.enter_context(shown) for name, shown in self._passes(micro, names)}
@@ -206,9 +247,9 @@ class Updater:
         return self.student.pack([row.prompt_ids for row in micro.rows], [row.completion_ids for row in micro.rows])
 
 
-def _contexts(rows: Sequence[Row]) -> list[str]:
-    """Names of the contexts under which rows of a mini-batch are forwarded, in the method's order."""
-    return list(dict.fromkeys(name for row in rows if row.plan.has_gradient for name in row.plan.teachers))
+def _active(rows: Sequence[Row]) -> list[int]:
+    """Places of the rows that have a gradient."""
+    return [place for place, row in enumerate(rows) if row.plan.has_gradient and row.completion_ids]
 
 
 def _longest_teacher(row: Row) -> int:

@@ -45,6 +45,8 @@ class DemonstrationSettings(MethodSettings):
     max_truncated_share: float = Field(0.5, ge=0, le=1, description="More cut demonstrations than this is an error.")
 
     shows_context: ClassVar[bool] = True
+    #: The method in figures; by default its name in capitals.
+    title: ClassVar[str] = ""
 
     @model_validator(mode="after")
     def _has_its_instruction(self) -> Self:
@@ -58,9 +60,8 @@ class DemonstrationSettings(MethodSettings):
 
     @property
     def label(self) -> str:
-        return (
-            f"{self.name.rpartition('.')[2].replace('_', ' ').upper()} (c = {_SYMBOLS.get(self.context, self.context)})"
-        )
+        name = self.title or self.name.rpartition(".")[2].replace("_", " ").upper()
+        return f"{name} (c = {_SYMBOLS.get(self.context, self.context)})"
 
     @property
     def second_network(self) -> Teacher:

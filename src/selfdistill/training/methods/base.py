@@ -3,6 +3,7 @@
 contexts(groups)   teacher prompts by name, for every rollout of a step that has one
 plan(group)        loss mask, gradient and advantage of each rollout
 settle(plan)       the last word on a row, when its teacher prompts are known
+weigh(rows, step)  advantage of each token, from log-probs and entropies of the whole step (where asked for)
 token_loss(tokens) loss of each token
 """
 
@@ -13,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +22,7 @@ from selfdistill.losses.aggregation import Aggregation
 from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.common import ThinkingMarks
 from selfdistill.schema.methods import MethodSettings, Teacher
-from selfdistill.training.data import RowPlan, TeacherPrompt
+from selfdistill.training.data import RowPlan, RowStatistics, TeacherPrompt
 from selfdistill.training.teacher import ShownLogits
 
 
@@ -85,14 +87,20 @@ class TrainingMethod(ABC):
     """Base of all training classes.
 
     `max_truncated_share`: training stops where more teacher prompts than this had to be cut.
+    `weighs`: whether `weigh` is called, which costs one more pass of the policy and of the teacher before the updates.
+    `state`: what the method carries from step to step, as JSON; part of the resume state.
+    `reads_logits`: whether `token_loss` needs the teacher's logits; otherwise it is not forwarded in the updates.
     """
 
     max_truncated_share: float = 1.0
+    weighs: bool = False
+    reads_logits: bool = True
 
     def __init__(self, settings: MethodSettings, policy: Policy) -> None:
         self.settings = settings
         self.policy = policy
         self.teacher: Teacher | None = settings.second_network
+        self.state: dict[str, Any] = {}
 
     @property
     def aggregation(self) -> Aggregation:
@@ -129,6 +137,17 @@ class TrainingMethod(ABC):
         if not contexts:
             return plans
         return [[self.settle(replace(plan, teachers=next(shown))) for plan in group] for group in plans]
+
+    def weigh(self, rows: Sequence[RowStatistics], step: int) -> list[np.ndarray]:
+        """`tokens.advantages` of each row [L], given all rows of the step that have a gradient, in their order.
+
+        Every process of a training gets the same rows and must return the same. Here: the plan's, at every token.
+        """
+        return [np.full_like(row.student.logprobs, row.plan.advantage) for row in rows]
+
+    def metrics(self) -> dict[str, float]:
+        """Measures of the last step that only this method has; written as `method_<name>`."""
+        return {}
 
     @abstractmethod
     def token_loss(self, tokens: Tokens) -> Tensor:

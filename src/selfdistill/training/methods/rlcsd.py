@@ -1,0 +1,49 @@
+"""RLCSD (arXiv 2606.11709): contrast a right demonstration with wrong ones (docs/method.md 18.2).
+
+e = log T+(y) - log mean over k of T-_k(y)        r = lambda tanh(e / tau)
+A + r where |r| > delta, but never beyond 0 (A = 0 stays 0); A elsewhere
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from selfdistill.rollouts import Group
+from selfdistill.schema.methods import Rlcsd
+from selfdistill.training.data import CONTEXT, RowStatistics, TeacherPrompt
+from selfdistill.training.methods.credit import CreditMethod
+
+
+class RlcsdMethod(CreditMethod):
+    """A rollout without a right or without a wrong sibling keeps its advantage at every token."""
+
+    settings: Rlcsd
+    _changed: float = 0.0
+
+    def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
+        wrong = [row for group in groups for row in self.prompts.wrong_siblings(group, self.settings.wrong)]
+        names = [f"wrong_{number}" for number in range(self.settings.wrong)]
+        return super().contexts(groups) | dict(zip(names, map(list, zip(*wrong, strict=True)), strict=True))
+
+    def weigh(self, rows: Sequence[RowStatistics], step: int) -> list[np.ndarray]:
+        found = super().weigh(rows, step)
+        tokens = sum(map(len, found))
+        changed = sum(int((a != row.plan.advantage).sum()) for a, row in zip(found, rows, strict=True))
+        self._changed = changed / max(tokens, 1)
+        return found
+
+    def credit(self, row: RowStatistics, step: int) -> np.ndarray:
+        advantages = np.full_like(row.student.logprobs, row.plan.advantage)
+        wrong = [teacher.logprobs for name, teacher in row.teachers.items() if name != CONTEXT]
+        if not wrong:
+            return advantages
+        contrast = row.teachers[CONTEXT].logprobs - (np.logaddexp.reduce(wrong) - np.log(len(wrong)))
+        change = self.settings.strength * np.tanh(contrast / self.settings.temperature)
+        changed = advantages + change
+        kept = np.where(advantages > 0, np.maximum(changed, 0), np.where(advantages < 0, np.minimum(changed, 0), 0))
+        return np.where(np.abs(change) > self.settings.threshold, kept, advantages)
+
+    def metrics(self) -> dict[str, float]:
+        return {"changed_token_share": self._changed}
