@@ -97,7 +97,7 @@ def test_ood_has_a_row_per_seed_step_and_family_with_the_designed_columns(projec
         "experiment", "seed", "step", "benchmark", "family", "domain", "n", "k", "avg_at_k", "avg_at_k_low",
         "avg_at_k_high", "pass_at_k", "mean_length", "truncation_rate", "epistemic_count",
         "epistemic_density_per_1k_tokens", "difference_to_base", "difference_low", "difference_high",
-        "train_artifact", "evaluate_artifact", "epistemics_artifact",
+        "train_artifact", "evaluate_artifact", "epistemics_artifact", "base_artifact",
     ]  # fmt: skip
     cells = [(row["seed"], row["step"], row["family"]) for row in rows]
     seeds = [("base", "0"), ("0", "12"), ("1", "12"), ("all", "0"), ("all", "12")]
@@ -157,6 +157,9 @@ def test_rows_name_the_artifacts_behind_them(project):
         of_seeds = [only(rows, seed=seed, family="all")[name] for seed in (0, 1)]
         assert only(rows, seed="all", step=12, family="all")[name] == ";".join(of_seeds)
         assert all(Artifact.open(Path("results/artifacts") / found).is_sealed for found in of_seeds)
+    base = only(rows, seed="base", family="all")
+    named = f"{base['evaluate_artifact']};{base['epistemics_artifact']}"
+    assert {row["base_artifact"] for row in rows if row["step"] != "0"} == {named} and not base["base_artifact"]
 
 
 def test_every_evaluated_checkpoint_has_its_rows(project):
@@ -206,11 +209,12 @@ def test_curves_hold_every_scalar_and_the_last_writing_of_a_step(project):
         file.write(json.dumps({"step": 12, "reward_mean": 0.5, "extra": 2, "note": "text", "flag": True}) + "\n")
     rows = rows_of(builder("curves")(plan))
     assert list(rows[0]) == ["experiment", "seed", "step", "completion_tokens_mean", "epistemic_count_mean", "extra",
-                             "reward_mean"]  # fmt: skip
+                             "reward_mean", "train_artifact"]  # fmt: skip
     assert len(rows) == 24
     assert only(rows, seed=0, step=3) == {
         "experiment": "tiny_grpo", "seed": "0", "step": "3", "completion_tokens_mean": "30",
         "epistemic_count_mean": "1", "extra": "", "reward_mean": "0.03",
+        "train_artifact": plan["rows"][0]["train_artifact"],
     }  # fmt: skip
     assert only(rows, seed=0, step=12)["reward_mean"] == "0.5"
 

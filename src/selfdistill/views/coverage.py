@@ -11,12 +11,11 @@ from typing import Any
 
 from selfdistill.seeds import Runs, difference
 from selfdistill.views.claims import Check, Comparison, base_link, link, order
-from selfdistill.views.csv_table import DIFFERENCES, MEASURES, as_csv, evaluation_row
+from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
 from selfdistill.views.figures import Line, lines
 from selfdistill.views.measures import DENSITY, LENGTH, SCORE
 from selfdistill.views.page import INTERVAL, Figure, Panel, Section, Table, key_cell, keys, method, num
 from selfdistill.views.study import (
-    ARTIFACTS,
     BASE,
     FINAL_STEPS,
     OUT_OF_DISTRIBUTION,
@@ -48,7 +47,7 @@ from selfdistill.views.style import (
 TRAINING = {"training_score": REWARD, "training_length": TOKENS, "training_epistemic_count": WORDS}
 COVERAGE_COLUMNS = (
     "model", "experiment", "method", "context", "distinct", "seed", "step", "benchmark", "domain", *TRAINING,
-    *MEASURES, *DIFFERENCES, *ARTIFACTS,
+    *MEASURES, *DIFFERENCES, *SOURCES,
 )  # fmt: skip
 #: Name of the whole data set as a number of distinct problems.
 WHOLE = "all"

@@ -19,6 +19,8 @@ _MEANS = {"pass_at_k": PASS, "mean_length": LENGTH, "truncation_rate": TRUNCATED
 #: What describes a set of graded completions, in the order of the tables.
 MEASURES = ("n", "k", *_SCORES, *_MEANS)
 DIFFERENCES = ("difference_to_base", "difference_low", "difference_high")
+#: Artifacts behind a row, and those of the base behind its differences.
+SOURCES = (*ARTIFACTS, "base_artifact")
 
 
 def measures(measurement: Measurement, family: str = ALL) -> dict[str, Any]:
@@ -40,8 +42,15 @@ def evaluation_row(evaluation: Evaluation, seed: int | str, step: int, family: s
         "domain": evaluation.domain,
         **measures(measurement, family),
         **dict(zip(DIFFERENCES, difference, strict=True)),
-        **{role: ";".join(evaluation.names(role, seed, step)) for role in ARTIFACTS},
+        **sources(evaluation, seed, step),
     }
+
+
+def sources(evaluation: Evaluation, seed: int | str, step: int) -> dict[str, str]:
+    """The SOURCES of a row, several names joined with `;`; a row of the base has no differences."""
+    of_base = [name for role in ARTIFACTS[1:] for name in evaluation.names(role, step=0)] if step else []
+    names = {role: evaluation.names(role, seed, step) for role in ARTIFACTS} | {"base_artifact": of_base}
+    return {column: ";".join(found) for column, found in names.items()}
 
 
 def as_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from selfdistill.views.csv_table import DIFFERENCES, MEASURES, as_csv, evaluation_row, measures
+from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row, measures
 from selfdistill.views.figures import Dot, dots
 from selfdistill.views.measures import DENSITY, EPISTEMIC, LENGTH, SCORE, Measurement
 from selfdistill.views.page import INTERVAL, Cell, Figure, Panel, Section, Table, key_cell, keys, num, text
 from selfdistill.views.published import MODEL, RICHNESS, SFT, is_papers_model
 from selfdistill.views.study import (
     ALL_SEEDS,
-    ARTIFACTS,
     BASE,
     Evaluation,
     ModelStudy,
@@ -43,14 +42,14 @@ from selfdistill.views.style import (
 _WITH_INTERVAL = {"mean_length": LENGTH, "epistemic_count": EPISTEMIC, "epistemic_density_per_1k_tokens": DENSITY}
 _PAPER = ("paper_avg_at_k", "paper_mean_length", "paper_epistemic_count", "paper_epistemic_density_per_1k_tokens")
 _MEASURES = [name for c in MEASURES for name in ((c, f"{c}_low", f"{c}_high") if c in _WITH_INTERVAL else (c,))]
-_SOURCES = ("rollouts_artifact", "epistemics_artifact")
-RICHNESS_COLUMNS = ("model", "context", *_MEASURES, *_PAPER, *_SOURCES)
+_COMPLETIONS = ("rollouts_artifact", "epistemics_artifact")
+RICHNESS_COLUMNS = ("model", "context", *_MEASURES, *_PAPER, *_COMPLETIONS)
 
 #: Arm -> what was fine-tuned on, in the order of the table.
 _ARMS = {BASE: "nothing (base)", "unguided": "unguided completions", "guided": "guided completions"}
 SFT_COLUMNS = (
     "model", "arm", "experiment", "seed", "step", "benchmark", "domain", *MEASURES, *DIFFERENCES, "paper_avg_at_k",
-    *ARTIFACTS,
+    *SOURCES,
 )  # fmt: skip
 
 
@@ -64,7 +63,7 @@ def build_richness(plan: dict[str, Any]) -> str:
 
 def _context_row(row: Row) -> dict[str, Any]:
     measurement = context_measurement(row)
-    cells = {name: row[name] for name in ("model", "context", *_SOURCES)} | measures(measurement)
+    cells = {name: row[name] for name in ("model", "context", *_COMPLETIONS)} | measures(measurement)
     for name, metric in _WITH_INTERVAL.items():
         _, cells[f"{name}_low"], cells[f"{name}_high"] = measurement.estimate(metric)
     paper = RICHNESS.get(row["context"])
@@ -83,7 +82,7 @@ def richness_section(study: ModelStudy) -> Section | None:
         f"{next(iter(contexts.values())).k}. {INTERVAL}. Hollow: the paper, {MODEL} on mathematics. Length and density "
         "are divided by those of the row none, so that two studies of different scale can be compared."
     )
-    sources = keys(row[name] for row in study.richness.values() for name in _SOURCES)
+    sources = keys(row[name] for row in study.richness.values() for name in _COMPLETIONS)
     figure = Figure(_richness_panels(contexts), caption, sources, [BASE_LOOK, PAPER])
     notes = (
         "The row none holds problems chosen for a low solve rate, so its score is low by selection.",
@@ -144,7 +143,7 @@ def _richness_table(study: ModelStudy, contexts: dict[str, Measurement]) -> Tabl
                                                     f"{paper.count:g}", number(paper.density))  # fmt: skip
         ours = (interval(SCORE, m.estimate(SCORE)), *(_bare(m, metric) for metric in (LENGTH, EPISTEMIC, DENSITY)))
         cells = [num(cell) for pair in zip(ours, theirs, strict=True) for cell in pair]
-        artifacts = key_cell(study.richness[name][role] for role in _SOURCES)
+        artifacts = key_cell(study.richness[name][role] for role in _COMPLETIONS)
         rows.append([text(CONTEXTS[name]), num(m.n()), *cells, artifacts])
     return Table(header, rows, f"Ours with 95 % intervals; paper: {MODEL}, 100 problems, 8 samples.")
 

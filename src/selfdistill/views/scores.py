@@ -10,11 +10,11 @@ from collections.abc import Iterable
 from typing import Any
 
 from selfdistill.views.claims import verdict
-from selfdistill.views.csv_table import DIFFERENCES, MEASURES, as_csv, evaluation_row
+from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
 from selfdistill.views.figures import Dot, Line, dots, lines
 from selfdistill.views.measures import ALL, DENSITY, EPISTEMIC, LENGTH, PASS, SCORE, TRUNCATED
 from selfdistill.views.page import INTERVAL, Cell, Figure, Panel, Section, Table, key_cell, keys, method, num, text
-from selfdistill.views.study import ALL_SEEDS, ARTIFACTS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy, evaluations
+from selfdistill.views.study import ALL_SEEDS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy, evaluations
 from selfdistill.views.style import (
     BASE_LOOK,
     GRPO,
@@ -30,7 +30,7 @@ from selfdistill.views.style import (
     signed,
 )
 
-OOD_COLUMNS = ("experiment", "seed", "step", "benchmark", "family", "domain", *MEASURES, *DIFFERENCES, *ARTIFACTS)
+OOD_COLUMNS = ("experiment", "seed", "step", "benchmark", "family", "domain", *MEASURES, *DIFFERENCES, *SOURCES)
 _PANELS = ((SCORE, "Accuracy", PERCENT), (LENGTH, "Length, tokens", NUMBER),
            (DENSITY, "Epistemic words per 1,000 tokens", NUMBER))  # fmt: skip
 

@@ -22,15 +22,23 @@ _PANELS = ((REWARD, "Training score", PERCENT), (TOKENS, "Length, tokens", NUMBE
            (WORDS, "Epistemic words per completion", NUMBER))  # fmt: skip
 
 
+_ABOUT = ("experiment", "seed", "step", "train_artifact")
+
+
 def build_curves(plan: dict[str, Any]) -> str:
     """results/curves/{experiment}.csv."""
     rows = []
     for entry in plan["rows"]:
         for step, values in curves(entry["train_artifact"]).iterrows():
-            about = {"experiment": entry["experiment"], "seed": entry["seed"], "step": step}
+            about = {
+                "experiment": entry["experiment"],
+                "seed": entry["seed"],
+                "step": step,
+                "train_artifact": entry["train_artifact"],
+            }
             rows.append(about | {name: float(value) for name, value in values.items()})
-    scalars = sorted({name for row in rows for name in row} - {"experiment", "seed", "step"})
-    return as_csv(rows, ("experiment", "seed", "step", *scalars))
+    scalars = sorted({name for row in rows for name in row} - set(_ABOUT))
+    return as_csv(rows, (*_ABOUT[:-1], *scalars, _ABOUT[-1]))
 
 
 def curves_section(study: ModelStudy) -> Section | None:

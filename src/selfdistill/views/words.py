@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 
 from selfdistill.epistemic import count_many, has_unspaced_script
 from selfdistill.schema.errors import UserError
-from selfdistill.views.csv_table import as_csv
+from selfdistill.views.csv_table import SOURCES, as_csv, sources
 from selfdistill.views.figures import Dot, dots, spread
 from selfdistill.views.measures import ALL, Measurement, density_of, open_artifact, read_table
 from selfdistill.views.page import INTERVAL, Figure, Panel, Section, Table, keys, method, num, text
@@ -33,7 +33,7 @@ CHANGES = tuple(f"change_of_{what}{end}" for what in ("count", "density") for en
 CONTROL = ("mean_absolute_change", "mean_absolute_change_other_words", "other_words")
 EPISTEMIC_COLUMNS = (
     "experiment", "seed", "step", "benchmark", "domain", "mode", "word", "n", "k", "count", "density_per_1k_tokens",
-    *CHANGES, *CONTROL, "evaluate_artifact", "epistemics_artifact",
+    *CHANGES, *CONTROL, *SOURCES,
 )  # fmt: skip
 _WORD = re.compile(r"\b[^\W\d_]+(?:['’][^\W\d_]+)*\b")
 _NARROW = 215
@@ -53,7 +53,7 @@ def _rows(evaluation: Evaluation, lexicon: Sequence[str]) -> Iterator[dict[str, 
         about = {
             "experiment": evaluation.experiment, "seed": seed, "step": step, "benchmark": evaluation.benchmark,
             "domain": evaluation.domain, "n": measurement.n(), "k": measurement.k,
-            **{role: ";".join(evaluation.names(role, seed, step)) for role in EPISTEMIC_COLUMNS[-2:]},
+            **sources(evaluation, seed, step),
         }  # fmt: skip
         for mode in MODES:
             for word in (ALL, *lexicon):
