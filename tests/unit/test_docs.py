@@ -92,7 +92,8 @@ def test_every_metric_of_training_is_described_and_no_other(tmp_path):
         ("sft", SFT),
         ("antisd", Antisd(reprompt=REPROMPT)),
     ):
-        session = Session(tmp_path / name, make_spec(method, steps=2, checkpoint_every=2, evaluation=evaluation))
+        changes = {"steps": 2, "checkpoint_every": 2, "evaluation": evaluation, "bad_update": "skip"}
+        session = Session(tmp_path / name, make_spec(method, **changes))
         session.run()
         written |= {key for line in session.metrics() for key in line}
     described = [metric.name for metric in METRICS]

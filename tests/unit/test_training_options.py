@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ from selfdistill.schema.errors import Interrupted, UserError
 from selfdistill.schema.methods import Grpo, Sdpo, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import TrainingEvaluation
+from selfdistill.training import optimiser as optim
+from selfdistill.training.data import Row, RowPlan, mixed
 from selfdistill.training.network import Network, pack
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.weights import add_adapters, plain_weights
@@ -247,7 +250,7 @@ def test_two_processes_share_the_evaluation(tmp_path):
     two = Session(tmp_path / "two", spec, StageRuntime(processes=2, sharding="full"))
     assert run_in_processes(two) == [0, 0]
     names = [name for name in one.metrics()[-1] if name.startswith("evaluation")]
-    assert len(names) == 6
+    assert len(names) == 7
     for name in names:
         assert two.metrics()[-1][name] == pytest.approx(one.metrics()[-1][name])
 
@@ -282,3 +285,41 @@ def test_shipped_accelerate_files_are_valid(project_root, name):
     config = load_config_from_file(str(project_root / f"config/accelerate/{name}.yaml"))
     processes = {"gpu1": 1, "gpu4": 4, "gpu8": 8, "two_nodes": 16}
     assert config.num_processes == processes[name]
+
+
+def test_mini_batches_of_whole_groups_or_of_all_rollouts_of_the_step(tmp_path):
+    """Mixed: the rows of an update come from any group, the same ones in every attempt."""
+    spec = make_spec(GRPO, mini_batches="mixed")
+    rows = [Row([prompt], [sample], RowPlan()) for prompt in range(4) for sample in range(4)]
+    shuffled = mixed(spec, 3, rows)
+    assert shuffled != rows and sorted(shuffled, key=rows.index) == rows
+    assert mixed(spec, 3, rows) == shuffled != mixed(spec, 4, rows)
+    assert len({row.prompt_ids[0] for row in shuffled[:8]}) > 2
+    ended = Session(tmp_path / "mixed", spec)
+    ended.run()
+    kept = Session(tmp_path / "groups", make_spec(GRPO))
+    kept.run()
+    assert ended.weights() != kept.weights()
+    assert "mini_batches" in spec.identity() and "mini_batches" not in make_spec(GRPO).identity()
+
+
+def test_an_update_whose_gradient_is_not_finite_is_left_out_where_the_recipe_says_so(tmp_path, monkeypatch):
+    """The second update of the first step: weights, teacher and sums stay as they were."""
+    calls = iter([1.0, float("nan")])
+    clip = optim.clip_gradients
+    monkeypatch.setattr(optim, "clip_gradients", lambda gradients, limit: clip(gradients, limit) * next(calls, 1.0))
+    spec = make_spec(SDPO, steps=2, bad_update="skip", checkpoint_every=2)
+    session = Session(tmp_path, spec)
+    session.run()
+    first, second = session.metrics()
+    assert (first["skipped_updates"], second["skipped_updates"]) == (1, 0)
+    assert math.isfinite(first["loss"]) and math.isfinite(first["grad_norm"])
+    calls = iter([1.0, float("nan")])
+    with pytest.raises(UserError, match="step 1: the gradient norm is nan"):
+        Session(tmp_path / "error", make_spec(SDPO, steps=2)).run()
+
+
+def test_a_run_whose_updates_are_all_left_out_has_no_signal(tmp_path, monkeypatch):
+    monkeypatch.setattr(optim, "clip_gradients", lambda gradients, limit: float("nan"))
+    with pytest.raises(UserError, match="step 2: no learning signal in the last 2 steps"):
+        Session(tmp_path, make_spec(SFT, steps=2, bad_update="skip")).run()

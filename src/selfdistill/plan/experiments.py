@@ -58,6 +58,7 @@ class Experiment:
                 correction_clip=self.train.correction_clip,
             )
         shared = ("steps", "prompts_per_step", "prompts_per_update", "draw", "optimiser", "checkpoint_every", "lora")
+        shared += ("mini_batches", "bad_update")
         return TrainSpec(
             method=self.method,
             method_code=self.method_code,

@@ -109,12 +109,15 @@ class Planner:
             return whole
         return Node(SampleSpec(distinct=distinct, seed=seed), {"problems": whole})
 
-    def prompts(self, model: str, problems: Node, dataset: str) -> Node:
-        """Problems of a data set as chat prompts; the data set may word its questions otherwise than the model does."""
+    def prompts(self, model: str, problems: Node, dataset: str, system: str | None = None) -> Node:
+        """Problems of a data set as chat prompts; the data set may word its questions otherwise than the model does.
+
+        `system` takes the place of the model's system message.
+        """
         entry = self.config.models[model]
         spec = PromptsSpec(
             question_template=self.config.questions[self.config.datasets[dataset].question or entry.question],
-            system=entry.system,
+            system=system or entry.system,
             examples=entry.examples,
             thinking=entry.thinking,
             max_prompt_tokens=entry.max_prompt_tokens,
@@ -148,7 +151,10 @@ class Planner:
         unguided = self._rollouts(model, prompts, seed=source.seed, **shared)
         contexts = self._contexts(model, unguided, kind=source.context)
         guided = self._rollouts(model, prompts, seed=source.seed + 1, contexts=contexts, **shared)
-        return Node(SftDataSpec(limit=source.limit), {"unguided": unguided, "guided": guided, "prompts": prompts})
+        rates = {"min_solve_rate": source.min_solve_rate, "max_solve_rate": source.max_solve_rate}
+        trained = self.prompts(model, problems, chosen.dataset, source.system) if source.system else prompts
+        inputs = {"unguided": unguided, "guided": guided, "prompts": trained}
+        return Node(SftDataSpec(limit=source.limit, **rates), inputs)
 
     def _contexts(self, model: str, rollouts: Node, kind: ContextKind, **settings: Any) -> Node:
         marks = self.config.models[model].thinking_marks if kind == "solution_no_think" else None

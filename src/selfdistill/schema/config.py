@@ -203,6 +203,13 @@ class TrainEntry(Model):
     max_steps_without_signal: int = Field(
         50, gt=0, description="Training stops after so many steps in a row with nothing to learn."
     )
+    mini_batches: Literal["groups", "mixed"] = Field(
+        "groups", description="An update takes whole groups; or rollouts of any group of the step, as the paper's code."
+    )
+    bad_update: Literal["error", "skip"] = Field(
+        "error",
+        description="A gradient that is not finite ends the run; or its update is left out (paper's code).",
+    )
     lora: Lora | None = Field(None, description="Train low-rank adapters; null trains all weights.")
     evaluation: TrainingEvaluationEntry | None = Field(None, description="Evaluation while training; null is off.")
 
@@ -232,6 +239,16 @@ class SftSource(Model):
     samples: int = Field(8, gt=0, description="Completions per problem and kind.")
     context: Literal["solution", "solution_no_think"] = Field("solution", description="Context of the guided ones.")
     limit: int = Field(800, gt=0, description="Most problems kept; one completion of each kind per problem.")
+    min_solve_rate: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Lowest solve rate without a solution of kept problems (the paper: 0.125).",
+    )
+    max_solve_rate: float | None = Field(
+        None, ge=0, le=1, description="Highest such solve rate (the paper: 0.5); null keeps all that were solved."
+    )
+    system: str | None = Field(None, description="System message of the training prompts, in place of the model's.")
     seed: int = Field(0, ge=0, description="Seed of the samplers.")
 
 

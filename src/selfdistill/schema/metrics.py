@@ -33,6 +33,7 @@ METRICS = (
     Metric("supervised_tokens", _ALL, "Tokens that were forwarded for a gradient."),
     Metric("loss", _ALL, "Loss, mean over the updates of the step."),
     Metric("grad_norm", _ALL, "Norm of the gradient before clipping, mean over the updates."),
+    Metric("skipped_updates", "`bad_update: skip`", "Updates left out, since their gradient was not finite."),
     Metric("entropy_mean", _ALL, "Entropy of the policy over the forwarded tokens, in nats."),
     Metric("sampler_gap", _SAMPLED, "Mean absolute difference of log-probs between trainer and sampler, in nats."),
     Metric("teacher_gap_epistemic", _SHOWN, "log T - log S at the sampled token, mean over epistemic words."),

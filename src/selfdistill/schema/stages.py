@@ -202,6 +202,10 @@ class SftDataSpec(StageSpec):
     VERSION: ClassVar[int] = 1
 
     limit: int | None = Field(800, gt=0, description="Most problems kept; one completion of each kind per problem.")
+    min_solve_rate: Annotated[float | None, Since(None)] = Field(
+        None, ge=0, le=1, description="Lowest solve rate without a solution of a problem that is kept."
+    )
+    max_solve_rate: Annotated[float | None, Since(None)] = Field(None, ge=0, le=1, description="Highest such rate.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return inputs["unguided"]
@@ -234,6 +238,12 @@ class TrainSpec(StageSpec):
     )
     lora: Annotated[Lora | None, Since(None)] = Field(None, description="Train adapters; null trains all weights.")
     max_steps_without_signal: int = Field(50, gt=0, description="Training stops after this many steps without signal.")
+    mini_batches: Annotated[Literal["groups", "mixed"], Since("groups")] = Field(
+        "groups", description="An update takes whole groups, or rollouts of any group of the step."
+    )
+    bad_update: Annotated[Literal["error", "skip"], Since("error")] = Field(
+        "error", description="A gradient that is not finite ends the run, or its update is left out."
+    )
 
     @model_validator(mode="after")
     def _fits(self) -> TrainSpec:

@@ -118,6 +118,7 @@ def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: Stage
         world=world,
         micro_batch_tokens=runtime.micro_batch_tokens,
         correction_clip=spec.on_policy.correction_clip if spec.on_policy else None,
+        skips_bad_updates=spec.bad_update == "skip",
         is_epistemic_V=epistemic_tokens(tokenizer, config.vocab_size).to(world.device) if teacher else None,
     )
     return Components(model, method, teacher, adamw, updater, world)

@@ -128,6 +128,12 @@ def draw_indices(spec: TrainSpec, step: int, count: int) -> list[int]:
     return indices
 
 
+def mixed(spec: TrainSpec, step: int, rows: Sequence[Row]) -> list[Row]:
+    """The rows of a step in a random order of its own; a pure function."""
+    generator = np.random.default_rng(sample_seed(spec.seed, "mini-batches", step))
+    return [rows[place] for place in generator.permutation(len(rows))]
+
+
 def plan_micro_batches(
     student_lengths: Sequence[int], teacher_lengths: Sequence[int], budget: int, *, unpadded: bool = False
 ) -> list[list[int]]:

@@ -35,6 +35,7 @@ from selfdistill.training.data import (
     TrainingFolder,
     TrainingSummary,
     draw_indices,
+    mixed,
 )
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
@@ -138,6 +139,8 @@ class _Loop:
             for rollout, plan in zip(group, group_plans, strict=True)
         ]
         found["tokens"] = sum(len(row.completion_ids) for row in rows)
+        if self.spec.mini_batches == "mixed":
+            rows = mixed(self.spec, step, rows)
         found |= self._update(step, rows, self.spec.prompts_per_update * self.spec.on_policy.group_size)
         return found
 
@@ -181,7 +184,8 @@ class _Loop:
         mini_batches = [rows[start : start + mini_batch_rows] for start in range(0, len(rows), mini_batch_rows)]
         with self._phase(step, "updates"):
             found = self.components.updater.run(mini_batches, step, lambda: self._heartbeat(step, "updates"))
-            if self.components.teacher is not None:
+            has_moved = found.get("skipped_updates", 0) < len(mini_batches)
+            if self.components.teacher is not None and has_moved:
                 self.components.teacher.update()
         return found
 

@@ -86,8 +86,8 @@ class TokenSums:
         tokens = max(sums["tokens"], 1)
         metrics = {
             "supervised_tokens": int(sums["tokens"]),
-            "loss": sums["loss"] / len(norms),
-            "grad_norm": sum(norms) / len(norms),
+            "loss": sums["loss"] / max(len(norms), 1),
+            "grad_norm": sum(norms) / max(len(norms), 1),
             "entropy_mean": sums["entropy"] / tokens,
         }
         if has_sampler:

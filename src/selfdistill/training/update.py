@@ -89,9 +89,12 @@ class Updater:
     micro_batch_tokens: int
     correction_clip: float | None
     is_epistemic_V: Tensor | None
+    skips_bad_updates: bool = False
 
     def run(self, mini_batches: Sequence[Sequence[Row]], step: int, heartbeat: Callable[[], None]) -> dict[str, float]:
-        """Do every update of a step; return its metrics. Raises UserError when loss or gradient is not finite."""
+        """Do every update of a step; return its metrics. Raises UserError when a gradient is not finite, or leaves out
+        that update and counts it.
+        """
         context = CONTEXT if self.method.shows_context else PLAIN
         sums = TokenSums(self.student.device, self.is_epistemic_V, context)
         updates = [_MiniBatch(rows, self._micro_batches(rows)) for rows in mini_batches]
@@ -101,11 +104,16 @@ class Updater:
             # Before the first update the policy is the one that sampled, so its ratio is 1.
             update.old_logprobs = update.old_logprobs or self._old_logprobs(update.micro_batches)
         updates[0].old_logprobs = None
-        norms = []
+        norms: list[float] = []
         for update in updates:
             optim.clear_gradients(self.student.model)
+            before = sums.values.clone()
             self._accumulate(update, sums, step, heartbeat)
-            norms.append(self._gradient_norm(step))
+            norm = self._gradient_norm(step)
+            if not math.isfinite(norm):
+                sums.values.copy_(before)
+                continue
+            norms.append(norm)
             if self.teacher is not None:
                 self.teacher.separate()
             self.adamw.step()
@@ -116,6 +124,8 @@ class Updater:
             has_teacher=self.teacher is not None and self.method.shows_context,
             has_reference=self.teacher is not None and not self.method.shows_context,
         )
+        if self.skips_bad_updates:
+            found["skipped_updates"] = len(mini_batches) - len(norms)
         return found | {f"method_{name}": value for name, value in self.method.metrics().items()}
 
     def _weigh(self, updates: Sequence[_MiniBatch], sums: TokenSums, step: int, heartbeat: Callable[[], None]) -> None:
@@ -147,7 +157,7 @@ class Updater:
         if not self.world.is_sharded:
             self.world.all_reduce(gradients)
         norm = optim.clip_gradients(gradients, self.settings.max_grad_norm)
-        if not math.isfinite(norm):
+        if not math.isfinite(norm) and not self.skips_bad_updates:
             raise UserError(
                 f"step {step}: the gradient norm is {norm}; training has diverged. Lower "
                 "optimiser.learning_rate or lengthen optimiser.warmup_steps."
