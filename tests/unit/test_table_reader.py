@@ -125,7 +125,7 @@ def test_a_data_set_of_the_config_can_name_the_split_or_the_file(project_root, t
     with pytest.raises(UserError, match="`mine` is one file of your own; leave out file: x.jsonl"):
         planned(project_root, {"asset": "mine", "file": "x.jsonl"}, one)
     asset = next(name for name, entry in read_assets(project_root).assets.items() if entry.kind == "dataset")
-    with pytest.raises(UserError, match=rf"datasets\.d\.source\.split: `{asset}` is pinned file by file"):
+    with pytest.raises(UserError, match=rf"datasets\.d\.source\.split`: `{asset}` is pinned file by file"):
         planned(project_root, {"asset": asset, "split": "train"}, tmp_path)
 
 
