@@ -93,7 +93,7 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
 
 
 def our_spec(size: str, method: str):
-    from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
+    from selfdistill.schema.common import MathGrader, Optimiser, RepromptTemplate, Sampling
     from selfdistill.schema.methods import Grpo, Sdpo
     from selfdistill.schema.stages import TrainSpec
     from selfdistill.schema.training import OnPolicy
@@ -107,8 +107,17 @@ def our_spec(size: str, method: str):
         prompts_per_update=PROMPTS[size],
         draw="epochs",
         optimiser=Optimiser(learning_rate=RATE, warmup_steps=0),
-        on_policy=OnPolicy(group_size=GROUP, sampling=Sampling(max_tokens=LIMITS[size])),
+        on_policy=OnPolicy(
+            group_size=GROUP,
+            sampling=Sampling(max_tokens=LIMITS[size]),
+            grader=MathGrader(),
+            engine="torch",
+            correction_clip=2.0,
+        ),
         checkpoint_every=STEPS,
+        max_steps_without_signal=50,
+        precision="float32",
+        thinking=None,
     )
 
 

@@ -31,6 +31,7 @@ from selfdistill.schema.stages import (
     RolloutsSpec,
     TrainSpec,
 )
+from small_specs import small
 
 #: Family and enable_thinking: None where the template knows no such switch.
 CASES = [("qwen3", True), ("qwen3", False), ("deepseek_r1_distill_qwen", None), ("olmo3_instruct", None)]
@@ -81,16 +82,18 @@ class Study:
         self.root, self.name, self.thinking, self.engine = root, name, thinking, engine
         self.runtime = root / "runtime.yaml"
         self.runtime.write_text("defaults: {settings: {threads: 1}}\n")
-        self.model = Node(ModelSpec(pin=PIN), {})
+        self.model = Node(small(ModelSpec, pin=PIN), {})
         artifact = self.freeze(self.model)
         taught_model(name, thinking).save_pretrained(artifact.payload / "model")
         tokenizer(name).save_pretrained(artifact.payload / "model")
         artifact.seal({})
-        self.problems = Node(DatasetSpec(source=FileSource(pin=PIN, fields={"question": "q", "answer": "a"})), {})
+        self.problems = Node(
+            small(DatasetSpec, source=FileSource(pin=PIN, fields={"question": "q", "answer": "a"})), {}
+        )
         artifact = self.freeze(self.problems)
         write_rows(artifact.payload / "problems.parquet", map(self.problem, range(len(PROBLEM_TEXTS))), PROBLEMS)
         artifact.seal({})
-        spec = PromptsSpec(question_template=QUESTION, thinking=thinking, max_prompt_tokens=400)
+        spec = small(PromptsSpec, question_template=QUESTION, thinking=thinking, max_prompt_tokens=400)
         self.prompts = Node(spec, {"problems": self.problems, "model": self.model})
         self.run(self.prompts)
 
@@ -117,23 +120,24 @@ class Study:
         guided = {} if contexts is None else {
             "reprompt": REPROMPT, "max_reprompt_tokens": 600, "thinking": self.thinking,
         }  # fmt: skip
-        spec = RolloutsSpec(samples=samples, sampling=SAMPLING, engine=self.engine, seed=seed, **guided)
+        spec = small(RolloutsSpec, samples=samples, sampling=SAMPLING, engine=self.engine, seed=seed, **guided)
         inputs = {"model": self.model, "prompts": self.prompts}
         return Node(spec, inputs if contexts is None else inputs | {"contexts": contexts})
 
     def contexts(self, kind: str, rollouts: Node) -> Node:
-        return Node(ContextsSpec(kind=kind), {"rollouts": rollouts})
+        return Node(small(ContextsSpec, kind=kind), {"rollouts": rollouts})
 
     def train(self, method: Any, *, steps: int = 2, seed: int = 0, **changes: Any) -> Node:
-        spec = TrainSpec(
+        spec = small(
+            TrainSpec,
             method=method, seed=seed, steps=steps, prompts_per_step=4, prompts_per_update=2, thinking=self.thinking,
             optimiser=Optimiser(learning_rate=1e-3, warmup_steps=0), checkpoint_every=steps,
-            on_policy=OnPolicy(group_size=4, sampling=SAMPLING, engine=self.engine), **changes,
+            on_policy=small(OnPolicy, group_size=4, sampling=SAMPLING, engine=self.engine), **changes,
         )  # fmt: skip
         return Node(spec, {"model": self.model, "prompts": self.prompts})
 
     def evaluate(self, model: Node, steps: list[int], samples: int = 2) -> Node:
-        spec = EvaluateSpec(steps=steps, samples=samples, sampling=SAMPLING, engine=self.engine)
+        spec = small(EvaluateSpec, steps=steps, samples=samples, sampling=SAMPLING, engine=self.engine)
         return Node(spec, {"model": model, "prompts": self.prompts})
 
 

@@ -23,6 +23,7 @@ from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.sources import Expectation, FieldMap, FileSource, NearDuplicates, Part
 from selfdistill.schema.stages import DatasetSpec, SampleSpec
 from selfdistill.stages import dataset, sample
+from small_specs import small
 
 PREFIX, SUFFIX = INSTRUCTIONS["answer_line"]
 PAPER_FIELDS = FieldMap(question="prompt.0.content", answer="reward_model.ground_truth")
@@ -66,7 +67,7 @@ def problems(artifact: Artifact) -> list[dict]:
 def node(pin: AssetPin, inputs: dict[str, Node] | None = None, fields: FieldMap | None = None, **settings) -> Node:
     instruction = settings.pop("instruction", "none")
     source = FileSource(pin=pin, fields=fields or FieldMap(), instruction=instruction)
-    return Node(DatasetSpec(source=source, **settings), inputs or {})
+    return Node(small(DatasetSpec, source=source, **settings), inputs or {})
 
 
 def dapo_rows(distinct: int, copies: int) -> list[dict]:
@@ -179,7 +180,7 @@ def test_system_messages_travel_and_tables_without_them_stay_as_they_were(projec
     with_system = node(pin, fields=FieldMap(system="rules"))
     found = problems(make(with_system))
     assert [p["system"] for p in found] == ["Answer with a letter.", None]
-    sampled = problems(make(Node(SampleSpec(distinct=2), {"problems": with_system}), sample.main))
+    sampled = problems(make(Node(small(SampleSpec, distinct=2), {"problems": with_system}), sample.main))
     assert {p["question"]: p["system"] for p in sampled} == {"A?": "Answer with a letter.", "B?": None}
     without = make(node(pin))
     assert pq.read_schema(without.payload / "problems.parquet").names == list(PROBLEMS)

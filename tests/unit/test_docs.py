@@ -23,6 +23,7 @@ from selfdistill.schema.metrics import METRICS
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.views.__main__ import MODULES
+from small_specs import small
 from training_session import REPROMPT, SDPO, SFT, Session, make_spec
 
 ROOT = Path(__file__).parents[2]
@@ -84,7 +85,7 @@ def _models(annotation) -> list[type[BaseModel]]:
 
 def test_every_metric_of_training_is_described_and_no_other(tmp_path):
     """GRPO with a KL penalty, SDPO, SFT and a method with measures of its own, each evaluated while it trains."""
-    evaluation = TrainingEvaluation(every_steps=2, limit=3, sampling=Sampling(max_tokens=12))
+    evaluation = small(TrainingEvaluation, every_steps=2, limit=3, sampling=Sampling(max_tokens=12))
     written: set[str] = set()
     for name, method in (
         ("grpo", Grpo(kl_coefficient=0.1)),

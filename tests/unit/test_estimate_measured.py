@@ -21,6 +21,7 @@ from selfdistill.schema.methods import Grpo, Sdpo, Sft, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy
+from small_specs import small
 
 HERE = Path(__file__).parent
 TOLERANCE = 0.2
@@ -44,8 +45,9 @@ BODY = {
 
 
 def make_spec(method, completion: int) -> TrainSpec:
-    on_policy = OnPolicy(group_size=4, sampling=Sampling(max_tokens=completion))
-    return TrainSpec(
+    on_policy = small(OnPolicy, group_size=4, sampling=Sampling(max_tokens=completion))
+    return small(
+        TrainSpec,
         method=method,
         seed=0,
         steps=2,

@@ -25,6 +25,7 @@ from selfdistill.training.methods import Tokens, make_method
 from selfdistill.training.network import Network
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.update import Updater
+from small_specs import small
 from training_session import make_spec
 
 EXAMPLE = Path(__file__).parents[2] / "examples/one_step.py"
@@ -78,7 +79,7 @@ def _spec(method):
     return make_spec(
         method,
         optimiser=Optimiser(learning_rate=one_step.LEARNING_RATE, warmup_steps=0),
-        on_policy=OnPolicy(group_size=one_step.GROUP_SIZE, sampling=Sampling(max_tokens=one_step.MAX_TOKENS)),
+        on_policy=small(OnPolicy, group_size=one_step.GROUP_SIZE, sampling=Sampling(max_tokens=one_step.MAX_TOKENS)),
     )
 
 

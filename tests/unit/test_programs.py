@@ -15,6 +15,7 @@ from selfdistill.run.job import Job, Tee
 from selfdistill.schema.common import CodeGrader, MathGrader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
+from small_specs import small
 
 needs_sandbox = pytest.mark.skipif(available() is None, reason="this machine has no sandbox for untrusted programs")
 
@@ -217,13 +218,13 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
         return artifact
 
     pin = AssetPin(file="f.jsonl", sha256="0" * 64)
-    model = Node(ModelSpec(pin=pin), {})
-    problems = Node(DatasetSpec(source=FileSource(pin=pin)), {})
+    model = Node(small(ModelSpec, pin=pin), {})
+    problems = Node(small(DatasetSpec, source=FileSource(pin=pin)), {})
     prompts = Node(
-        PromptsSpec(question_template="{question}", max_prompt_tokens=9), {"model": model, "problems": problems}
+        small(PromptsSpec, question_template="{question}", max_prompt_tokens=9), {"model": model, "problems": problems}
     )
     grader = CodeGrader()
-    spec = RolloutsSpec(samples=2, sampling=Sampling(max_tokens=9), grader=grader)
+    spec = small(RolloutsSpec, samples=2, sampling=Sampling(max_tokens=9), grader=grader)
     rollouts = Node(spec, {"model": model, "prompts": prompts})
     for node, name in ((model, "model.parquet"), (problems, "problems.parquet")):
         finished(node, name, [], ("row_id",))

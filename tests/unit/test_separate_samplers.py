@@ -29,6 +29,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 from selfdistill.stages.shared.training_sampler import _environment
+from small_specs import small
 from tiny import tiny_model
 
 PROMPTS = [[5, 6, 7], [6], [7, 8], [5], [9, 9]]
@@ -76,7 +77,7 @@ def room_of(pid):
     ids=["one beside one", "two beside two with shards"],
 )
 def test_training_beside_samplers_is_training_in_turns(study, settings):
-    evaluation = TrainingEvaluation(every_steps=1, samples=2, sampling=SAMPLING)
+    evaluation = small(TrainingEvaluation, every_steps=1, samples=2, sampling=SAMPLING)
     node = study.train(METHODS["sdpo"], steps=3, evaluation=evaluation)
     node.inputs["evaluation_prompts"] = study.prompts
     use(study)
@@ -145,7 +146,7 @@ def test_a_training_ends_with_its_samplers_and_says_where_to_look(study):
 
 def test_what_a_sampler_refuses_is_refused_by_the_training(study):
     node = study.train(METHODS["grpo"], steps=2)
-    too_long = OnPolicy(group_size=4, sampling=Sampling(max_tokens=10**6))
+    too_long = small(OnPolicy, group_size=4, sampling=Sampling(max_tokens=10**6))
     node = replace(node, spec=node.spec.model_copy(update={"on_policy": too_long}))
     use(study, separate_samplers=1)
     artifact = study.run(node, expect=2)

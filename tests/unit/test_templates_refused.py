@@ -14,6 +14,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import ModelSpec
 from selfdistill.stages.model import chat_template
 from selfdistill.stages.prompts import unknown_token_id
+from small_specs import small
 
 DATED = (
     "{%- if strftime_now is defined %}{%- set today = strftime_now('%d %b %Y') %}{%- endif %}Today: {{ today }}\n"
@@ -42,10 +43,10 @@ def test_a_template_that_prints_todays_date_is_refused_and_a_date_of_the_entry_t
 def test_the_model_stage_writes_the_date_into_the_template_and_it_is_hashed(tmp_path):
     tokenizer(DATED).save_pretrained(tmp_path)
     pin = AssetPin(repo="a/b", revision="0" * 40)
-    spec = ModelSpec(pin=pin, chat_date="2024-07-26")
+    spec = small(ModelSpec, pin=pin, chat_date="2024-07-26")
     assert '"26 Jul 2024"' in chat_template(spec, tmp_path)
-    assert chat_template(ModelSpec(pin=pin), tmp_path) is None
-    assert "chat_date" in spec.identity() and "chat_date" not in ModelSpec(pin=pin).identity()
+    assert chat_template(small(ModelSpec, pin=pin), tmp_path) is None
+    assert "chat_date" in spec.identity() and "chat_date" not in small(ModelSpec, pin=pin).identity()
 
 
 @pytest.mark.parametrize(

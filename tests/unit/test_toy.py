@@ -195,6 +195,7 @@ def small_spec(**changes) -> PretrainSpec:
             "intermediate_size": 24,
         },
         "mixture": {},
+        "seed": 0,
         "steps": 6,
         "batch_size": 8,
         "optimiser": {"learning_rate": 1e-2, "warmup_steps": 2, "schedule": "cosine"},

@@ -12,6 +12,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import OnPolicy
+from small_specs import small
 from training_session import (
     GRPO,
     SDPO,
@@ -65,7 +66,7 @@ def test_grpo_learns_what_is_rewarded(tmp_path):
         return [Verdict("correct" if "maybe" in text else "wrong", float("maybe" in text)) for text in texts]
 
     spec = make_spec(
-        GRPO, steps=25, prompts_per_update=4, on_policy=OnPolicy(group_size=8, sampling=Sampling(max_tokens=12))
+        GRPO, steps=25, prompts_per_update=4, on_policy=small(OnPolicy, group_size=8, sampling=Sampling(max_tokens=12))
     )
     session = Session(tmp_path, spec, StageRuntime(state_every_steps=100), grade=says_maybe)
     session.run()

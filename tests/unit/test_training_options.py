@@ -23,6 +23,7 @@ from selfdistill.training.data import Row, RowPlan, mixed
 from selfdistill.training.network import Network, pack
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.weights import add_adapters, plain_weights
+from small_specs import small
 from tiny import tiny_model
 from training_session import (
     GRPO,
@@ -224,7 +225,7 @@ def test_unpadded_rows_start_at_position_zero_and_hold_no_padding():
     assert packed.targets_N.tolist() == [14, 15, 22, 23, 24]
 
 
-EVALUATION = TrainingEvaluation(every_steps=3, samples=2, sampling=Sampling(max_tokens=10), limit=3)
+EVALUATION = small(TrainingEvaluation, every_steps=3, samples=2, sampling=Sampling(max_tokens=10), limit=3)
 
 
 @pytest.mark.parametrize("method", [GRPO, SFT], ids=["grpo", "sft"])

@@ -21,6 +21,7 @@ from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
+from small_specs import small
 from tiny import tiny_model, tiny_tokenizer
 
 TOKENIZER = tiny_tokenizer()
@@ -70,10 +71,12 @@ def make_spec(method, **changes) -> TrainSpec:
         "prompts_per_step": 4,
         "prompts_per_update": 2,
         "optimiser": Optimiser(learning_rate=3e-3, warmup_steps=1),
-        "on_policy": None if isinstance(method, Sft) else OnPolicy(group_size=4, sampling=Sampling(max_tokens=12)),
+        "on_policy": None
+        if isinstance(method, Sft)
+        else small(OnPolicy, group_size=4, sampling=Sampling(max_tokens=12)),
         "checkpoint_every": 2,
     }
-    return TrainSpec(**{**settings, **changes})
+    return small(TrainSpec, **{**settings, **changes})
 
 
 @dataclass

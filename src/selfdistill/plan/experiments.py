@@ -15,6 +15,7 @@ from selfdistill.schema.common import Grader
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
 from selfdistill.schema.errors import Keys, SettingError, UserError, setting_problems, unknown
 from selfdistill.schema.methods import Method, ModelDefaults, method_class
+from selfdistill.schema.shared import EvaluationFields, GradingFields, GroupFields, TrainingFields
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 
@@ -51,14 +52,11 @@ class Experiment:
         on_policy = None
         if self.method.samples:
             on_policy = OnPolicy(
-                group_size=self.train.group_size,
                 sampling=self.model.training_sampling,
                 grader=self.reward,
                 engine=self.model.engine,
-                correction_clip=self.train.correction_clip,
+                **self.train.values_of(GroupFields),
             )
-        shared = ("steps", "prompts_per_step", "prompts_per_update", "draw", "optimiser", "checkpoint_every", "lora")
-        shared += ("mini_batches", "bad_update")
         return TrainSpec(
             method=self.method,
             method_code=self.method_code,
@@ -67,9 +65,8 @@ class Experiment:
             precision=self.model.precision,
             thinking=self.model.thinking,
             thinking_marks=self.model.thinking_marks,
-            max_steps_without_signal=self.train.max_steps_without_signal,
             evaluation=self.evaluation,
-            **{name: getattr(self.train, name) for name in shared},
+            **self.train.values_of(TrainingFields),
         )
 
     def evaluated_steps(self) -> list[int]:
@@ -190,13 +187,10 @@ def _training_evaluation(
     _check_room(config, model, [entry.benchmark])
     benchmark = config.benchmarks[entry.benchmark]
     return TrainingEvaluation(
-        every_steps=entry.every_steps,
-        samples=entry.samples,
-        limit=entry.limit,
         sampling=benchmark.sampling(model.evaluation_sampling),
-        grader=benchmark.grader,
         engine=model.engine,
-        seed=benchmark.seed,
+        **entry.values_of(EvaluationFields),
+        **benchmark.values_of(GradingFields),
     )
 
 

@@ -12,7 +12,8 @@ from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import AssetPin, Grader
 from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile, ModelEntry
 from selfdistill.schema.errors import SettingError, UserError
-from selfdistill.schema.sources import FileSource, LiveCodeBenchSource
+from selfdistill.schema.shared import ChatFields, DatasetFields, GradingFields, PretrainFields, SolveRateFields
+from selfdistill.schema.sources import FileFields, FileSource, LiveCodeBenchFields, LiveCodeBenchSource
 from selfdistill.schema.stages import (
     ContextKind,
     ContextsSpec,
@@ -45,16 +46,9 @@ class Planner:
         if isinstance(source, AssetFile):
             source = self._file_source(name, source)
         if isinstance(source, LiveCodeBenchFile):
-            settings = source.model_dump(exclude={"asset", "file"})
-            source = LiveCodeBenchSource(pin=self._pin(source, "datasets", name, "source"), **settings)
-        spec = DatasetSpec(
-            source=source,
-            deduplicate=entry.deduplicate,
-            limit=entry.limit,
-            split=entry.split,
-            expect=entry.expect,
-            near=entry.near if entry.compare else None,
-        )
+            pin = self._pin(source, "datasets", name, "source")
+            source = LiveCodeBenchSource(pin=pin, **source.values_of(LiveCodeBenchFields))
+        spec = DatasetSpec(source=source, near=entry.near if entry.compare else None, **entry.values_of(DatasetFields))
         compared = {f"compare.{index}": self.dataset(name) for index, name in enumerate(sorted(entry.compare))}
         return Node(spec, self._excluded(entry.exclude) | compared)
 
@@ -66,10 +60,9 @@ class Planner:
             raise SettingError.at("datasets", dataset, "source", "split", problem=problem)
         return FileSource(
             pin=self._pin(entry, "datasets", dataset, "source"),
-            fields=entry.fields,
-            instruction=entry.instruction,
             within=entry.file if is_own else None,
             split=entry.split,
+            **entry.values_of(FileFields),
         )
 
     def model(self, name: str) -> Node:
@@ -78,8 +71,7 @@ class Planner:
             chat = {"chat_template": entry.chat_template, "chat_date": entry.chat_date}
             return Node(ModelSpec(pin=self._pin(entry, "models", name), **chat), {})
         made = entry.pretrain
-        fields = ("architecture", "mixture", "seed", "steps", "batch_size", "optimiser", "max_final_loss")
-        return Node(PretrainSpec(**{f: getattr(made, f) for f in fields}), self._excluded(made.exclude))
+        return Node(PretrainSpec(**made.values_of(PretrainFields)), self._excluded(made.exclude))
 
     def _pin(self, entry: AssetFile | LiveCodeBenchFile | ModelEntry, *keys: str) -> AssetPin:
         """What identifies the asset (and its file) that an entry of the config names; SettingError."""
@@ -107,7 +99,7 @@ class Planner:
         whole = self.dataset(dataset)
         if distinct is None:
             return whole
-        return Node(SampleSpec(distinct=distinct, seed=seed), {"problems": whole})
+        return Node(SampleSpec(distinct=distinct, repeats=1, seed=seed), {"problems": whole})
 
     def prompts(self, model: str, problems: Node, dataset: str, system: str | None = None) -> Node:
         """Problems of a data set as chat prompts; the data set may word its questions otherwise than the model does.
@@ -117,10 +109,7 @@ class Planner:
         entry = self.config.models[model]
         spec = PromptsSpec(
             question_template=self.config.questions[self.config.datasets[dataset].question or entry.question],
-            system=system or entry.system,
-            examples=entry.examples,
-            thinking=entry.thinking,
-            max_prompt_tokens=entry.max_prompt_tokens,
+            **entry.values_of(ChatFields) | ({"system": system} if system else {}),
         )
         return Node(spec, {"model": self.model(model), "problems": problems})
 
@@ -149,7 +138,7 @@ class Planner:
         prompts = self.prompts(model, problems, chosen.dataset)
         shared = {"samples": source.samples, "reward": self._reward(model, chosen.dataset)}
         unguided = self._rollouts(model, prompts, seed=source.seed, **shared)
-        contexts = self._contexts(model, unguided, kind=source.context)
+        contexts = self._contexts(model, unguided, kind=source.context, instruction=None, seed=0)
         guided = self._rollouts(model, prompts, seed=source.seed + 1, contexts=contexts, **shared)
         rates = {"min_solve_rate": source.min_solve_rate, "max_solve_rate": source.max_solve_rate}
         trained = self.prompts(model, problems, chosen.dataset, source.system) if source.system else prompts
@@ -171,6 +160,7 @@ class Planner:
         entry = self.config.models[model]
         room = entry.max_positions - entry.analysis_sampling.max_tokens
         spec = RolloutsSpec(
+            step=None,
             samples=samples,
             sampling=entry.analysis_sampling,
             grader=reward,
@@ -189,7 +179,7 @@ class Planner:
         shared = {"samples": entry.samples, "reward": self._reward(model, entry.dataset)}
         pool = self.prompts(model, self.problems(entry.dataset, entry.distinct, entry.seed), entry.dataset)
         unguided = self._rollouts(model, pool, seed=entry.seed, **shared)
-        window = SelectSpec(min_solve_rate=entry.min_solve_rate, max_solve_rate=entry.max_solve_rate, limit=entry.limit)
+        window = SelectSpec(**entry.values_of(SolveRateFields))
         selected = Node(window, {"rollouts": unguided, "problems": pool.inputs["problems"]})
         prompts = self.prompts(model, selected, entry.dataset)
 
@@ -215,9 +205,8 @@ class Planner:
             steps=steps if trained else [0],
             samples=entry.samples,
             sampling=entry.sampling(settings.evaluation_sampling),
-            grader=entry.grader,
             engine=settings.engine,
-            seed=entry.seed,
+            **entry.values_of(GradingFields),
         )
         return Node(spec, {"model": trained or self.model(model), "prompts": self.benchmark_prompts(model, benchmark)})
 

@@ -13,6 +13,7 @@ from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic_core import PydanticUndefined
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,27 @@ class Model(BaseModel):
                 _check_numbers(name, value, cls.model_fields[name].annotation)
         return data
 
+    def values_of(self, shared: type[Model]) -> dict[str, Any]:
+        """The values of the fields that a base class declares."""
+        return {name: getattr(self, name) for name in shared.model_fields}
+
     def identity(self) -> dict[str, Any]:
         """The hashed form: JSON types only, later fields left out at their frozen default."""
         return _identity(self)
+
+
+class Spec(Model):
+    """Part of a stage's spec: every field must be stated, so that no default enters a key unseen.
+
+    Defaults of a base class that it shares with a config entry do not hold here; those of `Since` do.
+    """
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        # In time: with defer_build, validation is built from the fields on first use.
+        for field in cls.model_fields.values():
+            if not any(isinstance(mark, Since) for mark in field.metadata):
+                field.default = PydanticUndefined
 
 
 def _check_numbers(name: str, value: Any, annotation: Any) -> None:

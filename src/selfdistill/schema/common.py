@@ -8,7 +8,11 @@ from pydantic import Field, model_validator
 
 from selfdistill.schema.base import Model, Since
 
-Engine = Literal["torch", "vllm"]
+Engine = Annotated[Literal["torch", "vllm"], Field(description="Engine that samples.")]
+Precision = Annotated[
+    Literal["float32", "bfloat16"], Field(description="Compute type of training; master weights are float32.")
+]
+Samples = Annotated[int, Field(gt=0, description="Completions per problem: the k of avg@k.")]
 #: Seed of a random generator: what all libraries take.
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MathRules = Literal["extended", "math_verify", "paper_reward"]

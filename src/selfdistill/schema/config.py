@@ -9,34 +9,41 @@ from pydantic import Field, field_validator, model_validator
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
     Engine,
-    Example,
     Grader,
-    Lora,
     MathGrader,
-    Optimiser,
+    Precision,
     RepromptTemplate,
+    Samples,
     Sampling,
     Seed,
     ThinkingMarks,
 )
 from selfdistill.schema.names import Count, Distinct, Name
+from selfdistill.schema.shared import (
+    ChatFields,
+    DatasetFields,
+    EvaluationFields,
+    GradingFields,
+    GroupFields,
+    PretrainFields,
+    SolveRateFields,
+    TrainingFields,
+)
 from selfdistill.schema.sources import (
     ISO_DATE,
-    Expectation,
-    FieldMap,
+    FileFields,
+    LiveCodeBenchFields,
     NearDuplicates,
-    Part,
     ReasoningGymSource,
     ToySource,
 )
 from selfdistill.schema.stages import ContextKind
-from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 
 #: Each is a whole model on disk.
 MOST_CHECKPOINTS = 10_000
 
 
-class AssetFile(Model):
+class AssetFile(FileFields):
     """A file of an asset in config/assets.lock.yaml."""
 
     kind: Literal["asset"] = "asset"
@@ -49,13 +56,9 @@ class AssetFile(Model):
     split: str | None = Field(
         None, min_length=1, description="The split of a folder of your own; needed where it holds several."
     )
-    fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
-    instruction: Literal["none", "boxed", "answer_line"] = Field(
-        "none", description="Instruction wrapped around the question in the file; it is removed."
-    )
 
 
-class LiveCodeBenchFile(Model):
+class LiveCodeBenchFile(LiveCodeBenchFields):
     """The file of LiveCodeBench in an asset of config/assets.lock.yaml."""
 
     kind: Literal["livecodebench"] = "livecodebench"
@@ -63,20 +66,14 @@ class LiveCodeBenchFile(Model):
     file: str | None = Field(
         None, min_length=1, description="File of that asset; may be left out where it has only one."
     )
-    first_date: str = Field("2025-02-01", pattern=ISO_DATE, description="Contests from this day on.")
-    end_date: str = Field("2025-05-01", pattern=ISO_DATE, description="Contests before this day.")
-    training_share: float = Field(0.5, gt=0, le=1, description="Share of the tests that reward training.")
-    seed: int = Field(0, ge=0, description="Seed that draws them.")
 
 
-class DatasetEntry(Model):
+class DatasetEntry(DatasetFields):
     """A set of problems, and what a model is asked and rewarded for on it where that is not the model's own setting."""
 
     source: AssetFile | LiveCodeBenchFile | ToySource | ReasoningGymSource = Field(
         discriminator="kind", description="Where the problems come from."
     )
-    deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
-    limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
     exclude: Annotated[list[str], Distinct] = Field(
         [], description="Data sets whose problems are dropped here (contamination)."
     )
@@ -84,33 +81,23 @@ class DatasetEntry(Model):
         [], description="Data sets in which near duplicates are looked for and listed."
     )
     near: NearDuplicates = Field(NearDuplicates(), description="Near duplicates; used with `compare`.")
-    split: Part | None = Field(None, description="Keep one side of a split in two.")
-    expect: Expectation | None = Field(None, description="Counts that the source must have.")
     question: str | None = Field(None, description="Name of a question template; null takes the model's.")
     reward: Grader | None = Field(None, discriminator="kind", description="Training reward; null takes the model's.")
 
 
-class PretrainEntry(Model):
+class PretrainEntry(PretrainFields):
     """How a base model of the toy world is made."""
 
-    architecture: ToyArchitecture = Field(ToyArchitecture(), description="Size of the network.")
-    mixture: ToyMixture = Field(ToyMixture(), description="Kinds of pretraining text and their shares.")
-    seed: int = Field(0, ge=0, description="Seed of weights and data.")
-    steps: int = Field(gt=0, description="Optimiser steps.")
-    batch_size: int = Field(64, gt=0, description="Sequences per step.")
-    optimiser: Optimiser = Field(description="Optimiser.")
-    max_final_loss: float = Field(gt=0, description="A running loss above this is an error.")
     exclude: Annotated[list[str], Distinct] = Field(
         [], description="Data sets whose problems never appear in the text."
     )
 
 
-class ModelEntry(Model):
+class ModelEntry(ChatFields):
     """A base model, with the settings that belong to it."""
 
     asset: str | None = Field(None, min_length=1, description="Name in config/assets.lock.yaml.")
     pretrain: PretrainEntry | None = Field(None, description="Pretrain a toy model here, in place of an asset.")
-    thinking: bool | None = Field(None, description="enable_thinking of the chat template; null passes nothing.")
     thinking_marks: list[ThinkingMarks] | None = Field(
         None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
     )
@@ -118,19 +105,16 @@ class ModelEntry(Model):
         None, pattern=ISO_DATE, description="The date that the chat template prints in place of today's, YYYY-MM-DD."
     )
     chat_template: str | None = Field(None, description="A chat template that replaces the model's own.")
-    system: str | None = Field(None, description="System message.")
-    examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")
     question: str = Field("boxed", description="Name of a question template.")
     reprompt: str = Field("training", description="Name of the re-prompt template of SDPO.")
     analysis_reprompt: str = Field("analysis", description="Name of the re-prompt template of the richness table.")
-    max_prompt_tokens: int = Field(2048, gt=0, description="Longer prompts are dropped and counted.")
     max_positions: int = Field(gt=0, description="Longest sequence the model takes.")
-    engine: Engine = Field("vllm", description="Engine that samples.")
+    engine: Engine = "vllm"
     training_sampling: Sampling = Field(description="Sampling in training; untruncated.")
     evaluation_sampling: Sampling = Field(description="Sampling on benchmarks.")
     analysis_sampling: Sampling = Field(description="Sampling for the richness table and SFT data.")
     reward: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Training reward.")
-    precision: Literal["float32", "bfloat16"] = Field("bfloat16", description="Compute type in training.")
+    precision: Precision = "bfloat16"
 
     @model_validator(mode="after")
     def _has_one_origin(self) -> ModelEntry:
@@ -158,14 +142,12 @@ class ModelEntry(Model):
             )
 
 
-class BenchmarkEntry(Model):
+class BenchmarkEntry(GradingFields):
     """An evaluation set."""
 
     dataset: str = Field(description="Name of a data set.")
     domain: Literal["in", "ood"] = Field("ood", description="in: the distribution trained on; ood: another.")
-    samples: int = Field(16, gt=0, description="Completions per problem: the k of avg@k.")
-    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    samples: Samples = 16
     max_tokens: int | None = Field(None, gt=0, description="Longest completion here; null takes the model's.")
 
     def sampling(self, of_model: Sampling) -> Sampling:
@@ -175,42 +157,16 @@ class BenchmarkEntry(Model):
         return Sampling(**(of_model.model_dump() | {"max_tokens": self.max_tokens}))
 
 
-class TrainingEvaluationEntry(Model):
+class TrainingEvaluationEntry(EvaluationFields):
     """Part of a benchmark, evaluated while training."""
 
     benchmark: str = Field(description="Name of a benchmark; its grader, seed and max_tokens hold.")
-    every_steps: int = Field(gt=0, description="Training steps between two evaluations; the last step has one, too.")
-    samples: int = Field(1, gt=0, description="Completions per problem.")
-    limit: int | None = Field(None, gt=0, description="The first N problems; null takes all.")
 
 
-class TrainEntry(Model):
+class TrainEntry(TrainingFields, GroupFields):
     """A training recipe. `method` holds `name` (grpo, sdpo, sft) and what differs from the method's defaults."""
 
     method: dict[str, Any] = Field(description="Objective: `name` and its options (docs/method.md).")
-    steps: int = Field(gt=0, description="Training steps.")
-    prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
-    prompts_per_update: int = Field(gt=0, description="Prompts (SFT: completions) per optimiser step.")
-    group_size: int = Field(8, gt=1, description="Completions per prompt.")
-    draw: Literal["with_replacement", "epochs"] = Field(
-        "with_replacement", description="How problems are drawn; epochs: everything once before anything comes twice."
-    )
-    optimiser: Optimiser = Field(description="Optimiser.")
-    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints; the last step always has one.")
-    correction_clip: float | None = Field(
-        2.0, gt=0, description="Cap on the weight of trainer over sampler; null is off (docs/method.md 7.2)."
-    )
-    max_steps_without_signal: int = Field(
-        50, gt=0, description="Training stops after so many steps in a row with nothing to learn."
-    )
-    mini_batches: Literal["groups", "mixed"] = Field(
-        "groups", description="An update takes whole groups; or rollouts of any group of the step, as the paper's code."
-    )
-    bad_update: Literal["error", "skip"] = Field(
-        "error",
-        description="A gradient that is not finite ends the run; or its update is left out (paper's code).",
-    )
-    lora: Lora | None = Field(None, description="Train low-rank adapters; null trains all weights.")
     evaluation: TrainingEvaluationEntry | None = Field(None, description="Evaluation while training; null is off.")
 
     @model_validator(mode="after")
@@ -270,26 +226,17 @@ class ExperimentEntry(Model):
     sft: SftSource | None = Field(None, description="How completions for SFT are sampled; method sft needs it.")
 
 
-class RichnessEntry(Model):
+class RichnessEntry(SolveRateFields):
     """The table of contexts (paper, section 3): which problems, which contexts."""
 
     dataset: str = Field(description="Name of the data set the problems are taken from.")
     distinct: int | None = Field(None, gt=0, description="Problems sampled from it; null takes all.")
     samples: int = Field(8, gt=0, description="Completions per problem and context.")
-    min_solve_rate: float = Field(0.125, ge=0, le=1, description="Lowest solve rate of a problem that is kept.")
-    max_solve_rate: float = Field(0.5, ge=0, le=1, description="Highest solve rate of a problem that is kept.")
-    limit: int = Field(100, gt=0, description="The first N such problems are kept.")
     contexts: Annotated[list[ContextKind], Distinct] = Field(
         ["none", "solution", "solution_no_think", "regenerated"], min_length=1, description="Contexts compared."
     )
     concise_instruction: str | None = Field(None, description="Text of the `concise` context.")
     seed: int = Field(0, ge=0, description="Seed of the samplers.")
-
-    @model_validator(mode="after")
-    def _has_a_window(self) -> RichnessEntry:
-        if self.min_solve_rate > self.max_solve_rate:
-            raise ValueError(f"min_solve_rate ({self.min_solve_rate}) is above max_solve_rate ({self.max_solve_rate})")
-        return self
 
 
 class ReportEntry(Model):

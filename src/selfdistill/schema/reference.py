@@ -9,6 +9,7 @@ A page marks where a table stands, and `python -m selfdistill.schema.export` fil
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 import types
@@ -120,7 +121,8 @@ def _cures() -> Iterator[tuple[str, str, str, str, str]]:
 
 
 def _rows(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, str, str, str]]:
-    for name, field in model.model_fields.items():
+    own_first = sorted(model.model_fields.items(), key=lambda item: item[0] not in inspect.get_annotations(model))
+    for name, field in own_first:
         nested = _nested(field)
         if nested is None or _is_optional(field.annotation):
             default = _DEPENDENT.get((model, name)) or _default(field)

@@ -29,15 +29,20 @@ class FieldMap(Model):
     )
 
 
-class FileSource(Model):
+class FileFields(Model):
+    """How the rows of a table file become problems."""
+
+    fields: FieldMap = Field(FieldMap(), description="Which columns hold question, answer, ...")
+    instruction: Literal["none", "boxed", "answer_line"] = Field(
+        "none", description="Instruction wrapped around the question in the file; it is removed (docs/method.md 8.5)."
+    )
+
+
+class FileSource(FileFields):
     """A table from a file of a pinned asset: parquet, JSON, JSONL or CSV by its ending, also compressed (.gz, .zst)."""
 
     kind: Literal["file"] = "file"
     pin: AssetPin = Field(description="Which file.")
-    fields: FieldMap = Field(FieldMap(), description="Which columns.")
-    instruction: Literal["none", "boxed", "answer_line"] = Field(
-        "none", description="Instruction wrapped around the question in the file; it is removed (docs/method.md 8.5)."
-    )
     within: Annotated[str | None, Since(None)] = Field(
         None, description="The file or folder inside the pinned folder of your own; null takes the whole folder."
     )
@@ -67,15 +72,20 @@ class ReasoningGymSource(Model):
     )
 
 
-class LiveCodeBenchSource(Model):
-    """Programming tasks of LiveCodeBench with their hidden unit tests (docs/data.md 6)."""
+class LiveCodeBenchFields(Model):
+    """Which tasks of LiveCodeBench are taken, and which of their tests reward training."""
 
-    kind: Literal["livecodebench"] = "livecodebench"
-    pin: AssetPin = Field(description="Which file.")
     first_date: str = Field("2025-02-01", pattern=ISO_DATE, description="Contests from this day on.")
     end_date: str = Field("2025-05-01", pattern=ISO_DATE, description="Contests before this day.")
     training_share: float = Field(0.5, gt=0, le=1, description="Share of the tests that reward training.")
     seed: int = Field(0, ge=0, description="Seed that draws them.")
+
+
+class LiveCodeBenchSource(LiveCodeBenchFields):
+    """Programming tasks of LiveCodeBench with their hidden unit tests (docs/data.md 6)."""
+
+    kind: Literal["livecodebench"] = "livecodebench"
+    pin: AssetPin = Field(description="Which file.")
 
 
 Source = FileSource | ToySource | ReasoningGymSource | LiveCodeBenchSource

@@ -11,37 +11,32 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from selfdistill.schema.base import Model, Since
+from selfdistill.schema.base import Since, Spec
 from selfdistill.schema.common import (
     AssetPin,
     Engine,
-    Example,
-    Grader,
-    Lora,
-    MathGrader,
-    Optimiser,
+    Precision,
     RepromptTemplate,
+    Samples,
     Sampling,
     ThinkingMarks,
 )
 from selfdistill.schema.methods import Method
-from selfdistill.schema.sources import (
-    ISO_DATE,
-    Expectation,
-    FileSource,
-    LiveCodeBenchSource,
-    NearDuplicates,
-    Part,
-    Source,
-    ToySource,
+from selfdistill.schema.shared import (
+    ChatFields,
+    DatasetFields,
+    GradingFields,
+    PretrainFields,
+    SolveRateFields,
+    TrainingFields,
 )
-from selfdistill.schema.toy import ToyArchitecture, ToyMixture
+from selfdistill.schema.sources import ISO_DATE, FileSource, LiveCodeBenchSource, NearDuplicates, Source, ToySource
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 
 ContextKind = Literal["none", "solution", "solution_no_think", "regenerated", "answer", "feedback", "donor", "concise"]
 
 
-class StageSpec(Model):
+class StageSpec(Spec):
     """Base of all stage specs."""
 
     stage: ClassVar[str]
@@ -52,15 +47,11 @@ class StageSpec(Model):
         raise NotImplementedError
 
 
-class DatasetSpec(StageSpec):
+class DatasetSpec(DatasetFields, StageSpec):
     stage: ClassVar[str] = "dataset"
     VERSION: ClassVar[int] = 1
 
     source: Source = Field(discriminator="kind", description="Where the problems come from.")
-    deduplicate: bool = Field(True, description="Drop problems whose normalised text appeared before.")
-    limit: int | None = Field(None, gt=0, description="Keep the first N problems.")
-    split: Annotated[Part | None, Since(None)] = Field(None, description="Keep one side of a split in two.")
-    expect: Annotated[Expectation | None, Since(None)] = Field(None, description="Counts that the source must have.")
     near: Annotated[NearDuplicates | None, Since(None)] = Field(
         None, description="Look for near duplicates of the problems of the inputs `compare.*`."
     )
@@ -91,22 +82,18 @@ class SampleSpec(StageSpec):
     VERSION: ClassVar[int] = 1
 
     distinct: int = Field(gt=0, description="Number of distinct problems.")
-    repeats: int = Field(1, gt=0, description="How often each appears.")
-    seed: int = Field(0, ge=0, description="Seed of the order from which the nested subsets are taken.")
+    repeats: int = Field(gt=0, description="How often each appears.")
+    seed: int = Field(ge=0, description="Seed of the order from which the nested subsets are taken.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return f"{inputs['problems']}-{self.distinct}x{self.repeats}"
 
 
-class PromptsSpec(StageSpec):
+class PromptsSpec(ChatFields, StageSpec):
     stage: ClassVar[str] = "prompts"
     VERSION: ClassVar[int] = 1
 
     question_template: str = Field(description="Holds {question}.")
-    system: str | None = Field(None, description="System message.")
-    examples: list[Example] = Field([], description="Worked examples, as earlier turns of the chat.")
-    thinking: bool | None = Field(None, description="The template's enable_thinking; null passes nothing.")
-    max_prompt_tokens: int = Field(gt=0, description="Longer prompts are dropped and counted.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return inputs["problems"]
@@ -119,7 +106,7 @@ class ModelSpec(StageSpec):
     VERSION: ClassVar[int] = 1
 
     pin: AssetPin = Field(description="Which weights, tokenizer and chat template.")
-    chat_template: str | None = Field(None, description="A template that replaces the model's own.")
+    chat_template: str | None = Field(description="A template that replaces the model's own.")
     chat_date: Annotated[str | None, Since(None)] = Field(
         None, pattern=ISO_DATE, description="The date that the template prints in place of today's."
     )
@@ -128,51 +115,37 @@ class ModelSpec(StageSpec):
         return (self.pin.repo or self.pin.file or "model").rsplit("/", 1)[-1]
 
 
-class PretrainSpec(StageSpec):
+class PretrainSpec(PretrainFields, StageSpec):
     """Base model of the toy world (docs/toy.md)."""
 
     stage: ClassVar[str] = "pretrain"
     VERSION: ClassVar[int] = 1
 
-    architecture: ToyArchitecture = Field(description="Size of the network.")
-    mixture: ToyMixture = Field(description="What the pretraining text holds: the assumptions of the toy world.")
-    seed: int = Field(0, ge=0, description="Seed of weights and data.")
-    steps: int = Field(gt=0, description="Optimiser steps.")
-    batch_size: int = Field(gt=0, description="Sequences per step.")
-    optimiser: Optimiser = Field(description="Optimiser.")
-    max_final_loss: float = Field(gt=0, description="A running loss above this is an error: the base would not search.")
-
     def slug(self, inputs: Mapping[str, str]) -> str:
         return "toy"
 
 
-class RolloutsSpec(StageSpec):
+class RolloutsSpec(GradingFields, StageSpec):
     stage: ClassVar[str] = "rollouts"
     VERSION: ClassVar[int] = 1
 
-    step: int | None = Field(None, ge=0, description="Checkpoint of a training run; null for a base model.")
-    samples: int = Field(gt=0, description="Completions per prompt.")
+    step: int | None = Field(ge=0, description="Checkpoint of a training run; null for a base model.")
+    samples: Samples
     sampling: Sampling = Field(description="How completions are drawn.")
-    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
-    engine: Engine = Field("torch", description="Sampler.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
-    reprompt: RepromptTemplate | None = Field(None, description="How a context is shown; needs a contexts input.")
-    max_reprompt_tokens: int | None = Field(None, gt=0, description="Longest prompt with a context.")
-    thinking: bool | None = Field(None, description="enable_thinking of a prompt with a context: the prompts' flag.")
+    engine: Engine
+    reprompt: RepromptTemplate | None = Field(description="How a context is shown; needs a contexts input.")
+    max_reprompt_tokens: int | None = Field(gt=0, description="Longest prompt with a context.")
+    thinking: bool | None = Field(description="enable_thinking of a prompt with a context: the prompts' flag.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return inputs["contexts"] if "contexts" in inputs else f"{inputs['model']}-{inputs['prompts']}"
 
 
-class SelectSpec(StageSpec):
+class SelectSpec(SolveRateFields, StageSpec):
     """Problems that the base model sometimes solves (docs/method.md 11.2)."""
 
     stage: ClassVar[str] = "select"
     VERSION: ClassVar[int] = 1
-
-    min_solve_rate: float = Field(0.125, ge=0, le=1, description="Lowest solve rate kept.")
-    max_solve_rate: float = Field(0.5, ge=0, le=1, description="Highest solve rate kept.")
-    limit: int = Field(100, gt=0, description="The first N in file order are kept.")
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return f"selected-{inputs['problems']}"
@@ -185,8 +158,8 @@ class ContextsSpec(StageSpec):
     VERSION: ClassVar[int] = 1
 
     kind: ContextKind = Field(description="What the teacher is shown.")
-    instruction: str | None = Field(None, description="Text of the concise instruction; used by `concise`.")
-    seed: int = Field(0, ge=0, description="Seed of the donor assignment; used by `donor`.")
+    instruction: str | None = Field(description="Text of the concise instruction; used by `concise`.")
+    seed: int = Field(ge=0, description="Seed of the donor assignment; used by `donor`.")
     thinking_marks: Annotated[list[ThinkingMarks] | None, Since(None)] = Field(
         None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
     )
@@ -201,7 +174,7 @@ class SftDataSpec(StageSpec):
     stage: ClassVar[str] = "sft_data"
     VERSION: ClassVar[int] = 1
 
-    limit: int | None = Field(800, gt=0, description="Most problems kept; one completion of each kind per problem.")
+    limit: int | None = Field(gt=0, description="Most problems kept; one completion of each kind per problem.")
     min_solve_rate: Annotated[float | None, Since(None)] = Field(
         None, ge=0, le=1, description="Lowest solve rate without a solution of a problem that is kept."
     )
@@ -211,7 +184,7 @@ class SftDataSpec(StageSpec):
         return inputs["unguided"]
 
 
-class TrainSpec(StageSpec):
+class TrainSpec(TrainingFields, StageSpec):
     stage: ClassVar[str] = "train"
     # 2: the gradient of the head is added up in another order; rounding differs, and with it every later draw.
     VERSION: ClassVar[int] = 2
@@ -221,28 +194,14 @@ class TrainSpec(StageSpec):
         None, description="Digest of the code of a method from outside the package; null for a shipped one."
     )
     seed: int = Field(ge=0, description="Seed of data order and sampling.")
-    steps: int = Field(gt=0, description="Training steps: sample one batch, then all its updates.")
-    prompts_per_step: int = Field(gt=0, description="Prompts (SFT: completions) per step.")
-    prompts_per_update: int = Field(gt=0, description="Prompts (SFT: completions) per optimiser step.")
-    draw: Literal["with_replacement", "epochs"] = Field("with_replacement", description="How problems are drawn.")
-    optimiser: Optimiser = Field(description="Optimiser.")
-    on_policy: OnPolicy | None = Field(None, description="Sampling, reward and correction; null for SFT.")
-    checkpoint_every: int = Field(gt=0, description="Steps between checkpoints; the last step is always kept.")
-    precision: Literal["float32", "bfloat16"] = Field("float32", description="Compute type; master weights: float32.")
-    thinking: bool | None = Field(None, description="enable_thinking of the teacher's prompt: the student's flag.")
+    on_policy: OnPolicy | None = Field(description="Sampling, reward and correction; null for SFT.")
+    precision: Precision
+    thinking: bool | None = Field(description="enable_thinking of the teacher's prompt: the student's flag.")
     thinking_marks: Annotated[list[ThinkingMarks] | None, Since(None)] = Field(
         None, min_length=1, description="What encloses the thinking; null finds it in the chat template."
     )
     evaluation: Annotated[TrainingEvaluation | None, Since(None)] = Field(
         None, description="Evaluation while training; needs the input evaluation_prompts."
-    )
-    lora: Annotated[Lora | None, Since(None)] = Field(None, description="Train adapters; null trains all weights.")
-    max_steps_without_signal: int = Field(50, gt=0, description="Training stops after this many steps without signal.")
-    mini_batches: Annotated[Literal["groups", "mixed"], Since("groups")] = Field(
-        "groups", description="An update takes whole groups, or rollouts of any group of the step."
-    )
-    bad_update: Annotated[Literal["error", "skip"], Since("error")] = Field(
-        "error", description="A gradient that is not finite ends the run, or its update is left out."
     )
 
     @model_validator(mode="after")
@@ -264,18 +223,16 @@ class TrainSpec(StageSpec):
         return f"{data}-{self.method.name}{detail}-seed{self.seed}"
 
 
-class EvaluateSpec(StageSpec):
+class EvaluateSpec(GradingFields, StageSpec):
     """Checkpoints of one run on one benchmark (docs/method.md 13)."""
 
     stage: ClassVar[str] = "evaluate"
     VERSION: ClassVar[int] = 1
 
     steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="Checkpoints; [0] is a base model.")
-    samples: int = Field(gt=0, description="Completions per problem: the k of avg@k.")
+    samples: Samples
     sampling: Sampling = Field(description="How completions are drawn.")
-    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
-    engine: Engine = Field("torch", description="Sampler.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    engine: Engine
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return f"{inputs['model']}-on-{inputs['prompts']}"

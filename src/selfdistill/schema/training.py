@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
-from selfdistill.schema.base import Model
-from selfdistill.schema.common import Engine, Grader, MathGrader, Sampling
+from selfdistill.schema.base import Spec
+from selfdistill.schema.common import Engine, Grader, Sampling
+from selfdistill.schema.shared import EvaluationFields, GradingFields, GroupFields
 
 
-class OnPolicy(Model):
+class OnPolicy(GroupFields, Spec):
     """What a step samples; null for SFT."""
 
-    group_size: int = Field(8, gt=1, description="Completions per prompt.")
     sampling: Sampling = Field(description="Must be untruncated: renormalised log-probs bias the ratio.")
-    grader: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Reward.")
-    engine: Engine = Field("torch", description="Sampler.")
-    correction_clip: float | None = Field(
-        2.0, gt=0, description="Cap on the weight of trainer over sampler log-probs; null is off (docs/method.md 7.2)."
-    )
+    grader: Grader = Field(discriminator="kind", description="Reward.")
+    engine: Engine
 
     @model_validator(mode="after")
     def _is_untruncated(self) -> OnPolicy:
@@ -26,13 +23,8 @@ class OnPolicy(Model):
         return self
 
 
-class TrainingEvaluation(Model):
+class TrainingEvaluation(EvaluationFields, GradingFields, Spec):
     """Part of a benchmark, evaluated while training; the numbers go to the step's metrics."""
 
-    every_steps: int = Field(gt=0, description="Training steps between two evaluations; the last step has one, too.")
-    samples: int = Field(1, gt=0, description="Completions per problem.")
     sampling: Sampling = Field(description="How completions are drawn.")
-    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
-    engine: Engine = Field("torch", description="Sampler; on-policy methods use the one they train with.")
-    limit: int | None = Field(None, gt=0, description="The first N problems; null takes all.")
-    seed: int = Field(0, ge=0, description="Seed of the sampler.")
+    engine: Engine = Field(description="Engine that samples; a method that samples uses its own.")
