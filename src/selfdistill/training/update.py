@@ -132,10 +132,12 @@ class Updater:
         """Ask the method for the advantages of all tokens of the step, from statistics under the present policy."""
         own: dict[tuple[int, int], RowStatistics] = {}
         for number, update in enumerate(updates):
+            weighed = self.method.weighed
+            names = [name for name in update.contexts if weighed is None or name in weighed]
             for micro in update.micro_batches:
                 heartbeat()
                 with ExitStack() as stack:
-                    passes = {name: stack.enter_context(p) for name, p in self._passes(micro, update.contexts)}
+                    passes = {name: stack.enter_context(p) for name, p in self._passes(micro, names)}
                     found = row_statistics(micro.rows, self.student, self._pack_student(micro), passes)
                 if not micro.counts:
                     continue

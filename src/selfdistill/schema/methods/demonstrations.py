@@ -76,3 +76,12 @@ class DemonstrationSettings(MethodSettings):
             "reprompt": model.reprompt,
             "max_reprompt_tokens": min(_LONGEST_REPROMPT, model.max_prompt_tokens),
         }
+
+
+class DistillationSettings(DemonstrationSettings):
+    """A divergence between the student and what the teacher says (docs/method.md 2)."""
+
+    alpha: float = Field(0.5, ge=0, le=1, description="0: KL(teacher||student); 1: KL(student||teacher); else JSD.")
+    top_k: int | None = Field(100, gt=0, description="The student's most likely tokens kept; null keeps all.")
+    add_tail: bool = Field(True, description="One more category for the rest; false renormalises over the top k.")
+    importance_clip: float | None = Field(2.0, gt=0, description="Cap on the old-policy weight; null is off.")

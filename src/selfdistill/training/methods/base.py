@@ -56,6 +56,12 @@ class Tokens:
         losses = loss_of(self.select(masks[0]), *(teacher.logits for teacher in shown))
         return zeros.masked_scatter(masks[0], losses)
 
+    def has(self, name: str) -> Tensor:
+        """Whether a token's row has a context [n]."""
+        if name in self.teachers:
+            return self.teachers[name].mask(len(self.targets))
+        return torch.zeros_like(self.targets, dtype=torch.bool)
+
     def select(self, mask: Tensor) -> Tokens:
         """The tokens of a mask [n], without their teachers."""
         return Tokens(
@@ -89,11 +95,13 @@ class TrainingMethod(ABC):
     `max_truncated_share`: training stops where more teacher prompts than this had to be cut.
     `weighs`: whether `weigh` is called, which costs one more pass of the policy and of the teacher before the updates.
     `state`: what the method carries from step to step, as JSON; part of the resume state.
+    `weighed`: names of the contexts whose statistics `weigh` needs; None: all.
     `reads_logits`: whether `token_loss` needs the teacher's logits; otherwise it is not forwarded in the updates.
     """
 
     max_truncated_share: float = 1.0
     weighs: bool = False
+    weighed: Sequence[str] | None = None
     reads_logits: bool = True
 
     def __init__(self, settings: MethodSettings, policy: Policy) -> None:
