@@ -15,6 +15,7 @@ from selfdistill.cli import (
     estimate,
     grading,
     identity,
+    lineage,
     maintenance,
     reading,
     tracking,
@@ -28,7 +29,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
 )
-for module in (identity, reading, maintenance, tracking, contamination, counting, doctor, estimate, grading):
+for module in (identity, lineage, reading, maintenance, tracking, contamination, counting, doctor, estimate, grading):
     module.register(app)
 app.add_typer(assets.app, name="assets", help="External models and data sets.", rich_help_panel=console.MACHINE)
 

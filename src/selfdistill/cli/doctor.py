@@ -11,9 +11,9 @@ import typer
 from selfdistill.cli import checks, slurm_checks
 from selfdistill.cli.checks import FAIL, WARN, Check
 from selfdistill.cli.console import MACHINE, ConfigFile, console, in_project, show_table, workspace
-from selfdistill.cli.identity import nodes_behind
 from selfdistill.cli.requests import requests
 from selfdistill.plan.settings import CONFIG_FILE
+from selfdistill.plan.subjects import nodes_behind
 from selfdistill.schema.errors import UserError
 
 _COLOUR = {"ok": "green", WARN: "yellow", FAIL: "red"}

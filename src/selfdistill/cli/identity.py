@@ -8,34 +8,18 @@ from typing import Annotated
 import typer
 
 from selfdistill.artifacts.lineage import closure
+from selfdistill.artifacts.lineage_graph import state_of
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
-from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.plan.views import view_names
-from selfdistill.plan.workspace import Workspace
-from selfdistill.schema.errors import UserError, nearest
+from selfdistill.plan.subjects import nodes_behind
+from selfdistill.schema.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
     for command in (where, explain_command, status):
         app.command(name=command.__name__.removesuffix("_command"), rich_help_panel=RESULTS)(in_project(command))
-
-
-def nodes_behind(project: Workspace, name: str) -> list[Node]:
-    """Nodes behind an experiment, a target (`results/ood/toy_sdpo.csv`) or a view (`richness/toy`), upstream first."""
-    short = name.removeprefix("results/").removesuffix(".csv").removesuffix(".html")
-    names = view_names(project.planner)
-    view, _, label = short.rpartition("/")
-    if not view and short in project.planner.experiments:
-        view, label = "ood", short
-    elif not view and short == "report":
-        view, label = "report", "report"
-    if not view:
-        known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
-        raise UserError(f"`{name}` is neither an experiment nor a target.{nearest(short, known)}")
-    return list(closure(project.plan(view, label).nodes.values()))
 
 
 def where(
@@ -47,15 +31,7 @@ def where(
     artifacts = list(closure(named(name, project.root))) or [
         Artifact(node.folder(project.root)) for node in nodes_behind(project, name)
     ]
-    show_table(("stage", "artifact", "state"), [(a.stage, a.folder, _state(a)) for a in artifacts])
-
-
-def _state(artifact: Artifact) -> str:
-    if artifact.is_sealed:
-        return "sealed"
-    if artifact.state.is_dir():
-        return "started"
-    return "planned" if (artifact.folder / "spec.json").is_file() else "-"
+    show_table(("stage", "artifact", "state"), [(a.stage, a.folder, state_of(a)) for a in artifacts])
 
 
 def explain_command(
@@ -98,6 +74,6 @@ def status(configfile: ConfigFile = CONFIG_FILE) -> None:
         done = sum(Artifact(n.folder(project.root)).is_sealed for n in trained)
         rows.append((name, f"{sealed}/{len(nodes)}", f"{done}/{len(trained)}", ""))
     show_table(("experiment", "artifacts", "runs", "note"), rows)
-    states = Counter((a.stage, _state(a)) for a in all_artifacts(project.root))
+    states = Counter((a.stage, state_of(a)) for a in all_artifacts(project.root))
     console.print()
     show_table(("stage", "state", "artifacts"), [(*key, n) for key, n in sorted(states.items())])

@@ -14,8 +14,9 @@ from selfdistill.artifacts.lineage import closure, descendants
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.settings import CONFIG_FILE
+from selfdistill.plan.subjects import targets_showing
 from selfdistill.plan.views import plan_view, view_names
-from selfdistill.plan.workspace import PLANS, plan_path, read_plan
+from selfdistill.plan.workspace import plan_path, read_plan
 from selfdistill.schema.errors import UserError
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without this option the command only says what it would do.")]
@@ -67,24 +68,13 @@ def discard(
         if yes:
             artifact.unseal()
         console.print(f"{'discarded' if yes else 'would discard'} {artifact.name}", soft_wrap=True)
-    for table in tables_of(chosen):
+    # While a table is there, Snakemake has no reason to make what is below it.
+    for table in targets_showing(artifact.name for artifact in chosen):
         if yes:
             table.unlink()
         console.print(f"{'removed' if yes else 'would remove'} {table}, which shows them", soft_wrap=True)
     if not yes:
         console.print("Nothing was changed. Add --yes to do it.")
-
-
-def tables_of(artifacts: list[Artifact]) -> list[Path]:
-    """Tables and reports made from any of these. While one is there, Snakemake has no reason to make what is below."""
-    names = {artifact.name for artifact in artifacts}
-    found = []
-    for path in sorted(PLANS.glob("*/*/plan.json")):
-        view, name = path.parent.relative_to(PLANS).parts
-        table = Path("results/report.html") if view == "report" else Path("results") / view / f"{name}.csv"
-        if table.is_file() and names & set(read_plan(path)["artifacts"]):
-            found.append(table)
-    return found
 
 
 def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
