@@ -121,7 +121,11 @@ class Item:
     def remade_inputs(self) -> list[str]:
         """Roles of inputs that were made again since: the artifact was made from other bytes than are there now."""
         recorded = (self._manifest or {}).get("inputs", {})
-        return [role for role, entry in recorded.items() if self.upstream(role).digest not in (None, entry["manifest"])]
+        return [
+            role
+            for role, entry in recorded.items()
+            if Item(entry["id"], self.known).digest not in (None, entry["manifest"])
+        ]
 
     @property
     def digest(self) -> str | None:

@@ -47,7 +47,7 @@ def nodes_of(project: Workspace, name: str) -> list[Node]:
     if found is None:
         names = view_names(project.planner)
         known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
-        raise UserError(f"`{name}` is neither an experiment nor a target.{nearest(_short(name), known)}")
+        raise UserError(f"`{name}` is neither an artifact, an experiment nor a target.{nearest(_short(name), known)}")
     return list(project.plan(*found).nodes.values())
 
 
@@ -84,11 +84,11 @@ def _short(name: str) -> str:
 
 
 def _around(path: Path, root: Path) -> list[Artifact]:
-    """The artifact whose folder a path is, or lies in."""
-    try:
-        parts = path.resolve().relative_to(root.resolve()).parts
-    except ValueError:
-        return []
+    """The artifact whose folder a path is, or lies in; UserError for a folder of many artifacts."""
+    path, root = path.resolve(), root.resolve()
+    if path.is_dir() and (root.is_relative_to(path) or path.parent == root):
+        raise UserError(f"{path} holds many artifacts: name one of them.")
+    parts = path.relative_to(root).parts if path.is_relative_to(root) else ()
     return named("/".join(parts[:2]), root) if len(parts) >= 2 else []
 
 
