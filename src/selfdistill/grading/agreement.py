@@ -19,7 +19,7 @@ from selfdistill.grading.wording import contrary_words, list_words_as_commas, sp
 Verdict = Literal["correct", "wrong"]
 
 _DECIMAL = re.compile(r"([+-]?)\s*(\d{0,40})(?:\.(\d{1,40}))?")
-_BASE = re.compile(r"\(?([0-9A-Za-z]{1,64}?)\)?_(?:(\d)|\{\(?(\d{1,2})\)?\}|\{?\\text\{\s*([a-z]+)\s*\}\}?)")
+_BASE = re.compile(r"[({]?([0-9A-Za-z]{1,64}?)[)}]?_(?:(\d)|\{\(?(\d{1,2})\)?\}|\{?\\text\{\s*([a-z]+)\s*\}\}?)")
 _BASE_NAMES = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen",
@@ -29,7 +29,8 @@ _TIME = re.compile(r"(\d{1,2})\{?:\}?(\d{2})(?:\s*(?:\\text\{)?\s*([ap])\.?\s?m\
 _STYLED = re.compile(r"\\(?:text|mathrm|mathbf)\s*\{([^{}]*)\}")
 _WORDS = re.compile(r"[^\W\d_]+(?:[ '’-]+[^\W\d_]+)*")
 _COMMAND = re.compile(r"\\[A-Za-z]+")
-_CHOICE = re.compile(r"\(?([A-Za-z])\)?")
+_CHOICE = re.compile(r"(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer):?\s*)?\(?([A-Za-z])\)?")
+_MINUTES = re.compile(r"-?[\d.]+'{1,2}")
 _ARTICLE = re.compile(r"(?:a|an|the) (?=.)")
 _LABEL = re.compile(r"\s*(?:\\text\{\s*)?(?:\(([A-J])\)|([A-J])[.)])\s*(\}?)\s*(?=\S)")
 _ANOTHER_LABEL = re.compile(r"\([A-J]\)|\A\s*[A-J]\b")
@@ -61,7 +62,7 @@ def decide(answer: str, gold: str) -> Verdict | None:
             return verdict
     if contrary_words(answer) != contrary_words(gold):
         return "wrong"
-    if _differ_in_case(answer, gold):
+    if _differ_in_case(answer, gold) or (r"\circ" in gold and _MINUTES.fullmatch(answer)):
         return "wrong"
     if _POINTS.fullmatch(answer) and _POINTS.fullmatch(gold):
         return "wrong"  # Points, whose order counts: math-verify would multiply them.
@@ -91,6 +92,8 @@ def align(answer: str, gold: str) -> tuple[str, str]:
         # A column vector may be written in a line.
         entries = answer.removeprefix(r"\left").strip()[1:-1].removesuffix(r"\right").split(",")
         answer = r"\begin{pmatrix}" + r" \\ ".join(entries) + r"\end{pmatrix}"
+    if answer.startswith(r"\begin{pmatrix}") and "&" not in answer and _brackets(gold) == "tuple":
+        answer = "(" + ",".join(answer[len(r"\begin{pmatrix}") :].split(r"\end")[0].split(r"\\")) + ")"
     return split_quantity(answer, gold)
 
 

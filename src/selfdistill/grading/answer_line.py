@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import re
 
-#: Where an answer is announced: a heading or label, or a sentence. `isn't` and `is not` announce none.
+#: Where an answer is announced: a heading or label, or a sentence. `isn't`, `is not`
+#: and `is unique` announce none.
 _CUE = re.compile(
     r"""
       \b(?:answers?|ans)\b(?:[ ]\([^()\n]{1,40}\))?[*_]{0,4}
-      (?:\s{0,3}[:=]|[ ]{0,3}[-\u2013\u2014](?=[ ]))
+      (?:\s{0,3}[:=\u2192]|[ ]{0,3}[-\u2013\u2014](?=[ ]))
     | \b(?:answers?|result)[*_]{0,2}(?:,[ ]\w{1,15},)?
       (?:[ ](?:to|for|of)[ ][^.:\n]{1,60}?)??
       [ ]{1,3}(?:is|are|was|equals|must[ ]be|should[ ]be|would[ ]be|will[ ]be|comes[ ]out[ ](?:to[ ]be|as)|becomes|=)
-      (?![ ](?:not|never|unclear|unknown|wrong|incorrect)\b)(?![\w'\u2019])
+      (?![ ](?:not|never|unclear|unknown|wrong|incorrect|unique|clear|obvious|correct|right|valid|reasonable)\b)
+      (?![\w'\u2019])
     | (?:^|\n)[ ]{0,3}[#*]{1,6}[ ]?(?:final[ ]|the[ ])?answer[ ]?[*#:]{0,6}[ ]*(?=\n|\Z)
     | <answer>
     | (?:^|\n)[#]{4}[ ]

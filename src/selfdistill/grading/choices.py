@@ -51,7 +51,7 @@ def _from_box(boxed: str, choices: str) -> str | None:
 
 
 def _from_words(text: str, choices: str) -> str:
-    """The letter of the last statement; a wish for `option X` counts where no other option is named."""
+    """The letter of the last statement; without one, the only `option X` that is named."""
     patterns = _patterns(choices)
     found = None
     for found in patterns.statement.finditer(text):  # noqa: B007 - the last one is wanted
@@ -73,7 +73,7 @@ class _Patterns:
         wrapped = rf"[\s*_$({{\[\\\"'“‘]*(?:{style})?({letters})(?![A-Za-z0-9]|['’][a-z])"
         #: After the letter: brackets and marks, then the end, punctuation, or a word that gives a reason.
         reason = r"(?:because|since|as|is|due|for|with|and|or)\b"
-        end = rf"(?=[\s)}}\]*_$\"”’]*(?:\Z|\n|[.,:;!?<\u2013\u2014-]|{reason})|[)}}\]:.*_$\"'”’])"
+        end = rf"(?=[\s)}}\]*_$\"”’]*(?:\Z|\n|[.,:;!?<\u2013\u2014-]|{reason})|[)}}\]:.*_$\"'”’]|\\[)\]])"
         verb = r"(?:is|was|-(?= )|:|=|would be|should be|must be|becomes)"
         self.box = re.compile(
             rf"(?:{_NAMED}\s*:?\s*)?[(\[]?\s*(?P<letter>{letters})\s*[)\]]?"
@@ -87,6 +87,7 @@ class _Patterns:
             rf"[\s*_]{{0,8}}(?i:{_NAMED}\s{{1,3}})?{wrapped}{end}"
             rf"|(?i:\b(?:correct|right|best)\s{{1,2}}(?:option|choice|alternative|letter)\s{{0,3}}{verb})"
             rf"[\s*_]{{0,8}}(?i:{_NAMED}\s{{1,3}})?{wrapped}{end}"
+            rf"|(?:^|\n)[ #*]{{0,8}}(?i:(?:final |the )?answer)[ *#:]{{0,8}}\n{wrapped}{end}"
             rf"|(?i:\b(?:choose|chose|select|pick|go with)\s{{1,2}}(?:{_NAMED}\s{{1,3}})?){wrapped}{end}"
             rf"|(?i:\b{_NAMED}\s{{1,2}})[*_]{{0,2}}\(?({letters})\)?[*_]{{0,2}}"
             rf"\s{{1,2}}(?i:is\s{{1,2}}(?:the\s{{1,2}})?(?:correct|right|best|answer))"

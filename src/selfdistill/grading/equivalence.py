@@ -101,6 +101,8 @@ def _is_same_expression(gold: Any, answer: Any) -> bool | None:
     if gold.is_Rational and answer.is_Rational:
         return gold == answer
     is_decimal = _has_decimal(gold) or _has_decimal(answer)
+    if is_decimal and _is_near(_value(_as_written(gold)), _value(_as_written(answer)), False):
+        return True
     same = _is_near(_value(gold), _value(answer), is_decimal)
     if same is not False:
         return same
@@ -130,6 +132,13 @@ def _has_decimal(expression: Any) -> bool:
     from sympy import Float
 
     return bool(expression.atoms(Float))
+
+
+def _as_written(expression: Any) -> Any:
+    """Decimals as the fractions that their digits say: 2^{0.5} is a root of two, 0.333333 is no third."""
+    from sympy import Float, Rational
+
+    return expression.replace(lambda part: isinstance(part, Float), lambda part: Rational(str(part)))
 
 
 def _value(expression: Any) -> Any:

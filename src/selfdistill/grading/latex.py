@@ -34,6 +34,7 @@ _TYPED = re.compile(
 _CONSTANTS = {"pi": r"\pi ", "theta": r"\theta ", "infinity": r"\infty ", "infty": r"\infty ", "oo": r"\infty "}
 _OPERATOR = re.compile(rf"\\(?:operatorname\*?|mathrm|text)\s*\{{\s*({'|'.join(_FUNCTIONS)})\s*\}}")
 _STYLED_INFINITY = re.compile(r"\\(?:text|mathrm)\s*\{\s*([+-]?)\s*(?:positive\s+)?infinity\s*\}", re.IGNORECASE)
+_NATURAL_LOGARITHM = re.compile(r"\\log\s*_\s*(?:e(?![A-Za-z])|\{\s*(?:e|\\mathrm\{e\})\s*\})\s*")
 _STYLED_PI = re.compile(r"\\(?:text|mathrm)\s*\{\s*(?:pi|π)\s*\}")
 _TEXT = re.compile(r"(\\(?:text|mathrm|operatorname)\s*\{[^{}]*\})")
 #: Commands with arguments, and how many.
@@ -45,6 +46,7 @@ _DEEPEST = 12
 def rename_commands(text: str) -> str:
     """Synonymous commands under one name; layout becomes a space, or nothing."""
     text = _COMMAND.sub(lambda found: _RENAMED.get(found[0], found[0]), text).replace("~", " ")
+    text = _NATURAL_LOGARITHM.sub(r"\\ln ", text)
     return _OPERATOR.sub(r"\\\1 ", _STYLED_PI.sub(r"\\pi ", _STYLED_INFINITY.sub(r"\1\\infty ", text)))
 
 

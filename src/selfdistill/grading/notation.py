@@ -16,7 +16,7 @@ from selfdistill.grading.wording import plain_wording
 
 _COLOUR = re.compile(r"\\(?:textcolor|color)\s*\{[^{}]*\}")
 _PHANTOM = re.compile(r"\\[hv]?phantom\s*\{[^{}]*\}")
-_DEGREES = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|o)\s*\}|\\circ|o(?![A-Za-z]))\s*")
+_DEGREES = re.compile(r"\s*\^\s*(?:\{\s*(?:\\circ|\\(?:text|mathrm)\{o\}|o)\s*\}|\\circ|o(?![A-Za-z]))\s*")
 _ARC_MINUTES = re.compile(r"(?<![\d.])(\d{1,4})\^\\circ (\d{1,2})(?:'|\^\{?\\prime\}?)(?![\d'])")
 _ANGLE_OF_FUNCTION = re.compile(
     r"(\\(?:sin|cos|tan|cot|sec|csc)(?:\^\{?\d\}?)?)\s*(?:\(\s*(\d+(?:\.\d+)?)\^\\circ\s*\)|\{?(\d+(?:\.\d+)?)\^\\circ\s*\}?)"
@@ -31,6 +31,11 @@ _UPRIGHT_LETTER = re.compile(r"\\mathrm\{([ei])\}|\\(?:mathrm|text)\{([A-Za-z])\
 _STYLED_NUMBER = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|text)\s*\{\s*(-?[\d.,/ ]*\d)\s*\}")
 _OUTER_TEXT = re.compile(r"\\text\{\s*(\\?\$?-?\d[^{}]*)\}")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in\s*(?=[\[(])")
+_STYLED_DOLLAR = re.compile(r"\\(?:text|mathrm)\{\s*\\?\$\s*\}")
+_COLON = re.compile(r"\\text\s*\{\s*:\s*\}|\{:\}|(?<=\d)\s*\\text\s*\{\s*to\s*\}\s*(?=\d)")
+#: A power as it is typed: 10^-34, 2^100.
+_TYPED_POWER = re.compile(r"\^\s*(-\s*\d+|\d{2,})(?![\d.}])")
+_SEMICOLON_PAIR = re.compile(r"([\[(])([^;,()\[\]]+);([^;,()\[\]]+)([\])])")
 _CURRENCY_CODE = re.compile(r"(?:USD|EUR|GBP)\s*(?=\d)|(?<=\d)\s*(?:USD|EUR|GBP)\Z")
 _OVER = re.compile(
     r"\{\s*([^{}\\]{1,60})\\over(?![A-Za-z])\s*([^{}\\]{1,60})\}|\A\s*([^{}\\]{1,60})\\over(?![A-Za-z])\s*([^{}\\]{1,60})\Z"
@@ -50,7 +55,9 @@ def rewrite(text: str) -> str:
     text = rename_commands(text)
     text = complete_arguments(_OVER.sub(_fraction_over, escape_function_names(text)))
     text = _DEGREES.sub(r"^\\circ ", text)
-    text = _CURRENCY_CODE.sub("", text)
+    text = _CURRENCY_CODE.sub("", _STYLED_DOLLAR.sub(r"\\$", text))
+    text = _COLON.sub(":", _SEMICOLON_PAIR.sub(r"\1\2,\3\4", text))
+    text = _TYPED_POWER.sub(r"^{\1}", text)
     text = _STYLED_NUMBER.sub(r"\1", text)
     text = _without_separators(text)
     text = _numbers(text)

@@ -42,7 +42,7 @@ _HAS_QUALIFIER = re.compile(
     re.IGNORECASE,
 )
 _MODULUS = re.compile(
-    r"(?P<core>.*?\d)\s*(?:\\pmod\s*(?:\{(?P<a>\d{1,12})\}|(?P<b>\d))|\(\s*(?:\\text\{\s*)?(?:\\?mod)\s*\}?\s*(?P<c>\d{1,12})\s*\)|"
+    r"(?P<core>.*?\d)\s*(?:\\pmod\s*(?:\{(?P<a>\d{1,12})\}|(?P<b>\d))|(?:\(\s*(?:\\text\{\s*)?|\\text\{\s*\(\s*)\\?mod(?:ulo)?\s*\}?\s*(?P<c>\d{1,12})\s*\}?\s*\)\s*\}?|"
     r"\\bmod\s*\{?(?P<d>\d{1,12})\}?|\\?mod\s*\{?(?P<e>\d{1,12})\}?)",
     re.DOTALL,
 )
