@@ -39,7 +39,8 @@ def verdicts() -> dict[str, list[str]]:
 
 
 def agreement(found: list[str]) -> float:
-    return sum((item == "correct") == (row["mathematician"] == "correct") for item, row in zip(found, ROWS)) / len(ROWS)
+    pairs = zip(found, ROWS, strict=True)
+    return sum((item == "correct") == (row["mathematician"] == "correct") for item, row in pairs) / len(ROWS)
 
 
 def accepted_wrongly(found: list[str]) -> list[tuple[str, str]]:
