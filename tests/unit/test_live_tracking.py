@@ -282,7 +282,7 @@ def test_trainings_stream_to_a_server_that_is_stopped_in_between_and_nothing_is_
         for job in jobs:
             output, _ = job.communicate(timeout=120)
             assert job.returncode == 0, output
-            assert float(output.split("steps took ")[1].split()[0]) < 1.05 * 600 * 0.05 + 1
+            assert float(output.split("steps took ")[1].split()[0]) < 45  # 30 seconds of work
         wait_until(lambda: not any(side_processes(artifact.folder) for artifact in both), 90)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
         quietly(everything=True)

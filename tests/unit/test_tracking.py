@@ -651,3 +651,43 @@ def test_tables_are_replaced_added_and_removed(tracked: None) -> None:
     assert [item.path for item in client.list_artifacts(run.info.run_id, "ood")] == ["ood/tiny_sdpo.csv"]
     text = Path(client.download_artifacts(run.info.run_id, "report.html", ".")).read_text()
     assert text == "<p>other</p>"
+
+
+def test_a_checkpoint_is_registered_once_by_reference_and_its_alias_moves(tracked: None) -> None:
+    from typer.testing import CliRunner
+
+    from selfdistill.cli import app
+
+    write_atomically(Path("config/config.yaml"), "")
+
+    def register(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["register", *arguments])
+        assert result.exit_code == 0, result.exception or result.output
+        return result.output
+
+    training = sdpo()
+    assert "step 4, is registered as best-model version 1 and as best-model@best." in register(
+        training.key, "best-model", "--alias", "best"
+    )
+    assert "version 1" in register(str(training.folder), "best-model")
+    assert "step 2, is registered as best-model version 2" in register(
+        training.id, "best-model", "--step", "2", "--alias", "best"
+    )
+    client = client_of_copy()
+    version = client.get_model_version_by_alias("best-model", "best")
+    assert (version.version, version.tags["artifact"], version.tags["step"]) == (2, training.id, "2")
+    assert version.tags["location"] == f"{training.folder}/payload/checkpoints/step-2"
+    assert len(client.search_model_versions("name = 'best-model'")) == 2
+    found = client.download_artifacts(version.run_id, "spec.json", ".")
+    assert json.loads(Path(found).read_text()) == training.frozen_spec
+    assert quietly(everything=True).replaced == 0
+
+
+def test_what_has_no_checkpoint_cannot_be_registered(tracked: None) -> None:
+    from selfdistill.schema.errors import UserError
+    from selfdistill.tracking.registry import register_checkpoint
+
+    with pytest.raises(UserError, match="has no checkpoint at step 3. Steps: 2, 4"):
+        register_checkpoint(sdpo(), "x", step=3)
+    with pytest.raises(UserError, match="has no checkpoint in MLflow"):
+        register_checkpoint(of_stage("dataset")[0], "x")

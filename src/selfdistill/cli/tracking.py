@@ -1,4 +1,4 @@
-"""track: update the MLflow store from the artifacts."""
+"""track, register: update the MLflow store from the artifacts, and put checkpoints into its model registry."""
 
 from __future__ import annotations
 
@@ -7,11 +7,14 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.artifacts.store import named
 from selfdistill.cli.console import RESULTS, in_project
+from selfdistill.schema.errors import UserError
 
 
 def register(app: typer.Typer) -> None:
     app.command(rich_help_panel=RESULTS)(in_project(track))
+    app.command("register", rich_help_panel=RESULTS)(in_project(register_checkpoint))
 
 
 def track(
@@ -39,3 +42,20 @@ def track(
         return
     if report.problems and not best_effort:
         raise typer.Exit(1)
+
+
+def register_checkpoint(
+    key: Annotated[str, typer.Argument(help="Key or path of a training, or of a base model.")],
+    name: Annotated[str, typer.Argument(help="Name in the registry, such as toy-sdpo.")],
+    step: Annotated[int | None, typer.Option(help="Which checkpoint; the last one if left out.")] = None,
+    alias: Annotated[list[str] | None, typer.Option(help="Alias, such as best; may be repeated.")] = None,
+) -> None:
+    """Register a checkpoint in MLflow's model registry. The registry refers to it; no weights are copied."""
+    from selfdistill.tracking import track as sync
+    from selfdistill.tracking.registry import register_checkpoint as register_in_store
+
+    found = named(key)
+    if len(found) != 1:
+        raise UserError(f"`{key}` is the key of {len(found)} artifacts. List keys with: selfdistill where EXPERIMENT")
+    sync(quiet=True)
+    print(register_in_store(found[0], name, step=step, aliases=alias or ()))

@@ -64,7 +64,7 @@ def track(
     started = time.monotonic()
     target = TrackingStore.choose(root, store)
     target.folder.mkdir(parents=True, exist_ok=True)
-    with _only_writer(target, say):
+    with only_writer(target, say):
         survey = Survey.of(root)
         report = Report(target.shown, problems=list(survey.problems))
         written = target.last_written()
@@ -104,7 +104,7 @@ def stream(folder: Path, uri: str | None = None) -> None:
 
 
 @contextmanager
-def _only_writer(store: TrackingStore, say: Callable[[str], None]) -> Iterator[None]:
+def only_writer(store: TrackingStore, say: Callable[[str], None]) -> Iterator[None]:
     """Wait for another writer; when it is done there is usually nothing left to do."""
     lock = FileLock(store.lock)
     try:
