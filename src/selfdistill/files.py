@@ -76,6 +76,18 @@ def replacing(path: Path, *, durable: bool = True, shared: bool = False) -> Iter
         raise
 
 
+def remove(path: Path) -> None:
+    """Remove a file, a folder with everything in it, or a link, never what it leads to. No error if it is missing."""
+    if not path.is_dir() or path.is_symlink():
+        path.unlink(missing_ok=True)
+        return
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        error.filename = str(path)  # It names a file without its folder.
+        raise
+
+
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file. Flushing takes milliseconds; many small files that can be made again at once go without."""
     with replacing(path, durable=durable, shared=True) as partial:
@@ -84,7 +96,7 @@ def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
 
 def write_if_changed(path: Path, text: str, *, durable: bool = True) -> bool:
     """Leave a file with the same content untouched (its time stamp drives reruns); True if written."""
-    if path.is_file() and path.read_text(encoding="utf-8") == text:
+    if path.is_file() and path.read_bytes() == text.encode():
         return False
     write_atomically(path, text, durable=durable)
     return True

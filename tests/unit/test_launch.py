@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import pytest
+from safetensors import SafetensorError
 
 from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.files import key_of
@@ -85,6 +87,12 @@ def test_a_sealed_artifact_is_not_computed_again(artifact, stage):
         (Interrupted("state saved"), 75, "interrupted: state saved"),
         (KeyboardInterrupt(), 130, "run the same command again"),
         (OSError(errno.ENOSPC, "No space left on device", "payload/x"), 2, "the disk is full (payload/x)"),
+        (SafetensorError("I/O error: No space left on device (os error 28)"), 2, "the disk is full. Free space"),
+        (
+            OSError(errno.EROFS, "Read-only file system", "payload/x"),
+            2,
+            "payload/x cannot be read or written",
+        ),
     ],
 )
 def test_expected_ends_give_one_line_and_their_own_code(artifact, stage, capsys, error, code, message):
@@ -93,6 +101,32 @@ def test_expected_ends_give_one_line_and_their_own_code(artifact, stage, capsys,
     output = capsys.readouterr().err
     assert message in output and "Traceback" not in output
     assert not artifact.is_sealed and not artifact.seal_path.exists()
+
+
+def test_a_log_that_cannot_be_written_is_one_line(artifact, stage, capsys, monkeypatch):
+    stage(write_payload)
+
+    def refused(tee):
+        raise OSError(errno.EACCES, "Permission denied", "x.log")
+
+    monkeypatch.setattr("selfdistill.run.job.Tee.__enter__", refused)
+    assert run(artifact) == 2
+    assert capsys.readouterr().err == (
+        "error: x.log cannot be read or written: Permission denied. Correct its permissions, run again.\n"
+    )
+
+
+def test_a_changed_file_in_another_encoding_does_not_stop_a_stage(artifact, stage, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b"]
+    Path("notes.txt").write_bytes(b"caf\n")
+    for arguments in (["init", "-q"], ["add", "notes.txt"], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    Path("notes.txt").write_bytes(b"caf\xe9\n")
+    stage(write_payload)
+    assert run(artifact) == 0
+    (attempt,) = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
+    assert len(attempt["commit"]) == 40 and len(attempt["dirty"]) == 12
 
 
 def test_a_bug_shows_its_traceback(artifact, stage, capsys):

@@ -18,10 +18,16 @@ if workflow.is_main_process:
     refusal.begin_run()
     one_line(PLAN.check)()
 
+
+def literal(text):
+    """A word of a shell command, as it is: Snakemake fills in what stands in braces."""
+    return shlex.quote(text).replace("{", "{{").replace("}", "}}")
+
+
 # `exec` replaces the shell: a signal to all processes of a job would end the shell before the stage has saved its state.
-PYTHON = shlex.quote(sys.executable)
+PYTHON = literal(sys.executable)
 LAUNCH = f"exec {PYTHON} -m selfdistill.run.launch"
-RUNTIME = f"--runtime {shlex.quote(PLAN.runtime_file)}"
+RUNTIME = f"--runtime {literal(PLAN.runtime_file)}"
 # A job of a cluster has GPUs of its own, and its processes must end with it. Jobs on one machine share both GPUs and a
 # process with the libraries loaded, also inside a Slurm allocation.
 if workflow.remote_exec:

@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.errors import UserError, disk_problem
 from selfdistill.schema.yaml_file import read_yaml
 
 
@@ -17,8 +17,13 @@ def one_line(function):
     def wrapped(*arguments, **keywords):
         try:
             return function(*arguments, **keywords)
-        except UserError as error:
-            print(f"error: {error}", file=sys.stderr)
+        except (UserError, OSError) as error:
+            message = (
+                str(error) if isinstance(error, UserError) else disk_problem(error)
+            )
+            if message is None:
+                raise
+            print(f"error: {message}", file=sys.stderr)
             sys.exit(2)
 
     return wrapped

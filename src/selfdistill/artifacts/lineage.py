@@ -119,7 +119,7 @@ def parse_attempts(text: str) -> list[dict[str, Any]]:
     """The attempts in the text of a provenance.json; none if it is damaged."""
     try:
         found = json.loads(text)["attempts"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return []
     return found if isinstance(found, list) and all(isinstance(attempt, dict) for attempt in found) else []
 

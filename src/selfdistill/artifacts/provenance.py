@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import hashlib
 import json
 import os
 import platform
@@ -17,7 +18,7 @@ from typing import Any
 from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
-from selfdistill.files import pretty_json, sha256_file, sha256_text, write_atomically
+from selfdistill.files import pretty_json, sha256_file, write_atomically
 from selfdistill.schema.runtime import StageRuntime
 
 _LIBRARIES = (
@@ -96,12 +97,16 @@ def _code() -> dict[str, Any]:
     """Commit of the project, and a digest of what differs from it; nulls outside a checkout."""
     commit = _git("rev-parse", "HEAD")
     changes = _git("diff", "HEAD")
-    return {"commit": commit, "dirty": sha256_text(changes)[:12] if changes else None}
+    return {
+        "commit": commit.decode() if commit else None,
+        "dirty": hashlib.sha256(changes).hexdigest()[:12] if changes else None,
+    }
 
 
-def _git(*arguments: str) -> str | None:
+def _git(*arguments: str) -> bytes | None:
+    """What git prints; None if it fails. As bytes, because a changed file may have any encoding."""
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=30, check=False)
+        done = subprocess.run(["git", *arguments], capture_output=True, timeout=30, check=False)
     except (FileNotFoundError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None

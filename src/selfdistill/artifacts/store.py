@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from selfdistill.files import key_of, pretty_json, sha256_file, sha256_text, sync_tree, write_atomically
+from selfdistill.files import key_of, pretty_json, remove, sha256_file, sync_tree, write_atomically
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, explain_validation
 from selfdistill.schema.stages import STAGES
@@ -59,10 +59,12 @@ def freeze(folder: Path, spec: dict[str, Any]) -> None:
     """
     path = folder / "spec.json"
     text = pretty_json(spec)
-    existing = path.read_text(encoding="utf-8") if path.is_file() else ""
+    existing = path.read_bytes() if path.is_file() else b""
     if existing:
-        if existing != text:
-            raise UserError(f"{path} differs from the spec that its name stands for. Remove it: rm -r {folder}")
+        if existing != text.encode():
+            raise UserError(
+                f"{path} differs from the spec that its name stands for. Move {folder} away and plan again."
+            )
         return
     write_atomically(path, text, durable=False)
 
@@ -81,16 +83,20 @@ class Artifact:
         if not (folder / "spec.json").is_file():
             raise UserError(f"{folder}/spec.json is missing: plan it first (snakemake -n TARGET) or restore it.")
         if key_of(artifact.frozen_spec) != artifact.key:
-            raise UserError(f"{folder}/spec.json was changed after planning. Remove the artifact: rm -r {folder}")
+            raise UserError(f"{folder}/spec.json was changed after planning. Move {folder} away, plan again.")
         return artifact
 
     @cached_property
     def frozen_spec(self) -> dict[str, Any]:
-        """The content of spec.json; UserError if it is not JSON."""
+        """The content of spec.json; UserError if it is no spec."""
+        path = self.folder / "spec.json"
         try:
-            return json.loads((self.folder / "spec.json").read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(f"{self.folder}/spec.json is not JSON ({error}). Remove: rm -r {self.folder}") from None
+            spec = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(spec["params"], dict) and all(isinstance(i, str) for i in spec["inputs"].values()):
+                return spec
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
+            pass
+        raise UserError(f"{path} is damaged. Move {self.folder} away and plan again.")
 
     @property
     def stage(self) -> str:
@@ -226,11 +232,9 @@ class Artifact:
 
     def unseal(self) -> None:
         """Forget the result (the spec stays)."""
-        for path in (self.manifest_path, self.seal_path):
-            path.unlink(missing_ok=True)
-        for folder in (self.payload, self.state, self.folder / "shards"):
-            shutil.rmtree(folder, ignore_errors=True)
-        self.metrics.unlink(missing_ok=True)
+        shards = self.folder / "shards"
+        for path in (self.manifest_path, self.seal_path, self.payload, self.state, shards, self.metrics):
+            remove(path)
         self.__dict__.pop("manifest", None)
 
     def verify(self) -> list[str]:
@@ -260,7 +264,7 @@ class Artifact:
 
 
 def manifest_digest(artifact: Artifact) -> str:
-    return sha256_text(artifact.manifest_path.read_text(encoding="utf-8"))
+    return sha256_file(artifact.manifest_path)
 
 
 def find(artifact_id: str, root: Path = ROOT) -> Path | None:
@@ -294,8 +298,16 @@ def named(name: str, root: Path = ROOT) -> list[Artifact]:
 def _read_manifest(path: Path, key: str) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        if manifest["key"] == key and manifest["format"] == FORMAT:
+        if _is_manifest(manifest, key):
             return manifest
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
         pass
-    raise UserError(f"{path} is damaged or belongs to another artifact. Remove it and run again: rm {path}")
+    raise UserError(f"{path} is damaged or belongs to another artifact. Move it away and run again.")
+
+
+def _is_manifest(content: Any, key: str) -> bool:
+    """Whether it is a manifest of this artifact, as far as its readers rely on it; LookupError, ... if it is none."""
+    files = all(isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in content["files"].values())
+    inputs = all(isinstance(i["id"], str) and isinstance(i["manifest"], str) for i in content["inputs"].values())
+    of_it = content["key"] == key and content["format"] == FORMAT and isinstance(content["summary"], dict)
+    return files and inputs and of_it

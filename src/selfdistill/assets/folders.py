@@ -54,5 +54,5 @@ def verify(path: Path, pin: AssetPin) -> Path:
 def differs(path: Path, found: str, wanted: str) -> UserError:
     return UserError(
         f"{path} has sha256 {found}, but {wanted} is pinned: it was changed or cut short. "
-        "Delete it and fetch it again, or pin the new content under another name."
+        "Move it away and fetch it again, or pin the new content under another name."
     )

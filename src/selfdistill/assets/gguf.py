@@ -33,7 +33,9 @@ def import_gguf(file: Path, sha256: str, target: Path) -> Path:
         recorded = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and target.is_dir() else {}
         if (recorded.get("sha256"), recorded.get("import_version")) == (sha256, IMPORT_VERSION):
             if folder_digest(target) != recorded["folder_sha256"]:
-                raise UserError(f"{target} was changed since its import from {file.name}. Delete it to import again.")
+                raise UserError(
+                    f"{target} was changed since its import from {file.name}. Move it away to import it again."
+                )
             return target
         if target.exists() and not recorded:
             raise UserError(f"{target} exists and was not imported from {file.name}: move it away.")

@@ -20,7 +20,7 @@ from selfdistill.cli import (
     reading,
     tracking,
 )
-from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
+from selfdistill.schema.errors import EXIT_USER_ERROR, UserError, disk_problem
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -39,6 +39,9 @@ def main() -> None:
     console.escape_what_the_terminal_lacks()
     try:
         app()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (UserError, OSError) as error:
+        message = str(error) if isinstance(error, UserError) else disk_problem(error)
+        if message is None:
+            raise
+        print(f"error: {message}", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)

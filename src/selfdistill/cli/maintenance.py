@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +12,7 @@ from selfdistill.artifacts.code_lock import update as update_lock
 from selfdistill.artifacts.lineage import closure, descendants
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
+from selfdistill.files import remove
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import targets_showing
 from selfdistill.plan.views import plan_view, view_names
@@ -93,7 +93,7 @@ def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
     show_table(("artifact", "size"), rows)
     if yes:
         for artifact in removable:
-            shutil.rmtree(artifact.folder)
+            remove(artifact.folder)
     verb = "removed" if yes else "would be removed (add --yes)"
     console.print(f"{len(removable)} artifacts {verb}, {len(kept)} needed by the config.")
 

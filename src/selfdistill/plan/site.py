@@ -82,7 +82,7 @@ def accounts_here() -> set[str]:
     words = ["--noheader", "--parsable2", "--associations", "list", "user"]
     try:
         command = ["sacctmgr", *words, getpass.getuser(), "format=account"]
-        listed = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+        listed = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=60, check=False)
     except (OSError, KeyError, subprocess.TimeoutExpired):
         return set()
     return {line.strip().lower() for line in listed.stdout.splitlines() if line.strip()}

@@ -15,7 +15,7 @@ from typing import Any
 from selfdistill.artifacts import refusal
 from selfdistill.artifacts.lineage import base_slug, closure, last_attempt
 from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
-from selfdistill.files import pretty_json, sha256_text, write_if_changed
+from selfdistill.files import pretty_json, sha256_file, write_if_changed
 from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.graph import Node
 from selfdistill.plan.names import Names
@@ -104,7 +104,7 @@ class Workspace:
     def plan_digest(self, view: str, name: str) -> str:
         """Digest of the plan that a view job is scheduled with; the view refuses a plan with another digest."""
         self.view_inputs(view, name)
-        return sha256_text(plan_path(view, name).read_text(encoding="utf-8"))
+        return sha256_file(plan_path(view, name))
 
     def upstream(self, stage: str, run: str) -> list[str]:
         """Manifests of an artifact's inputs, from its frozen spec."""
@@ -184,7 +184,12 @@ def read_plan(path: Path, digest: str | None = None) -> dict[str, Any]:
     """A view's plan; UserError when it is missing or is not the one the job was scheduled with."""
     if not path.is_file():
         raise UserError(f"{path} is missing: plan it again with snakemake -n TARGET.")
-    text = path.read_text(encoding="utf-8")
-    if digest is not None and sha256_text(text) != digest:
+    if digest is not None and sha256_file(path) != digest:
         raise UserError(f"{path} was planned again while this job waited. Run the same snakemake command once more.")
-    return json.loads(text)
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(plan["artifacts"], list) and isinstance(plan["rows"], list):
+            return plan
+    except (ValueError, LookupError, TypeError, RecursionError):
+        pass
+    raise UserError(f"{path} is damaged: plan it again with snakemake -n TARGET.")

@@ -32,7 +32,7 @@ def visible_gpus() -> list[str]:
         return []
     listed = subprocess.run(
         ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-        capture_output=True, text=True, timeout=60, check=False,
+        capture_output=True, text=True, errors="replace", timeout=60, check=False,
     )  # fmt: skip
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 

@@ -50,40 +50,56 @@ def main(arguments: list[str] | None = None) -> int:
 
 def run(arguments: list[str]) -> int:
     """Run the stage in this process; returns the exit code."""
-    from selfdistill.artifacts import refusal
     from selfdistill.run.job import Tee
-    from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
+    from selfdistill.schema.errors import EXIT_USER_ERROR, disk_problem
 
     options = _parse(arguments)
     folder = options.manifest.parent
     history = folder / "log.txt" if folder.is_dir() else None
-    with Tee(options.log, f"{options.stage} {folder.name[:-13]}", history) as tee:
-        reason = refusal.recall(folder)
-        if reason is not None:
-            tee.print(f"error: not tried again, because a retry cannot help: {reason}")
-            return EXIT_USER_ERROR
-        try:
-            return _run(options, tee)
-        except UserError as error:
-            tee.print(f"error: {error}")
-            refusal.remember(folder, str(error))
-            return EXIT_USER_ERROR
-        except Interrupted as error:
-            tee.print(f"interrupted: {error}")
-            return EXIT_RETRY
-        except KeyboardInterrupt:
-            tee.print("interrupted: run the same command again to continue.")
-            return 128 + signal.SIGINT
-        except Exception as error:
-            return _report_failure(error, folder, tee)
+    try:
+        with Tee(options.log, f"{options.stage} {folder.name[:-13]}", history) as tee:
+            return _run_and_report(options, tee)
+    except OSError as error:  # of the log itself
+        problem = disk_problem(error)
+        if problem is None:
+            raise
+        print(f"error: {problem}", file=sys.stderr)
+        return EXIT_USER_ERROR
 
 
-def _report_failure(error: Exception, folder: Path, tee: Tee) -> int:
+def _run_and_report(options: argparse.Namespace, tee: Tee) -> int:
+    """Run the stage; one line and an exit code for every way that it may end."""
+    from selfdistill.artifacts import refusal
+    from selfdistill.schema.errors import EXIT_RETRY, EXIT_USER_ERROR, Interrupted, UserError
+
+    folder = options.manifest.parent
+    reason = refusal.recall(folder)
+    if reason is not None:
+        tee.print(f"error: not tried again, because a retry cannot help: {reason}")
+        return EXIT_USER_ERROR
+    try:
+        return _run(options, tee)
+    except UserError as error:
+        tee.print(f"error: {error}")
+        refusal.remember(folder, str(error))
+        return EXIT_USER_ERROR
+    except Interrupted as error:
+        tee.print(f"interrupted: {error}")
+        return EXIT_RETRY
+    except KeyboardInterrupt:
+        tee.print("interrupted: run the same command again to continue.")
+        return 128 + signal.SIGINT
+    except Exception as error:
+        return _report_failure(error, tee)
+
+
+def _report_failure(error: Exception, tee: Tee) -> int:
     """Print what went wrong; returns the exit code."""
-    from selfdistill.schema.errors import EXIT_USER_ERROR
+    from selfdistill.schema.errors import EXIT_USER_ERROR, disk_problem
 
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        tee.print(f"error: the disk is full ({error.filename or folder}). Free space, run again.")
+    if problem := disk_problem(error):
+        tee.log(traceback.format_exc())
+        tee.print(f"error: {problem}")
         return EXIT_USER_ERROR
     tee.print(traceback.format_exc())
     if not _is_out_of_memory(error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -44,6 +45,19 @@ class SettingError(UserError):
 
 class Interrupted(Exception):
     """Stopped on request, with the state saved: the same command goes on from there."""
+
+
+def disk_problem(error: BaseException) -> str | None:
+    """One sentence on a disk that is full or may not be written; None for any other error.
+
+    Libraries in Rust and C++ (safetensors, arrow) report a full disk by other classes than OSError.
+    """
+    code, file = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
+    if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+        return f"the disk is full{f' ({file})' if file else ''}. Free space, run again."
+    if code in (errno.EACCES, errno.EPERM, errno.EROFS) and file:
+        return f"{file} cannot be read or written: {error.strerror}. Correct its permissions, run again."
+    return None
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -150,7 +150,11 @@ def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
     if not (artifact.is_sealed or running or _size(artifact.metrics)):
         return None
     opened = Artifact.open(artifact.folder)
-    texts = {name: path.read_text(encoding="utf-8") for name in _SIDECARS if (path := opened.folder / name).is_file()}
+    texts = {
+        name: path.read_text(encoding="utf-8", errors="replace")
+        for name in _SIDECARS
+        if (path := opened.folder / name).is_file()
+    }
     if opened.is_sealed:
         _ = opened.manifest
     attempts = current_attempts(parse_attempts(texts.get(PROVENANCE_FILE, "")))

@@ -80,7 +80,7 @@ def newest_state(folder: Path, world: World) -> Path | None:
             return state
         _LOG.warning("resume state %s is damaged (%s); using the one before it", state, faults[0])
     if states:
-        raise UserError(f"{folder}: no intact resume state is left. Delete this folder to train from the beginning.")
+        raise UserError(f"{folder}: no intact resume state is left. Move this folder away to train from the beginning.")
     return None
 
 
