@@ -95,7 +95,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
 
 def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -> None:
     for benchmark in experiment.entry.benchmarks:
-        domain = planner.config.benchmarks[benchmark].domain
+        about = planner.config.benchmarks[benchmark]
         for seed, evaluation in planner.evaluations(experiment, benchmark):
             train = evaluation.inputs["model"]
             plan.rows.append(
@@ -104,7 +104,8 @@ def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -
                     "kind": "evaluation",
                     "seed": seed,
                     "benchmark": benchmark,
-                    "domain": domain,
+                    "domain": about.domain,
+                    "chance": about.chance,
                     "train_artifact": plan.use(train, experiment.name),
                     "evaluate_artifact": plan.use(evaluation, experiment.name),
                     "epistemics_artifact": plan.use(planner.epistemics(evaluation), experiment.name),

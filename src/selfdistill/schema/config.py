@@ -149,6 +149,9 @@ class BenchmarkEntry(GradingFields):
     domain: Literal["in", "ood"] = Field("ood", description="in: the distribution trained on; ood: another.")
     samples: Samples = 16
     max_tokens: int | None = Field(None, gt=0, description="Longest completion here; null takes the model's.")
+    chance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(
+        {}, description="Accuracy of a random guess by family of problems (`all`: every family), drawn in figures."
+    )
 
     def sampling(self, of_model: Sampling) -> Sampling:
         """A model's sampling with this benchmark's limit."""

@@ -187,11 +187,12 @@ def _figure(name: str, swept: Sweeps, looks: dict[Kind, Look]) -> Figure:
             for kind, found in swept.items()
         ]
         series.append(Line(BASE_LOOK, range(len(ticks)), [first.base.mean(metric)] * len(ticks)))
-        panels.append(Panel(f"{name}: {title}", lines(series, scale, _AXIS, ticks, _NARROW)))
+        bounds = first.bounds() if metric == SCORE else ()
+        panels.append(Panel(f"{name}: {title}", lines(series, scale, _AXIS, ticks, _NARROW, bounds)))
     caption = (
         f"Training score: mean of the last {FINAL_STEPS} steps, bars span the training seeds. Density: epistemic words "
         f"per 1,000 tokens. {name}: n = {first.last().n()} problems, k = {first.last().k}. {INTERVAL}. Grey: the base "
-        "model."
+        "model. Dotted in accuracies: chance, where it is known, and 100 %."
     )
     sources = keys(name for evaluation in members for name in evaluation.names("evaluate_artifact"))
     return Figure(panels, caption, sources, [*looks.values(), BASE_LOOK])
@@ -237,11 +238,16 @@ def _lead(found: Sequence[Evaluation], look: Look) -> str:
     if scores[0] is None or scores[1] is None:
         return ""
     accuracy = [whole_percent(e.last().mean(SCORE)) for e in (few, many)]
+    trained = [whole_percent(score.mean()) for score in scores]
     return (
-        f"From {_size(few)} to {_problems(many)}, the training score of {look.label} goes from "
-        f"{whole_percent(scores[0].mean())} to {whole_percent(scores[1].mean())} and its accuracy on {few.benchmark} "
-        f"from {accuracy[0]} to {accuracy[1]}."
+        f"From {_size(few)} to {_problems(many)}, the training score of {look.label} {_moves(*trained)} and its "
+        f"accuracy on {few.benchmark} {_moves(*accuracy)}."
     )
+
+
+def _moves(before: str, after: str) -> str:
+    """`goes from 18 % to 24 %`, or `stays at 84 %`."""
+    return f"stays at {after}" if before == after else f"goes from {before} to {after}"
 
 
 def _look(found: Sequence[Evaluation], study: ModelStudy) -> Look:

@@ -83,8 +83,12 @@ def dots(
     reference: float | None = None,
     width: int = WIDE,
     limits: tuple[float, float] | None = None,
+    bounds: Sequence[float] = (),
 ) -> str:
-    """Dot plot: a row per entry (several dots in one row are set one below the other); values are printed if alone."""
+    """Dot plot: a row per entry (several dots in one row are set one below the other); values are printed if alone.
+
+    `reference` is dashed; `bounds`, such as chance and the ceiling of an accuracy, are dotted.
+    """
     with _style():
         figure, axes = _panel(width, 34 + 30 * len(rows))
         for place, row in enumerate(rows):
@@ -93,6 +97,8 @@ def dots(
                 _draw_dot(axes, dot, place + offset, scale if len(row) == 1 else None)
         if reference is not None:
             axes.axvline(reference, color=INK["muted"][0], linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
+        for bound in bounds:
+            axes.axvline(bound, color=INK["muted"][0], linewidth=1.0, linestyle=(0, (1, 2)), zorder=0)
         axes.set_yticks(range(len(rows)), [row[0].label for row in rows])
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
@@ -103,12 +109,21 @@ def dots(
         return _svg(figure)
 
 
-def lines(series: Sequence[Line], scale: Scale, x_label: str, ticks: Sequence[str] = (), width: int = WIDE) -> str:
-    """Curves over steps, or over named places when `ticks` are given (x = 0, 1, ...)."""
+def lines(
+    series: Sequence[Line],
+    scale: Scale,
+    x_label: str,
+    ticks: Sequence[str] = (),
+    width: int = WIDE,
+    bounds: Sequence[float] = (),
+) -> str:
+    """Curves over steps, or over named places when `ticks` are given (x = 0, 1, ...); `bounds` are dotted."""
     with _style():
         figure, axes = _panel(width, 215)
         for line in series:
             _draw_line(axes, line)
+        for bound in bounds:
+            axes.axhline(bound, color=INK["muted"][0], linewidth=1.0, linestyle=(0, (1, 2)), zorder=0)
         if ticks:
             axes.set_xticks(range(len(ticks)), ticks)
             axes.set_xlim(-0.3, len(ticks) - 0.7)

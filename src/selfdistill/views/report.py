@@ -24,8 +24,8 @@ from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_coun
 from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
 from selfdistill.views.paper_tables import richness_section, sft_section
 from selfdistill.views.scores import checkpoints_section, families_section, main_figures, scores_section
-from selfdistill.views.study import ModelStudy, read_study
-from selfdistill.views.style import Look, number, palette, percent
+from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy, read_study
+from selfdistill.views.style import NO_THINK, SDPO, Look, number, palette, percent
 from selfdistill.views.training_curves import curves_section
 from selfdistill.views.words import words_section
 
@@ -41,6 +41,7 @@ class ModelPage:
     finding: str
     main: list[Figure]
     sections: list[Section]
+    explained: str = ""
 
 
 def build_report(plan: dict[str, Any]) -> str:
@@ -75,7 +76,30 @@ def _model_page(study: ModelStudy) -> ModelPage:
         *tables_only,
         words_section(study),
     )
-    return ModelPage(study.model, headline(study), main_figures(study), sections)
+    return ModelPage(study.model, headline(study), main_figures(study), sections, explained(study))
+
+
+def explained(study: ModelStudy) -> str:
+    """What a reader must know before the first figure: the world, the benchmarks, the names of methods."""
+    sentences = []
+    if any(e.base_row["train_artifact"].startswith("pretrain/") for e in study.main):
+        sentences.append(
+            f"{study.model} is a small model of a made world, pretrained here on generated text: it shows how the "
+            "methods work and says nothing of the size of effects in large models."
+        )
+    for name in study.benchmarks():
+        evaluation = next(iter(study.on(name).values()))
+        place = "out of distribution (problems unlike those trained on)" if evaluation.domain == OUT_OF_DISTRIBUTION \
+            else "in the distribution trained on"  # fmt: skip
+        chance = evaluation.chance()
+        guess = "" if chance is None else f", where a guess is right in {percent(chance)}"
+        sentences.append(f"{name} is {place}{guess}.")
+    kinds = {evaluation.kind for evaluation in study.main}
+    if SDPO in kinds:
+        sentences.append("c = s: the teacher of SDPO reads a full correct solution.")
+    if NO_THINK in kinds:
+        sentences.append("c = s\\think: it reads the solution without its thinking.")
+    return " ".join(sentences)
 
 
 def _present(*sections: Section | None) -> list[Section]:

@@ -23,6 +23,7 @@ from selfdistill.views.style import (
     PERCENT,
     SDPO,
     Look,
+    Scale,
     interval,
     listed,
     number,
@@ -33,6 +34,10 @@ from selfdistill.views.style import (
 OOD_COLUMNS = ("experiment", "seed", "step", "benchmark", "family", "domain", *MEASURES, *DIFFERENCES, *SOURCES)
 _PANELS = ((SCORE, "Accuracy", PERCENT), (LENGTH, "Length, tokens", NUMBER),
            (DENSITY, "Epistemic words per 1,000 tokens", NUMBER))  # fmt: skip
+
+
+#: Said below every figure of accuracies.
+BOUNDS = "Dotted in accuracies: chance, where it is known, and 100 %."
 
 
 def build_ood(plan: dict[str, Any]) -> str:
@@ -47,18 +52,29 @@ def build_ood(plan: dict[str, Any]) -> str:
 
 
 def main_figures(study: ModelStudy) -> list[Figure]:
-    """One row of panels per out-of-distribution benchmark (per any benchmark if there is none)."""
-    return [_main_figure(name, study) for name in study.main_benchmarks]
+    """A figure per out-of-distribution benchmark (per any if there is none), the first beside one in distribution."""
+    within = [name for name in study.benchmarks() if name not in study.main_benchmarks][:1]
+    return [_main_figure(name, within if i == 0 else [], study) for i, name in enumerate(study.main_benchmarks)]
 
 
-def _main_figure(name: str, study: ModelStudy) -> Figure:
+def _main_figure(name: str, within: list[str], study: ModelStudy) -> Figure:
+    cut = (TRUNCATED, "Cut off by the length limit", PERCENT)
+    score, length, density = _PANELS
+    chosen = [(name, score), *((other, score) for other in within), (name, density), (name, length), (name, cut),
+              *((other, density) for other in within)]  # fmt: skip
+    panels = [_main_panel(benchmark, *about, study) for benchmark, about in chosen]
     found = study.on(name)
-    panels = [
-        Panel(title, dots(_dots(found, study.looks, metric), scale, _first(found).base.mean(metric)))
-        for metric, title, scale in _PANELS
-    ]
-    return Figure(panels, f"{name}, last checkpoint. {_size(found)} {INTERVAL}; ticks are the training seeds, "
-                  "and the dashed line is the base model.", _sources(found.values()))  # fmt: skip
+    sources = _sources(e for benchmark in (name, *within) for e in study.on(benchmark).values())
+    others = "".join(f"; {other}: n = {_first(study.on(other)).base.n()}" for other in within)
+    return Figure(panels, f"Last checkpoint. {name}: {_size(found)[:-1]}{others}. {INTERVAL}; ticks are the training "
+                  f"seeds, and the dashed line is the base model. {BOUNDS}", sources)  # fmt: skip
+
+
+def _main_panel(benchmark: str, metric: str, title: str, scale: Scale, study: ModelStudy) -> Panel:
+    found = study.on(benchmark)
+    bounds = _first(found).bounds() if metric == SCORE else ()
+    svg = dots(_dots(found, study.looks, metric), scale, _first(found).base.mean(metric), bounds=bounds)
+    return Panel(f"{benchmark}: {title[0].lower()}{title[1:]}", svg)
 
 
 def _dots(found: dict[str, Evaluation], looks: dict[str, Look], metric: str, family: str = ALL) -> list[list[Dot]]:
@@ -97,10 +113,11 @@ def families_section(study: ModelStudy) -> Section | None:
             continue
         panels = [
             Panel(f"{family} (n = {base.n(family)})",
-                  dots(_dots(found, study.looks, SCORE, family), PERCENT, base.mean(SCORE, family)))
+                  dots(_dots(found, study.looks, SCORE, family), PERCENT, base.mean(SCORE, family),
+                       bounds=_first(found).bounds(family)))
             for family in base.families
         ]  # fmt: skip
-        blocks.append(Figure(panels, f"{name}: accuracy by family. {_size(found)} {INTERVAL}.",
+        blocks.append(Figure(panels, f"{name}: accuracy by family. {_size(found)} {INTERVAL}. {BOUNDS}",
                              _sources(found.values())))  # fmt: skip
         tallies.append(_tally(study, name, base.families))
     if not blocks:
@@ -154,10 +171,11 @@ def checkpoints_section(study: ModelStudy) -> Section | None:
         if not found:
             continue
         panels = [
-            Panel(title, lines([_line(e, study.looks[n], metric) for n, e in found.items()], scale, "step"))
+            Panel(title, lines(curves, scale, "step", bounds=_first(found).bounds() if metric == SCORE else ()))
             for metric, title, scale in _PANELS
+            if (curves := [_line(e, study.looks[n], metric) for n, e in found.items()])
         ]
-        caption = f"{name} over checkpoints; step 0 is the base. {_size(found)} {INTERVAL}."
+        caption = f"{name} over checkpoints; step 0 is the base. {_size(found)} {INTERVAL}. {BOUNDS}"
         blocks.append(Figure(panels, caption, _sources(found.values()), [study.looks[n] for n in found]))
     if not blocks:
         return None

@@ -61,6 +61,22 @@ class Evaluation:
     def domain(self) -> str:
         return self.base_row["domain"]
 
+    def chance(self, family: str = ALL) -> float | None:
+        """Accuracy of a random guess, if the benchmark says so; of all families by their numbers of problems."""
+        rates = self.base_row.get("chance") or {}
+        if family in rates or not rates:
+            return rates.get(family)
+        named = self.base.families if family == ALL else [family]
+        if not all(name in rates or ALL in rates for name in named) or not named:
+            return None
+        right = sum(rates.get(name, rates.get(ALL, 0.0)) * self.base.n(name) for name in named)
+        return right / sum(self.base.n(name) for name in named)
+
+    def bounds(self, family: str = ALL) -> tuple[float, ...]:
+        """What an accuracy lies between: chance, where it is known, and 100 %."""
+        chance = self.chance(family)
+        return (1.0,) if chance is None else (chance, 1.0)
+
     @property
     def steps(self) -> list[int]:
         """Evaluated checkpoints that every seed has, base excluded."""
