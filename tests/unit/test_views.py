@@ -30,6 +30,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Part, Uncertain
 from selfdistill.views.__main__ import MODULES, builder, main
 from selfdistill.views.claims import Check, Comparison, adjusted, headline, summary, together, verdict
+from selfdistill.views.coverage import _moves
 from selfdistill.views.csv_table import as_csv
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.study import read_study
@@ -442,6 +443,29 @@ def test_the_finding_follows_the_numbers(project, grpo, solution, opening, detai
     assert escape(finding).startswith(opening)
     assert detail in finding
     assert "do not clearly move from the base's: 100 under GRPO and fall to 0.00 under SDPO" in finding
+
+
+@pytest.mark.parametrize(
+    ("chance", "of_all", "of_long"),
+    [
+        ({}, None, None),
+        ({"all": 0.25}, 0.25, 0.25),
+        ({"long": 0.125, "mod": 0.25}, 0.1875, 0.125),
+        ({"long": 0.125}, None, 0.125),
+        ({"long": 0.5, "all": 0.25}, 0.25, 0.5),
+    ],
+)
+def test_chance_of_all_families_is_weighted_by_their_problems(project, chance, of_all, of_long):
+    exam = {**CONFIG["benchmarks"]["exam"], "chance": chance}
+    study = read_study(plan_of("report", "report", {**CONFIG, "benchmarks": {**CONFIG["benchmarks"], "exam": exam}}))[0]
+    evaluation = study.on("exam")["tiny_grpo"]
+    assert (evaluation.chance(), evaluation.chance("long")) == (of_all, of_long)
+    assert evaluation.bounds() == ((1.0,) if of_all is None else (of_all, 1.0))
+
+
+def test_a_sentence_about_equal_numbers_says_that_they_stay():
+    assert _moves("84 %", "84 %") == "stays at 84 %"
+    assert _moves("18 %", "24 %") == "goes from 18 % to 24 %"
 
 
 def three_seeds() -> dict:

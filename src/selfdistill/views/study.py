@@ -64,13 +64,12 @@ class Evaluation:
     def chance(self, family: str = ALL) -> float | None:
         """Accuracy of a random guess, if the benchmark says so; of all families by their numbers of problems."""
         rates = self.base_row.get("chance") or {}
-        if family in rates or not rates:
-            return rates.get(family)
-        named = self.base.families if family == ALL else [family]
-        if not all(name in rates or ALL in rates for name in named) or not named:
+        if family != ALL or ALL in rates:
+            return rates.get(family, rates.get(ALL))
+        families = self.base.families
+        if not families or not all(name in rates for name in families):
             return None
-        right = sum(rates.get(name, rates.get(ALL, 0.0)) * self.base.n(name) for name in named)
-        return right / sum(self.base.n(name) for name in named)
+        return sum(rates[name] * self.base.n(name) for name in families) / self.base.n()
 
     def bounds(self, family: str = ALL) -> tuple[float, ...]:
         """What an accuracy lies between: chance, where it is known, and 100 %."""
