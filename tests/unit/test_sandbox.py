@@ -162,8 +162,8 @@ def test_there_is_no_network_not_even_to_this_machine(sandbox):
         server.settimeout(0.2)
         with pytest.raises(TimeoutError):
             server.accept()
-    names = sandbox.run("import socket\nprint([name for _, name in socket.if_nameindex()])", None, "")
-    assert names.output == "['lo']\n"
+    names = "print([line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line])"
+    assert sandbox.run(names, None, "").output == "['lo']\n"
 
 
 def test_home_project_and_environment_cannot_be_read(backend, tmp_path, monkeypatch):

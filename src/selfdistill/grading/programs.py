@@ -70,7 +70,7 @@ def read_task(answer: str, tests: Literal["training", "all"]) -> Task:
         pairs = [(test["input"], test["output"]) for test in content["tests"]]
         chosen = range(len(pairs)) if tests == "all" else content["training"]
         task = Task(content.get("function") or None, tuple((index, *pairs[index]) for index in chosen), len(pairs))
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError, RecursionError) as error:
         raise _bad_answer(answer, f"{type(error).__name__}: {error}") from None
     if not task.tests or not all(isinstance(text, str) for _, *texts in task.tests for text in texts):
         raise _bad_answer(answer, "tests must be a list of texts, and not empty")
@@ -126,7 +126,7 @@ def is_same_value(found: str, expected: str) -> bool:
     """Two JSON values are equal; a tuple has become a list on the way."""
     try:
         return json.loads(found) == json.loads(expected)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Literal
 
-from selfdistill.grading.sandbox import guest, kernel
+from selfdistill.grading.sandbox import guest, kernel, system_calls
 
 Backend = Literal["bubblewrap", "kernel", "none"]
 
@@ -62,12 +62,17 @@ class Limits:
             "output_bytes": self.output_mb << 20,
             "scratch_bytes": self.scratch_mb << 20,
             "processes": self.processes,
-            "is_unsandboxed": False,
+            "is_unsandboxed": True,
         }
+
+    def sandboxed_settings(self) -> dict[str, object]:
+        """What the guest of a sandbox is told. Raises RuntimeError without libseccomp."""
+        calls = {"keyctl": system_calls.keyctl_number(), "filter": system_calls.compiled_filter().hex()}
+        return self.settings() | calls | {"is_unsandboxed": False}
 
 
 def start(backend: Backend, limits: Limits) -> subprocess.Popen[bytes]:
-    """The process of a guest; it writes `ready` when it is."""
+    """The process of a guest; it writes `ready` when it is. Raises RuntimeError without libseccomp."""
     environment = {"PATH": "/usr/bin:/bin", "HOME": "/tmp", "LANG": "C.UTF-8", "OMP_NUM_THREADS": "1",
                    "OPENBLAS_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}  # fmt: skip
     return subprocess.Popen(
@@ -99,7 +104,10 @@ def obstacle(backend: Backend) -> str | None:
     """Why a sandbox does not work here, in one line; None if it does."""
     if backend == "bubblewrap" and shutil.which("bwrap") is None:
         return "bwrap is not installed"
-    process = start(backend, Limits())
+    try:
+        process = start(backend, Limits())
+    except (OSError, RuntimeError) as error:
+        return str(error)
     try:
         output, errors = process.communicate(timeout=_TRIAL_SECONDS)
     except subprocess.TimeoutExpired:
@@ -140,13 +148,21 @@ def _script(module: ModuleType) -> str:
 def _kernel_command(limits: Limits) -> list[str]:
     shown, links = visible()
     binds = [(path, path) for path in shown] + packages()
-    settings = limits.settings() | {"binds": binds, "links": links}
+    settings = limits.sandboxed_settings() | {"binds": binds, "links": links}
     return [python(), "-I", "-S", _script(kernel), json.dumps(settings)]
 
 
 def _bubblewrap_command(limits: Limits) -> list[str]:
     shown, links = visible()
-    command = ["bwrap", "--unshare-pid", "--unshare-net", "--unshare-ipc", "--unshare-uts", "--die-with-parent"]
+    # By its full path: the environment that the guest gets does not say where it is.
+    command = [
+        str(shutil.which("bwrap")),
+        "--unshare-pid",
+        "--unshare-net",
+        "--unshare-ipc",
+        "--unshare-uts",
+        "--die-with-parent",
+    ]
     command += ["--new-session", "--as-pid-1", "--hostname", "sandbox", "--cap-drop", "ALL"]
     if os.geteuid() == 0:
         # The guest becomes an unprivileged user itself: bubblewrap would only give root another name.
@@ -165,12 +181,11 @@ def _bubblewrap_command(limits: Limits) -> list[str]:
         command += ["--symlink", target, path]
     command += ["--proc", "/proc", "--perms", "1777", "--size", str(limits.scratch_mb << 20), "--tmpfs", "/tmp"]
     command += ["--remount-ro", "/", "--chdir", "/tmp", "--"]
-    return [*command, python(), "-I", "-S", "/guest.py", json.dumps(limits.settings())]
+    return [*command, python(), "-I", "-S", "/guest.py", json.dumps(limits.sandboxed_settings())]
 
 
 def _bare_command(limits: Limits) -> list[str]:
-    settings = limits.settings() | {"is_unsandboxed": True}
-    return [python(), "-I", "-S", _script(guest), json.dumps(settings)]
+    return [python(), "-I", "-S", _script(guest), json.dumps(limits.settings())]
 
 
 _COMMANDS: dict[Backend, Callable[[Limits], list[str]]] = {

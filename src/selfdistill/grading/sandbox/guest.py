@@ -10,6 +10,7 @@ in here, so a program that takes this process over has gained nothing: it still 
 from __future__ import annotations
 
 import ctypes
+import errno
 import json
 import linecache
 import os
@@ -25,6 +26,8 @@ import types
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 _PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_CAPBSET_DROP, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 4, 24, 36, 38
+_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER = 22, 2
+_KEYCTL_JOIN_SESSION_KEYRING = 1
 _CLONE_NEWUSER = 0x10000000
 _CAPABILITY_VERSION_3 = 0x20080522
 #: Where a program's own frames stand in a traceback.
@@ -52,6 +55,30 @@ def become(uid: int) -> None:
     os.setgroups([])
     os.setresgid(uid, uid, uid)
     os.setresuid(uid, uid, uid)
+
+
+class _Filter(ctypes.Structure):
+    """`struct sock_fprog` of the kernel: the number of instructions, eight bytes each, and where they are."""
+
+    _fields_ = [("length", ctypes.c_ushort), ("instructions", ctypes.c_char_p)]
+
+
+def leave_key_rings(keyctl: int) -> None:
+    """A new and empty session key ring takes the place of the one that the login shares.
+
+    Where the machine forbids the call itself (EPERM, ENOSYS), nobody can read keys.
+    """
+    if _LIBC.syscall(keyctl, _KEYCTL_JOIN_SESSION_KEYRING, None) == -1:
+        error = ctypes.get_errno()
+        if error not in (errno.EPERM, errno.ENOSYS):
+            raise OSError(error, f"keyctl: {os.strerror(error)}")
+
+
+def filter_system_calls(instructions: bytes) -> None:
+    """For this process and all that it starts, for good. Raises OSError where the kernel has no filters."""
+    program = _Filter(len(instructions) // 8, instructions)
+    if _LIBC.prctl(_PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.byref(program), 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), f"seccomp: {os.strerror(ctypes.get_errno())}")
 
 
 def give_up_rights(uid: int, processes: int) -> None:
@@ -273,7 +300,9 @@ def _is_open_to_all(path: str) -> bool:
 def main(settings: dict) -> None:
     """Serve; without a process namespace the rights are given up as far as that is possible."""
     if os.getpid() == 1:
+        leave_key_rings(settings["keyctl"])
         give_up_rights(settings["uid"], settings["processes"])
+        filter_system_calls(bytes.fromhex(settings["filter"]))
     else:
         if not settings["is_unsandboxed"]:
             raise RuntimeError("not in a process namespace of its own")

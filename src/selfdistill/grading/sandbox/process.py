@@ -14,7 +14,7 @@ import signal
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from selfdistill.grading.sandbox.backends import Backend, Limits, start
 
@@ -76,8 +76,8 @@ class Sandbox:
             self.close()
             return Run("timeout")
         try:
-            return Run(**json.loads(answer))
-        except (ValueError, TypeError):
+            return _read_answer(answer)
+        except (ValueError, TypeError, RecursionError):
             self.close()
             return Run("error", error="the sandbox has ended")
 
@@ -120,6 +120,16 @@ class Sandbox:
         end = line.index(b"\n")
         self._rest = bytes(line[end + 1 :])
         return bytes(line[:end])
+
+
+def _read_answer(answer: bytes) -> Run:
+    """Raises ValueError, TypeError or RecursionError for anything but a run."""
+    run = Run(**json.loads(answer))
+    if run.status not in get_args(Status) or not isinstance(run.output, str) or not isinstance(run.error, str):
+        raise TypeError("no run")
+    for text in (run.output, run.error):
+        text.encode()  # Half a surrogate pair could not be stored.
+    return run
 
 
 def _children(pid: int) -> list[int]:
