@@ -18,6 +18,7 @@ from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.rollouts import Prompt
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
+from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.distributed import World
 from selfdistill.training.loop import train
@@ -70,6 +71,7 @@ def train_network(
             folder=TrainingFolder(place / "checkpoints", place / "state", place / "metrics.jsonl", place),
             runtime=runtime,
             world=World.of(runtime),
+            kept=GroupFiles(place / "rollouts", 0, 1),
             record_rollouts=lambda step, rows: None,
             stop_requested=lambda: False,
             report=lambda line: None,

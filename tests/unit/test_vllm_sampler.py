@@ -25,7 +25,11 @@ class StandIn:
         self.options, self.calls, self.weights = options, [], {}
         self.model_config = SimpleNamespace(max_model_len=64, get_head_size=lambda: 32)
         self.llm_engine = self
-        self.vllm_config = SimpleNamespace(parallel_config=SimpleNamespace(tensor_parallel_size=1))
+        self.vllm_config = SimpleNamespace(
+            parallel_config=SimpleNamespace(tensor_parallel_size=1),
+            scheduler_config=SimpleNamespace(max_num_seqs=256),
+            cache_config=SimpleNamespace(num_gpu_blocks=256, block_size=16),
+        )
         self.waiting = []
 
     def add_request(self, name, request, parameters):
@@ -107,6 +111,33 @@ def test_a_prompt_is_handed_on_when_its_last_sample_is_there(vllm):
     assert len(sampler.engine.waiting) == 2
     stream.close()
     assert sampler.engine.calls[-1] == ("abort_request", "0-0-inside", "0-1-inside")
+
+
+def test_prompts_are_taken_from_the_queue_as_there_is_room_for_them(vllm):
+    sampler = VllmSampler(StandIn(), [2])
+    sampler.engine.vllm_config.scheduler_config.max_num_seqs = 3
+    taken = []
+
+    def queue():
+        for place in range(6):
+            taken.append(place)
+            yield [place]
+
+    seeds = [[10 * place, 10 * place + 1] for place in range(6)]
+    stream = sampler.stream_portions(queue(), [[5]] * 6, seeds, Sampling(max_tokens=5), done={1, 4})
+    place, group = next(stream)
+    # Two completions of place 0 and two of 2 ran: no room for more.
+    assert (place, taken) == (2, [0, 1, 2])
+    assert [c.token_ids for c in group] == [[20, 2], [21, 9]]
+    assert sorted(place for place, _ in stream) == [0, 3, 5]
+    assert taken == [0, 1, 2, 3, 4, 5]
+
+
+def test_the_cache_limits_how_many_run(vllm):
+    sampler = VllmSampler(StandIn(), [2])
+    assert sampler._capacity() == 2 * 256 * 16 // 64
+    sampler.engine.vllm_config.cache_config.num_gpu_blocks = 1
+    assert sampler._capacity() == 1
 
 
 def test_weights_include_the_tied_head_and_empty_the_prefix_cache(vllm):

@@ -17,6 +17,7 @@ from selfdistill.schema.methods import Grpo, Sdpo, Sft, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import OnPolicy
+from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
@@ -115,6 +116,7 @@ class Session:
             ),
             "runtime": self.runtime,
             "world": World.of(self.runtime),
+            "kept": GroupFiles(self.folder / "state" / "rollouts", *ranks()),
             "record_rollouts": self.rollouts.__setitem__,
             "stop_requested": self.stop_requested,
             "report": self._report,
@@ -130,6 +132,11 @@ class Session:
 
     def metrics(self) -> list[dict]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def ranks() -> tuple[int, int]:
+    """Rank and number of ranks of this process, as a launcher says."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def without_times(lines):

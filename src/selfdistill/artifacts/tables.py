@@ -27,6 +27,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "arm": pa.string(), "system": pa.string(), "feedback": pa.string(), "compared_with": pa.string(),
     "compared_problem_id": pa.string(), "compared_question": pa.string(), "compared_answer": pa.string(),
     "similarity": pa.float64(), "is_exact": pa.bool_(), "is_same_answer": pa.bool_(), "is_dropped": pa.bool_(),
+    "place": pa.int32(),
 }  # fmt: skip
 
 PROBLEMS = ("row_id", "problem_id", "question", "answer", "family", "solution", "source")

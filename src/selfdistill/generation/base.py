@@ -16,6 +16,9 @@ from selfdistill.generation.weights import read_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 
+#: Batches that a rank takes from a queue, one after the other, where several ranks sample.
+_BATCHES_PER_RANK = 4
+
 #: Called by a sampler that holds a copy: names and tensors of the unsharded model without adapters, one at a time.
 #: Collective where the model is sharded: every rank must iterate to the end.
 Weights = Callable[[], Iterator[tuple[str, Any]]]
@@ -48,7 +51,12 @@ def not_finite(where: str) -> UserError:
 
 
 class Sampler(Protocol):
-    """Samples completions from a policy whose weights may change between calls."""
+    """Samples completions from a policy whose weights may change between calls.
+
+    `pulls`: ranks take prompts from a queue; otherwise each has a fixed share.
+    """
+
+    pulls: bool = True
 
     def generate(
         self,
@@ -75,6 +83,33 @@ class Sampler(Protocol):
         The finished prompts are passed, too, so that the torch sampler forms the same batches in a resumed job.
         """
         ...
+
+    def portion(self, count: int, ranks: int) -> int:
+        """How many of `count` prompts a rank takes from a queue at a time (`stream_portions`).
+
+        A batch runs until its longest completion ends, so a rank takes a few batches, and all prompts where it is
+        alone.
+        """
+        return max(1, -(-count // (_BATCHES_PER_RANK * ranks))) if ranks > 1 else max(1, count)
+
+    def stream_portions(
+        self,
+        portions: Iterator[Sequence[int]],
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        done: Set[int] = frozenset(),
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """As `stream`, for the prompts at the places of each portion; a portion is taken when there is room for it."""
+        for places in portions:
+            finished = {index for index, place in enumerate(places) if place in done}
+            if len(finished) == len(places):
+                continue
+            chosen = [prompts[place] for place in places], [seeds[place] for place in places]
+            for index, completions in self.stream(*chosen, sampling, done=finished, on_progress=on_progress):
+                yield places[index], completions
 
     def update_weights(self, weights: Weights) -> None:
         """Use these weights from now on; nothing to do for a sampler that shares its model with training."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import shutil
 from collections.abc import Iterator, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,15 @@ from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop
 from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.runtime import StageRuntime
+
+
+@dataclass(frozen=True)
+class _Request:
+    """A completion that is being sampled; `name` is the engine's own."""
+
+    name: str
+    place: int
+    sample: int
 
 
 class VllmSampler(Sampler):
@@ -43,7 +53,9 @@ class VllmSampler(Sampler):
         """
         sleeps = is_colocated and runtime.device == "cuda"
         engine = start_engine(folder, runtime, sleeps=sleeps, max_positions=max_positions)
-        return cls(engine, end_token_ids(folder), sleeps=sleeps)
+        sampler = cls(engine, end_token_ids(folder), sleeps=sleeps)
+        sampler.sleep()  # The trainer loads next.
+        return sampler
 
     def stream(
         self,
@@ -54,27 +66,55 @@ class VllmSampler(Sampler):
         done: Set[int] = frozenset(),
         on_progress: OnProgress | None = None,
     ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `generation.base.Sampler`. All prompts are in the engine at once."""
+        everything = iter([range(len(prompts))])
+        return self.stream_portions(everything, prompts, seeds, sampling, done=done, on_progress=on_progress)
+
+    def portion(self, count: int, ranks: int) -> int:
+        """See `generation.base.Sampler`. The engine takes a prompt while others run."""
+        return 1 if ranks > 1 else max(1, count)
+
+    def stream_portions(
+        self,
+        portions: Iterator[Sequence[int]],
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        done: Set[int] = frozenset(),
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
         """See `generation.base.Sampler`. Samples of a prompt share its prefill through the prefix cache.
 
-        All prompts are in the engine at once, so none waits for the longest completion of a batch. Requests that are
-        still running when the caller stops iterating are aborted.
+        A portion is taken while fewer completions are running than the engine computes at a time, so none waits for
+        the longest completion of a batch. Requests that are still running when the caller stops iterating are aborted.
         """
-        wanted = [index for index in range(len(prompts)) if index not in done]
-        check_fits([prompts[index] for index in wanted], sampling, self.engine.model_config.max_model_len)
-        yield from ((index, []) for index in wanted if not seeds[index])
-        running = [index for index in wanted if seeds[index]]
-        if not running:
-            return
-        self._wake("weights", "kv_cache")
-        places = self._submit(running, prompts, seeds, sampling)
+        wanted = [prompt for place, prompt in enumerate(prompts) if place not in done]
+        check_fits(wanted, sampling, self.engine.model_config.max_model_len)
+        running: dict[str, _Request] = {}
+        found: dict[int, dict[int, Completion]] = {}
+        is_last = False
         try:
-            yield from self._finished(places, {index: len(seeds[index]) for index in running}, on_progress)
+            while running or not is_last:
+                if not is_last and len(running) < self._capacity():
+                    portion = next(portions, None)
+                    is_last = portion is None
+                    places = [place for place in portion or () if place not in done]
+                    yield from ((place, []) for place in places if not seeds[place])
+                    found |= {place: {} for place in places if seeds[place]}
+                    self._submit([place for place in places if seeds[place]], prompts, seeds, sampling, running)
+                elif running:
+                    yield from self._step(running, found, seeds, on_progress)
         finally:
-            if places:
-                self.engine.llm_engine.abort_request(list(places), internal=True)
-            if self.sleeps:
-                self.engine.sleep(level=1)
-                self.asleep = {"weights", "kv_cache"}
+            if running:
+                self.engine.llm_engine.abort_request([request.name for request in running.values()], internal=True)
+            self.sleep()
+
+    def sleep(self) -> None:
+        """Give the GPU's memory back until the next call, where a trainer shares the GPU."""
+        if self.sleeps and not self.asleep:
+            self.engine.sleep(level=1)
+            self.asleep = {"weights", "kv_cache"}
 
     def update_weights(self, weights: Weights) -> None:
         """See `generation.base.Sampler`; the architecture must be the same."""
@@ -114,47 +154,59 @@ class VllmSampler(Sampler):
         if not self.engine.reset_prefix_cache():
             raise RuntimeError("vLLM kept its prefix cache of the old weights: a request is still running.")
 
+    def _capacity(self) -> int:
+        """Completions that the engine is given at a time, so that the key-value cache seldom runs out of room.
+
+        Running completions are on average half done, so each occupies half of the longest sequence at most.
+        """
+        config = self.engine.llm_engine.vllm_config
+        cached_tokens = config.cache_config.num_gpu_blocks * config.cache_config.block_size
+        fitting = 2 * cached_tokens // self.engine.model_config.max_model_len
+        return max(1, min(config.scheduler_config.max_num_seqs, fitting))
+
     def _submit(
         self,
-        indices: Sequence[int],
+        places: Sequence[int],
         prompts: Sequence[Sequence[int]],
         seeds: Sequence[Sequence[int]],
         sampling: Sampling,
-    ) -> dict[str, tuple[int, int]]:
-        """Add one request for each completion; returns (prompt, sample) by the engine's own request ID."""
+        running: dict[str, _Request],
+    ) -> None:
+        """Add one request for each completion to the engine and to `running`."""
         from vllm.inputs import TokensPrompt
 
-        places: dict[str, tuple[int, int]] = {}
-        for index in indices:
-            for sample, seed in enumerate(seeds[index]):
+        if places:
+            self._wake("weights", "kv_cache")
+        for place in places:
+            for sample, seed in enumerate(seeds[place]):
                 name = self.engine.llm_engine.add_request(
-                    f"{index}-{sample}",
-                    TokensPrompt(prompt_token_ids=list(prompts[index])),
+                    f"{place}-{sample}",
+                    TokensPrompt(prompt_token_ids=list(prompts[place])),
                     self._parameters(sampling, seed),
                 )
-                places[name] = (index, sample)
-        return places
+                running[f"{place}-{sample}"] = _Request(name, place, sample)
 
-    def _finished(
-        self, places: dict[str, tuple[int, int]], missing: dict[int, int], on_progress: OnProgress | None
+    def _step(
+        self,
+        running: dict[str, _Request],
+        found: dict[int, dict[int, Completion]],
+        seeds: Sequence[Sequence[int]],
+        on_progress: OnProgress | None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """Prompts as all of their completions finish; `places` keeps the requests that are still running."""
-        found: dict[int, dict[int, Completion]] = {index: {} for index in missing}
-        inside = {f"{index}-{sample}": name for name, (index, sample) in places.items()}
-        while places:
-            ended = [output for output in self.engine.llm_engine.step() if output.finished]
-            tokens = 0
-            for output in ended:
-                index, sample = places.pop(inside[output.request_id])
-                found[index][sample] = completion = self._completion(output)
-                tokens += len(completion.token_ids)
-                self.prompt_tokens += len(output.prompt_token_ids)
-                self.cached_tokens += output.num_cached_tokens or 0
-            if on_progress is not None:
-                on_progress(len(ended), tokens)
-            for index in [index for index, group in found.items() if len(group) == missing[index]]:
-                group = found.pop(index)
-                yield index, [group[sample] for sample in range(missing[index])]
+        """One step of the engine; the prompts of which all completions have finished."""
+        ended = [output for output in self.engine.llm_engine.step() if output.finished]
+        tokens = 0
+        for output in ended:
+            request = running.pop(output.request_id)
+            found[request.place][request.sample] = completion = self._completion(output)
+            tokens += len(completion.token_ids)
+            self.prompt_tokens += len(output.prompt_token_ids)
+            self.cached_tokens += output.num_cached_tokens or 0
+        if on_progress is not None:
+            on_progress(len(ended), tokens)
+        for place in [place for place, group in found.items() if len(group) == len(seeds[place])]:
+            group = found.pop(place)
+            yield place, [group[sample] for sample in range(len(seeds[place]))]
 
     def _parameters(self, sampling: Sampling, seed: int) -> Any:
         from vllm import SamplingParams

@@ -17,6 +17,7 @@ from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.stages.shared.generate import read_prompts
+from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.training_sampler import make_training_sampler
 from selfdistill.training.data import SftExample, TrainingFolder
@@ -59,6 +60,7 @@ def main(job: Job) -> dict[str, Any]:
             runtime=job.runtime,
             world=world,
             record_rollouts=rollout_writer(job, spec),
+            kept=GroupFiles(artifact.state / "rollouts", world.rank, world.size),
             stop_requested=lambda: job.stop_requested,
             report=step_reporter(job, spec.steps, watchdog),
         )

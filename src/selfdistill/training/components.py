@@ -80,9 +80,8 @@ class Components:
             return
         if not (folder / _TENSORS).is_file():
             raise UserError(f"{folder} was saved with sharding: resume it with `sharding: full`, or delete it.")
-        # Several processes on a CPU have the device cpu:0, which torch.load does not know.
-        device = "cpu" if self.world.device.type == "cpu" else self.world.device
-        tensors = torch.load(folder / _TENSORS, map_location=device, weights_only=True)
+        # In main memory, a part at a time: a GPU has no room for a second copy of everything.
+        tensors = torch.load(folder / _TENSORS, map_location="cpu", mmap=True, weights_only=True)
         for kind, named in self._weights().items():
             if named.keys() != tensors[kind].keys():
                 raise UserError(f"{folder}: the {kind} in this state belongs to another model. Delete {folder.parent}.")

@@ -9,12 +9,13 @@ With one process nothing here communicates. Weights are replicated, or sharded o
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor
+from torch.distributed import TCPStore
 
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
@@ -31,6 +32,7 @@ class World:
 
     def __init__(self, device: str, *, is_sharded: bool = False, timeout_seconds: int = 21600) -> None:
         self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self._queues = 0
         self.is_sharded = is_sharded and self.size > 1
         self.device = torch.device(device)
         if self.size > 1:
@@ -72,6 +74,20 @@ class World:
     def split(self, items: Sequence[Item]) -> list[list[Item]]:
         """The items of each rank."""
         return [list(items[rank :: self.size]) for rank in range(self.size)]
+
+    def pull(self, items: Sequence[Item]) -> Iterator[Item]:
+        """Items as this rank asks for them: each goes to one rank, the next one to the rank that asks first.
+
+        Every rank must call it with the same items, in the same order of calls.
+        """
+        self._queues += 1
+        return self._pull(items, f"selfdistill/queue-{self._queues}") if self.size > 1 else iter(items)
+
+    def _pull(self, items: Sequence[Item], name: str) -> Iterator[Item]:
+        # The store of the launcher's rendezvous: a counter there gives each index to one rank.
+        store = TCPStore(os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), wait_for_workers=False)
+        while (index := store.add(name, 1) - 1) < len(items):
+            yield items[index]
 
     def gather(self, results: Mapping[int, Item]) -> list[Item]:
         """The results of all ranks, each keyed by its place, in the order of places; on every rank."""

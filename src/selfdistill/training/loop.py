@@ -20,11 +20,11 @@ from typing import Any
 
 from selfdistill.files import sync
 from selfdistill.generation import Sampler
-from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups, rollout_rows
+from selfdistill.rollouts import GradeFunction, Group, Prompt, rollout_rows
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training import guards, metrics, sampling
+from selfdistill.training import guards, metrics
 from selfdistill.training import optimiser as optim
 from selfdistill.training.checkpoint import save_checkpoint
 from selfdistill.training.components import DTYPES, Components, build_components
@@ -40,6 +40,7 @@ from selfdistill.training.data import (
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.profiling import profiled
+from selfdistill.training.sampling import KeptGroups, StepSampling, step_prompts
 from selfdistill.training.state import Progress
 from selfdistill.training.weights import plain_weights
 
@@ -60,13 +61,15 @@ def train(
     world: World,
     evaluation: Evaluation | None = None,
     record_rollouts: Callable[[int, list[dict[str, Any]]], None],
+    kept: KeptGroups,
     stop_requested: Callable[[], bool],
     report: Callable[[dict[str, Any]], None],
 ) -> TrainingSummary:
     """Train `model` (float32 weights, changed in place) by `spec`, resuming from the state in `folder.state` if any.
 
     `examples` is for SFT; `prompts`, `sampler` and `grade` are for on-policy methods. `record_rollouts(step, rows)`
-    gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `report` gets
+    gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `kept` holds
+    finished groups between resume states. `report` gets
     the metrics of each step. Only the main rank calls these two. In between `report` gets `{"step", "phase"}` as a
     heartbeat, on every rank.
 
@@ -77,7 +80,7 @@ def train(
     components = build_components(model, tokenizer, spec, runtime, world)
     loop = _Loop(
         spec, tokenizer, prompts, examples or [], sampler, grade, evaluation, folder, runtime,
-        record_rollouts, stop_requested, report, components,
+        record_rollouts, kept, stop_requested, report, components,
     )  # fmt: skip
     return loop.run()
 
@@ -94,11 +97,13 @@ class _Loop:
     folder: TrainingFolder
     runtime: StageRuntime
     record_rollouts: Callable[[int, list[dict[str, Any]]], None]
+    kept: KeptGroups
     stop_requested: Callable[[], bool]
     report: Callable[[dict[str, Any]], None]
     components: Components
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
+    saved_step: int | None = None
 
     def run(self) -> TrainingSummary:
         resumed_from = self._resume()
@@ -160,23 +165,13 @@ class _Loop:
         return plain_weights(self.components.model)
 
     def _rollouts(self, step: int) -> list[Group]:
-        """Graded groups of the step: those saved by an interrupted run, or new ones."""
-        world = self.components.world
-        prompts = sampling.step_prompts(self.spec, self.prompts, step)
-        if self.progress.pending is not None:
-            groups = sampling.groups_from_json(self.progress.pending, prompts)
-            self.progress.pending = None
-            return groups
-        places = world.select(range(len(prompts)))
-        with self._phase(step, "sampling"):
-            completions = sampling.sample_groups(
-                self.spec, prompts, places, step, self.sampler, lambda *_: self._on_sampling_progress(step)
-            )
-        with self._phase(step, "grading"):
-            graded = grade_groups([prompts[place] for place in places], completions, self.tokenizer, self.grade)
-            groups = world.gather(dict(zip(places, graded, strict=True)))
-        if world.any(self.stop_requested()):
-            self.progress.pending = sampling.groups_to_json(groups)
+        """Graded groups of the step. Where a stop is requested meanwhile, those that are finished are kept."""
+        groups = StepSampling(
+            self.spec, step, step_prompts(self.spec, self.prompts, step), self.sampler, self.tokenizer, self.grade,
+            self.kept, self.components.world, lambda name: self._phase(step, name),
+            lambda *_: self._heartbeat(step, "sampling"), self.stop_requested,
+        ).run()  # fmt: skip
+        if groups is None:
             self._interrupt()
         return groups
 
@@ -225,9 +220,13 @@ class _Loop:
         if self.components.world.is_main and self.folder.metrics.exists():
             sync(self.folder.metrics)  # A resumed run does not write the lines of these steps again.
         self.components.save(self.folder.state, self.progress)
+        self.saved_step = self.progress.step
+        if self.components.world.is_main:
+            self.kept.drop(self.saved_step)
 
     def _interrupt(self) -> None:
-        self._save_state()
+        if self.saved_step != self.progress.step:
+            self._save_state()
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
 
     def _resume(self) -> int | None:
@@ -240,22 +239,13 @@ class _Loop:
         self.components.world.barrier()
         loaded = self.components.load(self.folder.state)
         if loaded is not None:
-            self.progress = loaded
+            self.progress, self.saved_step = loaded, loaded.step
             _LOG.info("resumed from the state of step %d", loaded.step)
             if self.sampler is not None:
                 self.sampler.update_weights(self._plain_weights)
         if is_main:
             metrics.drop_metrics_after(self.folder.metrics, self.progress.step)
         return None if loaded is None else loaded.step
-
-    def _on_sampling_progress(self, step: int) -> None:
-        """Exit at once if a stop was requested: sampling a step can take longer than Slurm waits before it kills.
-
-        Only with one process: several must exit together, so they check after sampling.
-        """
-        self._heartbeat(step, "sampling")
-        if self.components.world.size == 1 and self.stop_requested():
-            self._interrupt()
 
     def _heartbeat(self, step: int, phase: str) -> None:
         self.report({"step": step, "phase": phase})

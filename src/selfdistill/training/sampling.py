@@ -1,15 +1,46 @@
-"""Sampling of a training step: its prompts, their seeds, this rank's part of them, and the form kept in a state."""
+"""Sampling of a training step: its prompts, their seeds, and the groups as ranks sample, grade and keep them.
+
+Ranks take places of the step from one queue, a few at a time, so that none waits long for the slowest. Groups that are
+finished are graded and kept on disk while the others are sampled: a run that is stopped or killed does not sample them
+again.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, sample_seed
-from selfdistill.rollouts import Group, Prompt, Rollout
+from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.training.data import draw_indices
+from selfdistill.training.distributed import World
+
+#: Seconds between two writes of finished groups. What is sampled in less is not worth a file.
+_KEEP_SECONDS = 10.0
+
+
+class KeptGroups(Protocol):
+    """Graded groups of steps that are not in a resume state yet, by their place in the step."""
+
+    def read(self, step: int, prompts: Sequence[Prompt]) -> dict[int, Group]:
+        """The groups of a step that any rank has kept; `prompts` are all those of the step."""
+        ...
+
+    def add(self, step: int, groups: Mapping[int, Group]) -> None:
+        """Keep groups that this rank has sampled."""
+        ...
+
+    def drop(self, step: int) -> None:
+        """Forget the groups up to a step whose updates are saved."""
+        ...
+
+
+class _Stopped(Exception):
+    """A stop was requested while this rank sampled."""
 
 
 def step_prompts(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[Prompt]:
@@ -17,39 +48,112 @@ def step_prompts(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[
     return [prompts[index] for index in draw_indices(spec, step, len(prompts))]
 
 
-def sample_groups(
-    spec: TrainSpec,
-    prompts: Sequence[Prompt],
-    places: Sequence[int],
-    step: int,
-    sampler: Sampler,
-    on_progress: OnProgress,
-) -> list[list[Completion]]:
-    """A group of completions for each of the prompts at `places` in the step.
+def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[list[int]]:
+    """Seeds [place][sample] of the step's prompts.
 
-    Seeds depend on (spec seed, step, place in the step, row, sample) and not on the rank that samples: a problem drawn
+    They depend on (spec seed, step, place in the step, row, sample) and not on the rank that samples: a problem drawn
     twice gets different noise, and the result does not depend on how places are spread over ranks.
     """
-    seeds = [
+    return [
         [
-            sample_seed(spec.seed, "rollout", step, place, prompts[place].row_id, sample)
+            sample_seed(spec.seed, "rollout", step, place, prompt.row_id, sample)
             for sample in range(spec.on_policy.group_size)
         ]
-        for place in places
+        for place, prompt in enumerate(prompts)
     ]
-    return sampler.generate(
-        [prompts[place].prompt_ids for place in places], seeds, spec.on_policy.sampling, on_progress
-    )
 
 
-def groups_to_json(groups: Sequence[Group]) -> list[list[dict[str, Any]]]:
-    """Graded rollouts without their prompts, which follow from the step number."""
-    return [[{**asdict(rollout), "prompt": None} for rollout in group] for group in groups]
+def portions(sampler: Sampler, count: int, world: World) -> Iterator[list[int]]:
+    """Places of `count` prompts, as this rank takes them: from a queue, or as a fixed share.
+
+    The portions are the same on every rank and in a resumed run; only who takes them is not.
+    """
+    if not sampler.pulls:
+        return iter([world.select(range(count))])
+    size = sampler.portion(count, world.size)
+    return world.pull([list(range(start, min(start + size, count))) for start in range(0, count, size)])
 
 
-def groups_from_json(value: Sequence[Sequence[dict[str, Any]]], prompts: Sequence[Prompt]) -> list[Group]:
-    """The inverse of `groups_to_json`, given the prompts of that step."""
-    return [
-        [Rollout(**{**item, "prompt": prompt, "completion": Completion(**item["completion"])}) for item in group]
-        for prompt, group in zip(prompts, value, strict=True)
-    ]
+@dataclass
+class StepSampling:
+    """Samples and grades the groups of one step. `phase(name)` measures a part of it."""
+
+    spec: TrainSpec
+    step: int
+    prompts: Sequence[Prompt]
+    sampler: Sampler
+    tokenizer: Any
+    grade: GradeFunction
+    kept: KeptGroups
+    world: World
+    phase: Callable[[str], AbstractContextManager[None]]
+    heartbeat: OnProgress
+    stop_requested: Callable[[], bool]
+    ungraded: dict[int, list[Completion]] = field(default_factory=dict)
+    unsaved: dict[int, Group] = field(default_factory=dict)
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def run(self) -> list[Group] | None:
+        """All groups of the step, on every rank; None where a stop was requested. Collective."""
+        self.heartbeat(0, 0)
+        found = self.kept.read(self.step, self.prompts)
+        # Waits for all ranks: none writes before all have read.
+        kept = self.world.gather({self.world.rank: sorted(found)})[0]
+        groups = {place: found[place] for place in kept}
+        own, is_stopped = ({}, False) if len(kept) == len(self.prompts) else self._sample(set(kept))
+        if self.world.any(is_stopped or self.stop_requested()):
+            self._save()
+            return None
+        for part in self.world.gather({self.world.rank: own}):
+            groups |= part
+        return [groups[place] for place in range(len(self.prompts))]
+
+    def _sample(self, done: set[int]) -> tuple[dict[int, Group], bool]:
+        """This rank's groups, and whether it left early because a stop was requested."""
+        own: dict[int, Group] = {}
+        is_stopped = False
+        with self.phase("sampling"):
+            try:
+                for place, completions in self._stream(done):
+                    self.ungraded[place] = completions
+                    if time.monotonic() - self.saved_at > _KEEP_SECONDS:
+                        own |= self._grade()
+                        self._save()
+            except _Stopped:
+                is_stopped = True
+        if self.ungraded or not is_stopped:
+            with self.phase("grading"):
+                own |= self._grade()
+        if time.monotonic() - self.saved_at > _KEEP_SECONDS:
+            self._save()
+        return own, is_stopped
+
+    def _stream(self, done: set[int]) -> Iterator[tuple[int, list[Completion]]]:
+        return self.sampler.stream_portions(
+            portions(self.sampler, len(self.prompts), self.world),
+            [prompt.prompt_ids for prompt in self.prompts],
+            step_seeds(self.spec, self.prompts, self.step),
+            self.spec.on_policy.sampling,
+            done=done,
+            on_progress=self._on_progress,
+        )
+
+    def _on_progress(self, finished: int, tokens: int) -> None:
+        """Leave at once if a stop was requested: sampling a step can take longer than Slurm waits before it kills."""
+        self.heartbeat(finished, tokens)
+        if self.stop_requested():
+            raise _Stopped
+
+    def _grade(self) -> dict[int, Group]:
+        places = list(self.ungraded)
+        completions = list(self.ungraded.values())
+        graded = grade_groups([self.prompts[place] for place in places], completions, self.tokenizer, self.grade)
+        self.ungraded.clear()
+        found = dict(zip(places, graded, strict=True))
+        self.unsaved |= found
+        return found
+
+    def _save(self) -> None:
+        if self.unsaved:
+            self.kept.add(self.step, self.unsaved)
+        self.unsaved, self.saved_at = {}, time.monotonic()

@@ -6,7 +6,6 @@
 
 A run killed at any moment and resumed ends in the same bytes as one never interrupted (one CPU thread, float32).
 The newest state that verifies is loaded; a damaged one is skipped with a warning. The two newest are kept.
-`pending` holds the graded rollouts of a step that was interrupted between sampling and its updates.
 """
 
 from __future__ import annotations
@@ -35,13 +34,10 @@ _SHARD_FILE = re.compile(r"__(\d+)_\d+\.distcp")
 
 @dataclass
 class Progress:
-    """Counters of the run. `pending` is the JSON form of a step's graded rollouts, or None; `method` is what the method
-    carries from step to step.
-    """
+    """Counters of the run; `method` is what the method carries from step to step."""
 
     step: int = 0
     steps_without_signal: int = 0
-    pending: list[list[dict[str, Any]]] | None = None
     method: dict[str, Any] = field(default_factory=dict)
 
 
@@ -85,7 +81,9 @@ def newest_state(folder: Path, world: World) -> Path | None:
 
 
 def read_progress(state: Path) -> Progress:
-    return Progress(**json.loads((state / _PROGRESS).read_text()))
+    """Counters of a state. Others are ignored: states of earlier versions held sampled rollouts, too."""
+    saved = json.loads((state / _PROGRESS).read_text())
+    return Progress(saved["step"], saved["steps_without_signal"], saved.get("method", {}))
 
 
 def generator_states() -> dict[str, Any]:

@@ -30,6 +30,8 @@ _POLL_SECONDS = 0.1
 class RemoteSampler(Sampler):
     """Samples in other processes. All training processes of a node make the same calls in the same order."""
 
+    pulls = False
+
     def __init__(
         self,
         addresses: Sequence[Path],
@@ -77,6 +79,22 @@ class RemoteSampler(Sampler):
                 on_progress(len(completions), sum(len(completion.token_ids) for completion in completions))
             if place is not None:
                 yield indices_of[server][place], completions
+
+    def stream_portions(
+        self,
+        portions: Iterator[Sequence[int]],
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        *,
+        done: Set[int] = frozenset(),
+        on_progress: OnProgress | None = None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """See `generation.base.Sampler`. One request for all portions, since servers wait for one of every process."""
+        places = [place for portion in portions for place in portion if place not in done]
+        chosen = [prompts[place] for place in places], [seeds[place] for place in places]
+        for index, completions in self.stream(*chosen, sampling, on_progress=on_progress):
+            yield places[index], completions
 
     def update_weights(self, weights: Weights) -> None:
         """See `generation.base.Sampler`: local rank 0 writes files in memory that the servers read.

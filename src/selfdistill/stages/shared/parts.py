@@ -24,16 +24,20 @@ _GROUP_ROWS = 8192
 
 
 class PartFiles:
-    """The part files of one checkpoint; file names begin with the `shard` that wrote them."""
+    """The part files of one checkpoint; file names begin with the `shard` that wrote them.
 
-    def __init__(self, folder: Path, shard: Shard, columns: Sequence[str] = ROLLOUTS) -> None:
+    `key`: the column that identifies a prompt.
+    """
+
+    def __init__(self, folder: Path, shard: Shard, columns: Sequence[str] = ROLLOUTS, *, key: str = "row_id") -> None:
         self.folder = folder
+        self.key = key
         self.shard = shard
         self.schema = pa.schema([(name, COLUMNS[name]) for name in columns])
 
     def finished(self) -> set[int]:
-        """Row ids of the finished prompts of all shards."""
-        return {row_id for table in self._tables() for row_id in table["row_id"].unique().to_pylist()}
+        """Keys of the finished prompts of all shards."""
+        return {key for table in self._tables() for key in table[self.key].unique().to_pylist()}
 
     def add(self, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write one part: all completions of one or more prompts."""
@@ -47,18 +51,18 @@ class PartFiles:
         with replacing(path) as partial, pa.ipc.new_file(partial, self.schema) as writer:
             writer.write_table(table)
 
-    def groups(self, row_ids: Iterable[int]) -> Iterator[pa.Table]:
+    def groups(self, keys: Iterable[int]) -> Iterator[pa.Table]:
         """The completions of each prompt, in this order. KeyError for a prompt without completions."""
         places: dict[int, tuple[pa.Table, int, int]] = {}
         for table in self._tables():
             start = 0
-            encoded = pc.run_end_encode(table["row_id"].combine_chunks())
-            for end, row_id in zip(encoded.run_ends.to_pylist(), encoded.values.to_pylist(), strict=True):
+            encoded = pc.run_end_encode(table[self.key].combine_chunks())
+            for end, key in zip(encoded.run_ends.to_pylist(), encoded.values.to_pylist(), strict=True):
                 # Two shards may have sampled the same prompt, if the number of shards was changed meanwhile.
-                places.setdefault(row_id, (table, start, end - start))
+                places.setdefault(key, (table, start, end - start))
                 start = end
-        for row_id in row_ids:
-            table, start, length = places[row_id]
+        for key in keys:
+            table, start, length = places[key]
             yield table.slice(start, length)
 
     def _tables(self) -> list[pa.Table]:
