@@ -158,6 +158,31 @@ def test_groups_that_were_finished_when_a_run_was_stopped_are_not_sampled_again(
     assert [path.name for path in (tmp_path / "stopped/state/rollouts").iterdir()] == ["step-2"]
 
 
+@pytest.mark.parametrize(("processes", "sharding"), [(1, "none"), (2, "none"), (2, "full")])
+def test_a_stop_during_updates_ends_at_once_and_nothing_is_sampled_again(tmp_path, counted, processes, sharding):
+    """Two updates a step: the second is not begun, since the state of the step before is saved."""
+    runtime = StageRuntime(processes=processes, sharding=sharding, state_every_steps=1)
+    spec = make_spec(SDPO, steps=3, prompts_per_step=4)
+
+    def session(name, **options):
+        counted.log = tmp_path / f"{name}.log"
+        return Session(tmp_path / name, spec, runtime, **options), counted.log
+
+    whole, _ = session("whole")
+    assert run_in_processes(whole, processes) == [0] * processes
+    stopped, log = session("stopped")
+    flag = tmp_path / "stop"
+    stopped.on_report = lambda line: flag.touch() if line == {"step": 2, "phase": "updates"} else None
+    stopped.stop_requested = flag.exists
+    assert run_in_processes(stopped, processes) == [1] * processes
+    assert [line["step"] for line in stopped.metrics()] == [1]
+    assert sorted(path.name for path in (tmp_path / "stopped/state").iterdir()) == ["rollouts", "step-1"]
+    stopped.stop_requested = lambda: False
+    assert run_in_processes(stopped, processes) == [0] * processes
+    assert log.read_text().count("group") == 12
+    assert stopped.weights() == whole.weights()
+
+
 def test_groups_are_kept_while_others_are_sampled(tmp_path, monkeypatch, counted):
     """A run that is killed loses what was sampled since the last part, and no more."""
     monkeypatch.setattr(sampling, "_KEEP_SECONDS", 0.0)

@@ -38,7 +38,9 @@ class StageRuntime(Model):
         1, gt=0, description="Jobs that divide the prompts of a rollouts or evaluate artifact; each has the resources."
     )
     part_prompts: int = Field(64, gt=0, description="Prompts whose finished completions are saved together.")
-    state_every_steps: int = Field(10, gt=0, description="Training steps between saved resume states.")
+    state_every_steps: int | None = Field(
+        None, gt=0, description="Training steps between saved resume states; if left out, 1 on GPUs and 10 on a CPU."
+    )
     max_sampler_gap: float = Field(
         0.3, gt=0, description="Training stops where log-probs of sampler and trainer differ more (mean, in nats)."
     )
@@ -54,6 +56,11 @@ class StageRuntime(Model):
         gt=0,
         description="Longest wait of a training process for the others; above watchdog_seconds, which ends hangs.",
     )
+
+    @property
+    def steps_between_states(self) -> int:
+        """A step on GPUs takes so long that none of it should be lost."""
+        return self.state_every_steps or (1 if self.device == "cuda" else 10)
 
     def gpus_used(self, stage: str) -> int:
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""

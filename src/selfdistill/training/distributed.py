@@ -63,6 +63,11 @@ class World:
         return self.rank == 0
 
     @property
+    def is_in_step(self) -> bool:
+        """Whether all ranks do the same number of passes; replicas have as many micro-batches as their rows fill."""
+        return self.is_sharded or self.size == 1
+
+    @property
     def local_size(self) -> int:
         """Processes on this node: all of them, unless a launcher across nodes says otherwise."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1

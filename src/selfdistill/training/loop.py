@@ -103,7 +103,9 @@ class _Loop:
     components: Components
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
-    saved_step: int | None = None
+    #: The newest step that a resumed run goes on from; step 0 is the base model.
+    saved_step: int = 0
+    sampling: StepSampling | None = None
 
     def run(self) -> TrainingSummary:
         resumed_from = self._resume()
@@ -166,11 +168,12 @@ class _Loop:
 
     def _rollouts(self, step: int) -> list[Group]:
         """Graded groups of the step. Where a stop is requested meanwhile, those that are finished are kept."""
-        groups = StepSampling(
+        self.sampling = StepSampling(
             self.spec, step, step_prompts(self.spec, self.prompts, step), self.sampler, self.tokenizer, self.grade,
             self.kept, self.components.world, lambda name: self._phase(step, name),
             lambda *_: self._heartbeat(step, "sampling"), self.stop_requested,
-        ).run()  # fmt: skip
+        )  # fmt: skip
+        groups = self.sampling.run()
         if groups is None:
             self._interrupt()
         return groups
@@ -178,11 +181,22 @@ class _Loop:
     def _update(self, step: int, rows: Sequence[Row], mini_batch_rows: int) -> dict[str, float]:
         mini_batches = [rows[start : start + mini_batch_rows] for start in range(0, len(rows), mini_batch_rows)]
         with self._phase(step, "updates"):
-            found = self.components.updater.run(mini_batches, step, lambda: self._heartbeat(step, "updates"))
+            found = self.components.updater.run(mini_batches, step, lambda is_common: self._on_pass(step, is_common))
             has_moved = found.get("skipped_updates", 0) < len(mini_batches)
             if self.components.teacher is not None and has_moved:
                 self.components.teacher.update()
         return found
+
+    def _on_pass(self, step: int, is_common: bool) -> None:
+        """Before a pass of the updates: leave if a stop was requested and the step can begin again from what is saved.
+
+        Only where all ranks are at the same place (`is_common`), since they must agree.
+        """
+        self._heartbeat(step, "updates")
+        if is_common and self.saved_step == self.progress.step and self.components.world.any(self.stop_requested()):
+            if self.sampling is not None:
+                self.sampling.save()
+            self._interrupt()
 
     def _record(self, step: int, found: dict[str, float], elapsed: float) -> dict[str, float]:
         """Complete, write and report the metrics of the step. UserError where there is nothing to learn."""
@@ -212,7 +226,7 @@ class _Loop:
             return
         if components.world.any(self.stop_requested()):
             self._interrupt()
-        if step % self.runtime.state_every_steps == 0:
+        if step % self.runtime.steps_between_states == 0:
             self._save_state()
 
     def _save_state(self) -> None:

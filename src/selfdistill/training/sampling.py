@@ -102,7 +102,7 @@ class StepSampling:
         groups = {place: found[place] for place in kept}
         own, is_stopped = ({}, False) if len(kept) == len(self.prompts) else self._sample(set(kept))
         if self.world.any(is_stopped or self.stop_requested()):
-            self._save()
+            self.save()
             return None
         for part in self.world.gather({self.world.rank: own}):
             groups |= part
@@ -118,14 +118,14 @@ class StepSampling:
                     self.ungraded[place] = completions
                     if time.monotonic() - self.saved_at > _KEEP_SECONDS:
                         own |= self._grade()
-                        self._save()
+                        self.save()
             except _Stopped:
                 is_stopped = True
         if self.ungraded or not is_stopped:
             with self.phase("grading"):
                 own |= self._grade()
         if time.monotonic() - self.saved_at > _KEEP_SECONDS:
-            self._save()
+            self.save()
         return own, is_stopped
 
     def _stream(self, done: set[int]) -> Iterator[tuple[int, list[Completion]]]:
@@ -153,7 +153,8 @@ class StepSampling:
         self.unsaved |= found
         return found
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Keep the graded groups of this rank that are not kept yet."""
         if self.unsaved:
             self.kept.add(self.step, self.unsaved)
         self.unsaved, self.saved_at = {}, time.monotonic()

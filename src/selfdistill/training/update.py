@@ -29,6 +29,9 @@ from selfdistill.training.sums import TokenSums
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.token_statistics import row_statistics
 
+#: Called before a pass; True where all ranks are at the same place of the step.
+OnPass = Callable[[bool], None]
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -91,7 +94,7 @@ class Updater:
     is_epistemic_V: Tensor | None
     skips_bad_updates: bool = False
 
-    def run(self, mini_batches: Sequence[Sequence[Row]], step: int, heartbeat: Callable[[], None]) -> dict[str, float]:
+    def run(self, mini_batches: Sequence[Sequence[Row]], step: int, on_pass: OnPass) -> dict[str, float]:
         """Do every update of a step; return its metrics. Raises UserError when a gradient is not finite, or leaves out
         that update and counts it.
         """
@@ -99,16 +102,17 @@ class Updater:
         sums = TokenSums(self.student.device, self.is_epistemic_V, context)
         updates = [_MiniBatch(rows, self._micro_batches(rows)) for rows in mini_batches]
         if self.method.weighs:
-            self._weigh(updates, sums, step, heartbeat)
+            self._weigh(updates, sums, step, on_pass)
         for update in updates[1:]:
             # Before the first update the policy is the one that sampled, so its ratio is 1.
             update.old_logprobs = update.old_logprobs or self._old_logprobs(update.micro_batches)
         updates[0].old_logprobs = None
         norms: list[float] = []
         for update in updates:
+            on_pass(True)
             optim.clear_gradients(self.student.model)
             before = sums.values.clone()
-            self._accumulate(update, sums, step, heartbeat)
+            self._accumulate(update, sums, step, on_pass)
             norm = self._gradient_norm(step)
             if not math.isfinite(norm):
                 sums.values.copy_(before)
@@ -128,14 +132,14 @@ class Updater:
             found["skipped_updates"] = len(mini_batches) - len(norms)
         return found | {f"method_{name}": value for name, value in self.method.metrics().items()}
 
-    def _weigh(self, updates: Sequence[_MiniBatch], sums: TokenSums, step: int, heartbeat: Callable[[], None]) -> None:
+    def _weigh(self, updates: Sequence[_MiniBatch], sums: TokenSums, step: int, on_pass: OnPass) -> None:
         """Ask the method for the advantages of all tokens of the step, from statistics under the present policy."""
         own: dict[tuple[int, int], RowStatistics] = {}
         for number, update in enumerate(updates):
             weighed = self.method.weighed
             names = [name for name in update.contexts if weighed is None or name in weighed]
             for micro in update.micro_batches:
-                heartbeat()
+                on_pass(self.world.is_in_step)
                 with ExitStack() as stack:
                     passes = {name: stack.enter_context(p) for name, p in self._passes(micro, names)}
                     found = row_statistics(micro.rows, self.student, self._pack_student(micro), passes)
@@ -195,7 +199,7 @@ class Updater:
             found |= dict(zip(micro.places, logprobs.split(lengths), strict=True))
         return found
 
-    def _accumulate(self, update: _MiniBatch, sums: TokenSums, step: int, heartbeat: Callable[[], None]) -> None:
+    def _accumulate(self, update: _MiniBatch, sums: TokenSums, step: int, on_pass: OnPass) -> None:
         """Accumulate the gradients and sums of this rank's rows."""
         rows = update.rows
         coefficients_R = token_coefficients(
@@ -204,7 +208,7 @@ class Updater:
             self.method.aggregation,
         ).tolist()
         for micro in update.micro_batches:
-            heartbeat()
+            on_pass(self.world.is_in_step)
             weights = [coefficients_R[place] if micro.counts else 0.0 for place in micro.places]
             self._backward(micro, update, micro.per_token(weights, self.student.device), sums, step)
 
