@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from selfdistill import __version__
+import selfdistill
 from selfdistill.cli import (
     assets,
     console,
@@ -39,7 +39,7 @@ examples.add_to(app)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"selfdistill {__version__}")
+        typer.echo(f"selfdistill {selfdistill.__version__}")
         raise typer.Exit
 
 
