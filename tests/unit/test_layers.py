@@ -66,11 +66,11 @@ def imported(path: Path, *, typing_too: bool = True) -> Iterator[tuple[int, str]
 
 
 def first_party(path: Path) -> Iterator[tuple[int, str]]:
-    """(line, unit) of every import of another unit of the package."""
+    """(line, unit) of every import of another unit of the package; the package itself only holds the version."""
     for line, name in imported(path):
         package, _, rest = name.partition(".")
         unit = rest.split(".")[0]
-        if package == "selfdistill" and unit != unit_of(path):
+        if package == "selfdistill" and unit not in ("", unit_of(path)):
             yield line, unit
 
 
