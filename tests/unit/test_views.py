@@ -504,6 +504,12 @@ def test_the_report_is_byte_equal_when_another_process_makes_it(page):
     assert (folder / "again.html").read_text() == text
 
 
+def test_links_of_a_named_report_lead_out_of_its_folder(project):
+    plan = plan_of("report", "mine", {**CONFIG, "reports": {"mine": {"experiments": ["tiny_grpo"]}}})
+    links = set(re.findall(r'href="([^"#][^"]*manifest.json)"', builder("report")(plan)))
+    assert links and all((Path("results/reports") / link).resolve().is_file() for link in links)
+
+
 def test_a_given_model_gets_no_text_about_a_made_world(project, page):
     assert 'id="assumptions"' in page[0]
     Path("config").mkdir()

@@ -51,6 +51,27 @@ def test_several_new_targets_are_planned_by_one_command(shipped):
     assert re.search(r"^table +6$", output, re.MULTILINE), output
 
 
+def test_a_named_report_is_a_target_with_all_of_its_tables(shipped):
+    overlay = shipped.root / "config/mine.yaml"
+    overlay.write_text("reports: {mine: {experiments: [toy_grpo], richness: [toy]}}\n")
+    layered = ("-n", "--configfile", "config/mine.yaml", "--")
+    output = shipped.run(*layered, "mine")
+    assert re.search(r"^table +4$", output, re.MULTILINE), output
+    assert re.search(r"^named_report +1$", output, re.MULTILINE), output
+    assert "results/reports/mine.html" in shipped.run(*layered, "results/reports/mine.html")
+    assert "unknown report `thine`. Did you mean `mine`?" in shipped.run(
+        *layered, "results/reports/thine.html", expect=2
+    )
+
+
+@pytest.mark.parametrize(("name", "kind"), [("train", "a rule of the workflow"), ("toy_grpo", "an experiment")])
+def test_a_report_has_a_name_of_its_own(shipped, name, kind):
+    overlay = shipped.root / "config/mine.yaml"
+    overlay.write_text(f"reports: {{{name}: {{experiments: [toy_grpo]}}}}\n")
+    output = shipped.run("-n", "--configfile", "config/mine.yaml", "--", "results/report.html", expect=2)
+    assert f"config/mine.yaml: `reports.{name}`: is the name of {kind} as well: choose another name." in output
+
+
 def test_new_targets_behind_a_rule_of_ones_own_are_planned_too(shipped):
     rules = 'rule pair:\n    input: "results/ood/toy_sdpo.csv", "results/ood/toy_grpo.csv"\n'
     rules += 'rule chain:\n    input: "a.txt", "results/ood/toy_sft_guided.csv"\n'

@@ -1,4 +1,4 @@
-# One self-contained page.
+# One self-contained page a report, and targets that make a report with all of its tables.
 
 
 rule report:
@@ -20,3 +20,28 @@ rule report:
         "Report results/report.html"
     shell:
         make_view("report")
+
+
+use rule report as named_report with:
+    output:
+        report(
+            "results/reports/{name}.html",
+            caption="../report/page.rst",
+            category="Report",
+            labels={"name": "{name}"},
+        ),
+    log:
+        "logs/views/report-{name}.log",
+    message:
+        "Report results/reports/{wildcards.name}.html"
+
+
+# `snakemake NAME`, for every NAME of the config's `reports`.
+for report_name in PLAN.report_names if workflow.is_main_process else ():
+
+    rule:
+        name:
+            report_name
+        input:
+            PLAN.report_targets(report_name),
+        localrule: True

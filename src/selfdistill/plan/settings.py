@@ -14,8 +14,12 @@ from pydantic import ValidationError
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import Keys, SettingError, setting_problems, unknown
+from selfdistill.schema.stages import STAGES
 
 CONFIG_FILE = "config/config.yaml"
+
+#: Targets of the workflow that are no reports.
+RULES = frozenset({*STAGES, "all", "table", "report", "named_report"})
 
 Loaded = TypeVar("Loaded", bound=Model)
 
@@ -57,6 +61,10 @@ def load_config(data: Mapping[str, Any]) -> Config:
         for name in names:
             if name not in known:
                 raise SettingError.at(*keys, problem=unknown(kind, name, known))
+    for name in config.reports:
+        if name in RULES or name in config.experiments:
+            kind = "a rule of the workflow" if name in RULES else "an experiment"
+            raise SettingError.at("reports", name, problem=f"is the name of {kind} as well: choose another name.")
     _check_cycles(config)
     return config
 

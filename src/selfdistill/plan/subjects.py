@@ -46,7 +46,7 @@ def nodes_of(project: Workspace, name: str) -> list[Node]:
     found = _view_of(project, name)
     if found is None:
         names = view_names(project.planner)
-        known = {*project.planner.experiments, "report", *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
+        known = {*project.planner.experiments, *names["report"], *(f"{v}/{n}" for v, ns in names.items() for n in ns)}
         raise UserError(f"`{name}` is neither an artifact, an experiment nor a target.{nearest(_short(name), known)}")
     return list(project.plan(*found).nodes.values())
 
@@ -70,13 +70,13 @@ def targets_showing(artifacts: Iterable[str]) -> dict[Path, set[str]]:
 
 def _view_of(project: Workspace, name: str) -> tuple[str, str] | None:
     """View and name of an experiment, a target or `view/name`; None for anything else."""
-    short = _short(name)
-    view, _, label = short.rpartition("/")
-    if view:
-        return (view, label) if label in view_names(project.planner).get(view, ()) else None
-    if short == "report":
-        return "report", "report"
-    return ("ood", short) if short in project.planner.experiments else None
+    short, names = _short(name), view_names(project.planner)
+    if short in names["report"]:
+        return "report", short
+    if short in project.planner.experiments:
+        return "ood", short
+    targets = {_short(target_of(view, shown)): (view, shown) for view, known in names.items() for shown in known}
+    return targets.get(short)
 
 
 def _short(name: str) -> str:

@@ -13,7 +13,11 @@ from typing import Any
 from selfdistill.plan.experiments import Experiment, get
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
+from selfdistill.schema.config import ReportEntry
 from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
+
+#: The name of the report that `report` describes; those of `reports` have their own.
+DEFAULT_REPORT = "report"
 
 
 @dataclass
@@ -56,13 +60,23 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "richness": sorted(planner.config.richness),
         "sft": sorted({e.entry.model for e in experiments if e.method.trains_on}),
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
-        "report": ["report"],
+        "report": [DEFAULT_REPORT, *sorted(planner.config.reports)],
     }
 
 
 def target_of(view: str, name: str) -> str:
     """The file that shows a view."""
-    return "results/report.html" if view == "report" else f"results/{view}/{name}.csv"
+    if view != "report":
+        return f"results/{view}/{name}.csv"
+    return "results/report.html" if name == DEFAULT_REPORT else f"results/reports/{name}.html"
+
+
+def targets_of(planner: Planner, name: str) -> list[str]:
+    """What the target NAME of `reports` makes: the report, and every table of what it shows."""
+    report = _entry(planner, name)
+    tables = [(view, e) for view in ("ood", "epistemic", "curves") for e in report.experiments]
+    tables += [(view, model) for view in ("richness", "sft", "coverage") for model in getattr(report, view)]
+    return [target_of("report", name), *(target_of(view, shown) for view, shown in tables)]
 
 
 def unknown_target(planner: Planner, target: str) -> UserError:
@@ -76,7 +90,8 @@ def unknown_target(planner: Planner, target: str) -> UserError:
     for view in TABLES:
         by_names.setdefault(tuple(names[view]), []).append(target_of(view, "NAME"))
     listed = [f"{', '.join(paths)} with NAME one of {', '.join(known)}" for known, paths in by_names.items() if known]
-    every = "; ".join(["results/report.html", *listed])
+    reports = [target_of("report", name) for name in names["report"]]
+    every = "; ".join([", ".join(reports), *planner.config.reports, *listed])
     return UserError(f"there is no target `{target}`.{nearest(target, targets)} Targets: {every}.")
 
 
@@ -161,16 +176,25 @@ def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
         _evaluation_rows(planner, plan, experiment)
 
 
+def _entry(planner: Planner, name: str) -> ReportEntry:
+    if name == DEFAULT_REPORT:
+        return planner.config.report
+    if name not in planner.config.reports:
+        raise unknown("report", name, view_names(planner)["report"])
+    return planner.config.reports[name]
+
+
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
-    report = planner.config.report
-    if not report.experiments:
-        raise SettingError.at("report", "experiments", problem="is empty: name at least one experiment.")
+    report = _entry(planner, name)
+    place = ("report",) if name == DEFAULT_REPORT else ("reports", name)
+    if not any((report.experiments, report.richness, report.sft, report.coverage)):
+        raise SettingError.at(*place, "experiments", problem="is empty: name at least one experiment.")
     known = view_names(planner)
     for section, view in (("experiments", "ood"), ("richness", "richness"), ("sft", "sft"), ("coverage", "coverage")):
         for listed in getattr(report, section):
             if listed not in known[view]:
                 kind = "experiment" if view == "ood" else f"model with a {section} table"
-                raise SettingError.at("report", section, problem=unknown(kind, listed, known[view]))
+                raise SettingError.at(*place, section, problem=unknown(kind, listed, known[view]))
     for experiment in report.experiments:
         _training_rows(planner, plan, get(planner.experiments, experiment))
         _evaluation_rows(planner, plan, get(planner.experiments, experiment))

@@ -24,7 +24,7 @@ from selfdistill.plan.retries import with_memory_for_retry
 from selfdistill.plan.runtime import check_models, load_runtime, merged_settings
 from selfdistill.plan.settings import load_config
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
-from selfdistill.plan.views import ViewPlan, plan_view
+from selfdistill.plan.views import ViewPlan, plan_view, targets_of
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
@@ -69,6 +69,15 @@ class Workspace:
     def check(self) -> None:
         """Check all settings now, before the first rule needs them."""
         check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
+
+    @property
+    def report_names(self) -> list[str]:
+        """Reports that are targets of their own."""
+        return sorted(self.planner.config.reports)
+
+    def report_targets(self, name: str) -> list[str]:
+        """The report and every table of what it shows."""
+        return targets_of(self.planner, name)
 
     def plan(self, view: str, name: str) -> ViewPlan:
         try:

@@ -243,7 +243,7 @@ class RichnessEntry(SolveRateFields):
 
 
 class ReportEntry(Model):
-    """What results/report.html shows."""
+    """What a report shows; of `reports`, also which tables its name makes as a target."""
 
     experiments: Annotated[list[str], Distinct] = Field([], description="Experiments, in the order of the figures.")
     richness: Annotated[list[str], Distinct] = Field([], description="Models with a richness table.")
@@ -263,7 +263,11 @@ class Config(Model):
     recipes: dict[Name, TrainEntry] = Field(description="Training recipes by name.")
     experiments: dict[Name, ExperimentEntry] = Field(description="Experiments by name.")
     richness: dict[Name, RichnessEntry] = Field({}, description="Richness tables by model name.")
-    report: ReportEntry = Field(ReportEntry(), description="What the report shows.")
+    report: ReportEntry = Field(ReportEntry(), description="What results/report.html shows.")
+    reports: dict[Name, ReportEntry] = Field(
+        {},
+        description="Other reports: results/reports/NAME.html. `snakemake NAME` makes it and all of its tables.",
+    )
     runtime_file: str = Field(
         "config/runtime.yaml", description="File with the settings of the machine; never part of a key."
     )

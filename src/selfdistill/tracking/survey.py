@@ -118,7 +118,7 @@ class Survey:
                 problems.append(f"two directories hold {entry.id}: {artifact.name} is left out.")
             else:
                 entries[entry.id] = entry
-        files = [*results.glob("*.html"), *results.glob("*/*.csv")]
+        files = [*results.glob("*.html"), *results.glob("reports/*.html"), *results.glob("*/*.csv")]
         return cls(results, entries, _digests(files, results), _digests(results.glob("plans/*/*/plan.json"), results),
                    tuple(problems))  # fmt: skip
 

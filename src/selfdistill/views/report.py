@@ -16,6 +16,7 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.plan.views import DEFAULT_REPORT
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
@@ -45,19 +46,24 @@ class ModelPage:
 
 
 def build_report(plan: dict[str, Any]) -> str:
-    """results/report.html."""
+    """results/report.html, or results/reports/{name}.html."""
     studies = read_study(plan)
     artifacts = ancestry(plan["artifacts"])
     shared = _present(silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts))
     looks = [look for study in studies for look in study.looks.values()]
-    return render([_model_page(study) for study in studies], shared, looks, TITLE)
+    root = "" if plan["name"] == DEFAULT_REPORT else "../"
+    return render([_model_page(study) for study in studies], shared, looks, TITLE, root)
 
 
-def render(pages: Sequence[ModelPage], shared: Sequence[Section], looks: Iterable[Look], title: str) -> str:
-    """The page as HTML."""
+def render(
+    pages: Sequence[ModelPage], shared: Sequence[Section], looks: Iterable[Look], title: str, root: str = ""
+) -> str:
+    """The page as HTML; `root` leads from its folder to results/."""
     colours = palette(looks)
     template = _environment(colours).get_template("report.html")
-    page = template.render(pages=pages, shared=shared, palette=colours, style=Markup(_read("report.css")), title=title)
+    page = template.render(
+        pages=pages, shared=shared, palette=colours, style=Markup(_read("report.css")), title=title, root=root
+    )
     return page.rstrip("\n") + "\n"
 
 
