@@ -177,3 +177,19 @@ def test_the_pages_in_results_and_resources_are_tracked_and_nothing_else():
         capture_output=True, text=True, check=True,
     ).stdout.split()  # fmt: skip
     assert sorted(listed) == ["resources/README.md", "results/README.md"]
+
+
+def test_container_recipes_copy_what_they_install_and_name_a_lock_that_exists():
+    """The images cannot be built here: this shows that the recipes fit the checkout, not that they build."""
+    docker, apptainer = ((ROOT / "containers" / name).read_text() for name in ("Dockerfile", "selfdistill.def"))
+    copied = [word for line in re.findall(r"^COPY (.+) /build", docker, re.MULTILINE) for word in line.split()]
+    listed = re.findall(r"^    (\S+) /build/(\S+)$", apptainer, re.MULTILINE)
+    assert {*copied} == {source for source, _ in listed}
+    assert all(target == Path(source).name for source, target in listed)
+    needed = {"pyproject.toml", "README.md", "LICENSE", "requirements", "src", "containers/install.sh"}
+    assert needed == {*copied} and all((ROOT / name).exists() for name in needed)
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    assert not needed & {*ignored} and ".git" in ignored
+    for recipe in (docker, apptainer):
+        assert (ROOT / f"requirements/{re.search(r'LOCK=(.+)', recipe)[1].split()[0]}.lock.txt").is_file()
+    subprocess.run(["sh", "-n", ROOT / "containers/install.sh"], check=True)

@@ -16,8 +16,8 @@ from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, manifest_
 from selfdistill.schema.errors import UserError
 
 #: What an attempt records about the code, and about the environment in which it ran.
-CODE = ("commit", "dirty")
-ENVIRONMENT = ("python", "platform", "libraries", "locks", "devices", "host", "slurm_job")
+CODE = ("commit", "dirty", "changes")
+ENVIRONMENT = ("python", "platform", "libraries", "locks", "packages", "devices", "container", "host", "slurm_job")
 
 
 def state_of(artifact: Artifact) -> str:

