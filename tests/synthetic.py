@@ -19,6 +19,7 @@ from selfdistill.artifacts.tables import CONTEXTS, PROBLEMS, PROMPTS, ROLLOUTS, 
 from selfdistill.epistemic import count
 from selfdistill.files import pretty_json, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace, plan_path
+from selfdistill.schema.stages import TrainSpec
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,8 @@ def _write_training(artifact: Artifact, scalars: Scalars) -> None:
     params = artifact.frozen_spec["params"]
     lines = [json.dumps({"step": step} | scalars(artifact, step)) for step in range(1, params["steps"] + 1)]
     write_atomically(artifact.metrics, "\n".join(lines) + "\n")
-    write_atomically(artifact.payload / f"checkpoints/step-{params['steps']}/config.json", "{}")
+    for name in artifact.spec(TrainSpec).due_payload:
+        write_atomically(artifact.payload / name / "config.json", "{}")
 
 
 def _write_model(artifact: Artifact, params: dict[str, Any]) -> None:

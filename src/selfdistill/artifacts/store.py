@@ -29,6 +29,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from selfdistill.artifacts.completeness import what_is_missing
 from selfdistill.files import key_of, pretty_json, remove, sha256_file, sync_tree, write_atomically
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, explain_validation
@@ -191,7 +192,12 @@ class Artifact:
         """Digest the payload, write the seal, then the manifest. From here on the artifact exists.
 
         What the manifest vouches for is on disk before it: after a power cut there is no manifest without its files.
+        UserError if the spec is gone, or something that it promises is missing: somebody removed it meanwhile.
         """
+        opened = Artifact.open(self.folder)
+        missing = what_is_missing(opened.spec(STAGES[self.stage]), self.payload, self.metrics)
+        if missing:
+            raise UserError(f"{self.name} is not sealed: {missing}. Start over: selfdistill discard {self.key} --yes")
         files = {
             str(path.relative_to(self.folder)): {"sha256": sha256_file(path), "size": path.stat().st_size}
             for path in self._content()

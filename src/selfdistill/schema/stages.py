@@ -46,6 +46,16 @@ class StageSpec(Spec):
         """Readable name; `inputs` maps roles to the slugs of the upstream artifacts."""
         raise NotImplementedError
 
+    @property
+    def due_payload(self) -> list[str]:
+        """Paths in the payload without which an artifact is not finished."""
+        return []
+
+    @property
+    def due_metrics(self) -> range:
+        """Steps that have one line each in metrics.jsonl, in this order."""
+        return range(0)
+
 
 class DatasetSpec(DatasetFields, StageSpec):
     stage: ClassVar[str] = "dataset"
@@ -216,6 +226,14 @@ class TrainSpec(TrainingFields, StageSpec):
     @property
     def checkpoint_steps(self) -> list[int]:
         return sorted({*range(self.checkpoint_every, self.steps + 1, self.checkpoint_every), self.steps})
+
+    @property
+    def due_payload(self) -> list[str]:
+        return [f"checkpoints/step-{step}" for step in self.checkpoint_steps]
+
+    @property
+    def due_metrics(self) -> range:
+        return range(1, self.steps + 1)
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         detail = f"-{self.method.variant}" if self.method.variant else ""
