@@ -165,10 +165,8 @@ def test_two_launches_compute_an_artifact_once(artifact, stage, capsys):
     def second_run():
         from selfdistill.run.job import Shard, Tee
 
-        with Tee(artifact.folder.parent / "second.log", "second") as tee:
-            lock = launch._locked(artifact, tee, Shard())
-            with lock:
-                return artifact.is_sealed
+        with Tee(artifact.folder.parent / "second.log", "second") as tee, launch._locked(artifact, tee, Shard()):
+            return artifact.is_sealed
 
     second.start()
     assert run(artifact) == 0

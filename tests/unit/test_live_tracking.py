@@ -20,6 +20,7 @@ import pytest
 from filelock import FileLock
 
 from selfdistill.artifacts.store import Artifact, find
+from selfdistill.parent import say_end
 from selfdistill.tracking import live
 from selfdistill.tracking.sync import stream
 from tracking_project import (
@@ -121,7 +122,7 @@ def process_beside(artifact: Artifact) -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def test_the_process_beside_a_job_streams_until_its_standard_input_ends(
+def test_the_process_beside_a_job_streams_until_the_job_says_its_end(
     training: Artifact,
     database: Path,
 ) -> None:
@@ -134,7 +135,7 @@ def test_the_process_beside_a_job_streams_until_its_standard_input_ends(
         write_metrics(training, range(1, 4))
         wait_until(lambda: steps(training) == [1, 2, 3])
         write_metrics(training, range(1, 5))
-        process.stdin.close()
+        say_end(process)
         assert process.wait(90) == 0
         assert process.stderr.read() == b""
     assert steps(training) == [1, 2, 3, 4]
@@ -213,11 +214,13 @@ def side_processes(folder: Path) -> list[int]:
 
 
 def test_the_process_beside_a_killed_job_ends_too(training: Artifact) -> None:
-    process = launch_training(training, "http://127.0.0.1:9", steps=40, die=True)
-    wait_until(lambda: bool(side_processes(training.folder)))
-    process.communicate(timeout=60)
-    assert process.returncode == -signal.SIGKILL
-    wait_until(lambda: not side_processes(training.folder))
+    """Also if it waits for a server that accepts a request and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        process = launch_training(training, f"http://127.0.0.1:{server.getsockname()[1]}", steps=100, die=True)
+        wait_until(lambda: bool(side_processes(training.folder)))
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        wait_until(lambda: not side_processes(training.folder), 10)
 
 
 @contextmanager

@@ -89,7 +89,7 @@ class Shard:
 
 @dataclass
 class Job:
-    """One run of one stage."""
+    """One run of one stage. `lock`: descriptor of the artifact's lock, for children that must hold it as well."""
 
     artifact: Artifact
     runtime: StageRuntime
@@ -98,6 +98,7 @@ class Job:
     is_stopped: bool = False
     stop_file: Path | None = None
     shard: Shard = Shard()
+    lock: int | None = None
 
     @property
     def stop_requested(self) -> bool:

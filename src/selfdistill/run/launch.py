@@ -26,8 +26,6 @@ from selfdistill.run import warm
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from filelock import FileLock
-
     from selfdistill.artifacts.store import Artifact
     from selfdistill.run.job import Job, Shard, Tee
     from selfdistill.schema.runtime import Resources
@@ -148,19 +146,19 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
     if artifact.stage != options.stage:
         raise UserError(f"{options.manifest} is an artifact of stage {artifact.stage}, not {options.stage}.")
     shard = Shard.parse(options.shard) if options.shard else Shard()
-    with _locked(artifact, tee, shard):
+    with _locked(artifact, tee, shard) as lock:
         if artifact.is_sealed or artifact.restore():
             tee.print("already sealed: nothing to compute.")
         else:
-            _compute(options, tee, artifact, shard)
+            _compute(options, tee, artifact, shard, lock)
         if options.marker is not None:
             options.marker.parent.mkdir(parents=True, exist_ok=True)
             options.marker.touch()
         return 0
 
 
-def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: Shard) -> None:
-    """Run the stage and seal the artifact; a shard is not sealed."""
+def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: Shard, lock: int) -> None:
+    """Run the stage and seal the artifact; a shard is not sealed. `lock`: descriptor of the lock that is held."""
     from selfdistill.artifacts import refusal
     from selfdistill.artifacts.lineage import base_slug
     from selfdistill.artifacts.provenance import Provenance
@@ -172,7 +170,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
     runtime, needs = merged_settings(config, artifact.stage, base_slug(artifact))
     _set_threads(runtime.threads)
     module = importlib.import_module(f"selfdistill.stages.{artifact.stage}")
-    job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False), shard=shard)
+    job = Job(artifact, runtime, tee, is_resumable=getattr(module, "RESUMES", False), shard=shard, lock=lock)
     if not job.is_resumable:
         artifact.unseal()
     signal.signal(signal.SIGTERM, lambda _signum, _frame: _stop(job))
@@ -230,17 +228,12 @@ def _stop(job: Job) -> None:
         raise Interrupted("stopped by SIGTERM; this stage has no state and will start over.")
 
 
-def _locked(artifact: Artifact, tee: Tee, shard: Shard | None = None) -> FileLock:
-    """The lock of the artifact, or of a shard of it: a second process waits until the first is done."""
-    from filelock import FileLock, Timeout
+def _locked(artifact: Artifact, tee: Tee, shard: Shard) -> AbstractContextManager[int]:
+    """The lock of the artifact, or of a shard of it: a second job waits until all processes of the first are gone."""
+    from selfdistill.artifacts.lock import hold_lock, lock_path
 
-    lock = FileLock(artifact.folder / (f".lock-{shard}" if shard and shard.is_partial else ".lock"))
-    try:
-        lock.acquire(timeout=0)
-        lock.release()
-    except Timeout:
-        tee.print(f"waiting: another process is computing {artifact.name}.")
-    return lock
+    path = lock_path(artifact.folder, str(shard) if shard.is_partial else "")
+    return hold_lock(path, lambda: tee.print(f"waiting: another process is computing {artifact.name}."))
 
 
 if __name__ == "__main__":

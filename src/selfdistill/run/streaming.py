@@ -1,6 +1,6 @@
 """Show a training in MLflow while it runs: a process beside the job streams its metrics.
 
-The job starts that process, and closes its standard input at the end. It never waits for it.
+The job starts that process, and tells it when it ends. It never waits for it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.parent import say_end
 from selfdistill.run.job import Tee
 from selfdistill.schema.runtime import MlflowSettings
 
@@ -32,8 +33,8 @@ def streaming(artifact: Artifact, settings: MlflowSettings, tee: Tee) -> Iterato
     try:
         yield
     finally:
-        if process is not None and process.stdin is not None:
-            process.stdin.close()
+        if process is not None:
+            say_end(process)
 
 
 def _start(artifact: Artifact, settings: MlflowSettings, tee: Tee) -> subprocess.Popen[bytes] | None:

@@ -2,11 +2,17 @@
 
 The launching process holds the artifact's lock, provenance and seal; the training processes only run the stage. It asks
 them to stop through a file, because signals do not reach other nodes and torchrun kills 30 seconds after one. They
-report their outcome in another file, because exceptions do not cross processes.
+report their outcome in another file, because exceptions do not cross processes. Both files lie in a folder of this
+attempt, so no attempt takes those of another.
 
-    python -m selfdistill.run.training_processes MANIFEST RUNTIME_FILE LOG
+On one node the training processes end with the launching process, however that ends, and their standard input is the
+lock: torchrun closes all other descriptors. So the next attempt waits until the last of them is gone. On several nodes
+Slurm ends them with the job.
 
-This is the command of each training process; LOG has no flag because torchrun has its own --log.
+    python -m selfdistill.run.training_processes MANIFEST RUNTIME_FILE LOG ATTEMPT LAUNCHER
+
+This is the command of each training process: ATTEMPT is the folder of this attempt, LAUNCHER a process id. LOG has no
+flag because torchrun has its own --log.
 """
 
 from __future__ import annotations
@@ -15,10 +21,12 @@ import argparse
 import importlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +36,7 @@ from typing import Any
 from selfdistill.artifacts.lineage import base_slug
 from selfdistill.artifacts.store import Artifact
 from selfdistill.files import write_atomically
+from selfdistill.parent import die_with
 from selfdistill.plan.runtime import load_runtime, merged_settings
 from selfdistill.run.job import Job, Tee
 from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
@@ -42,13 +51,14 @@ def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 
 
     Raises Interrupted and UserError as the stage did; RuntimeError when the processes died without an outcome.
     """
-    folder = job.artifact.folder / "workers"
-    folder.mkdir(exist_ok=True)
-    for name in (_STOP, _OUTCOME):
-        (folder / name).unlink(missing_ok=True)
-    command = ["-m", "selfdistill.run.training_processes", str(job.artifact.manifest_path), runtime_file, str(log)]
+    folder = _attempt_folder(job.artifact)
+    files = [str(job.artifact.manifest_path), runtime_file, str(log), str(folder)]
+    launcher_pid = os.getpid()
+    command = ["-m", "selfdistill.run.training_processes", *files, str(launcher_pid)]
     with _across_nodes(nodes, job.runtime) if nodes > 1 else _on_one_node(job.runtime) as (launcher, environment):
-        process = subprocess.Popen([*launcher, *command], env=environment, preexec_fn=_ignore_sigterm)
+        process = subprocess.Popen(
+            [*launcher, *command], env=environment, stdin=job.lock, preexec_fn=lambda: _prepare_launcher(launcher_pid)
+        )
         try:
             while process.poll() is None:
                 if job.stop_requested and not (folder / _STOP).exists():
@@ -58,7 +68,18 @@ def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait()
-    return read_outcome(folder / _OUTCOME, process.returncode)
+    summary = read_outcome(folder / _OUTCOME, process.returncode)
+    shutil.rmtree(folder)
+    return summary
+
+
+def _attempt_folder(artifact: Artifact) -> Path:
+    """A new folder for the files of this attempt; those of earlier attempts are removed."""
+    workers = artifact.folder / "workers"
+    workers.mkdir(exist_ok=True)
+    for earlier in workers.glob("attempt-*"):
+        shutil.rmtree(earlier)
+    return Path(tempfile.mkdtemp(prefix="attempt-", dir=workers))
 
 
 def run_stage(job: Job) -> tuple[dict[str, Any], int]:
@@ -97,9 +118,10 @@ def read_outcome(path: Path, exit_code: int) -> dict[str, Any]:
     return outcome["summary"]
 
 
-def _ignore_sigterm() -> None:
+def _prepare_launcher(parent: int) -> None:
     """Slurm signals every process of a job; on SIGTERM a launcher would kill the training processes while they save."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    die_with(parent)
 
 
 @contextmanager
@@ -157,8 +179,6 @@ def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str]
 
 def _take_rank_from_slurm() -> None:
     """Set the variables that torch and accelerate read, in a task that srun started."""
-    if "RANK" in os.environ:
-        return
     names = {"RANK": "SLURM_PROCID", "LOCAL_RANK": "SLURM_LOCALID", "WORLD_SIZE": "SLURM_NTASKS"}
     os.environ |= {name: os.environ[source] for name, source in names.items()}
     os.environ["LOCAL_WORLD_SIZE"] = os.environ["SLURM_NTASKS_PER_NODE"]
@@ -170,19 +190,24 @@ def main() -> int:
     parser.add_argument("manifest", type=Path)
     parser.add_argument("runtime")
     parser.add_argument("log", type=Path)
+    parser.add_argument("attempt", type=Path)
+    parser.add_argument("launcher", type=int)
     options = parser.parse_args()
-    _take_rank_from_slurm()
+    is_local = "RANK" in os.environ
+    if is_local:
+        die_with(options.launcher)
+    else:
+        _take_rank_from_slurm()
     artifact = Artifact.open(options.manifest)
-    folder = artifact.folder / "workers"
-    rank = int(os.environ["RANK"])
+    rank, lock = int(os.environ["RANK"]), os.dup(sys.stdin.fileno()) if is_local else None
     log = options.log if rank == 0 else options.log.with_suffix(f".rank{rank}.log")
     with Tee(log, f"{artifact.stage} {artifact.slug} rank {rank}") as tee:
         runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
-        job = Job(artifact, runtime, tee, is_resumable=True, stop_file=folder / _STOP)
+        job = Job(artifact, runtime, tee, is_resumable=True, stop_file=options.attempt / _STOP, lock=lock)
         signal.signal(signal.SIGTERM, lambda _signum, _frame: setattr(job, "is_stopped", True))
         outcome, code = run_stage(job)
     if rank == 0 or "error" in outcome:
-        write_outcome(folder / _OUTCOME, outcome)
+        write_outcome(options.attempt / _OUTCOME, outcome)
     return code
 
 

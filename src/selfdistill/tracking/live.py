@@ -1,29 +1,32 @@
 """Stream one artifact to MLflow while it is computed: `python -m selfdistill.tracking.live FOLDER --seconds 10`.
 
 A process beside the job, at a lower priority, that only reads the artifact's files. So a server that is slow, full
-or down costs the job nothing, and the next `selfdistill track` writes what is missing. It exits after its standard
-input ends, which is when the job ends, however it ends.
+or down costs the job nothing, and the next `selfdistill track` writes what is missing. Its standard input is a pipe
+from the job. It exits after the job, however that ends: within seconds if the job was killed.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
-import select
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 from types import FrameType
 
+from selfdistill.artifacts.lock import is_locked, lock_path
 from selfdistill.artifacts.store import Artifact
-from selfdistill.tracking.survey import is_locked
+from selfdistill.parent import wait_for_parent
 from selfdistill.tracking.sync import stream
 
 #: Time limit of one update, the last one included.
 _UPDATE_SECONDS = 60
-#: A job closes our standard input shortly before it releases its lock.
+#: A job says its end shortly before it releases its lock.
 _LOCK_SECONDS = 5.0
+#: Time for the last update of a job that was killed.
+_KILLED_SECONDS = 6.0
 
 
 class _TimeIsUp(BaseException):
@@ -37,9 +40,11 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     os.nice(10)
     signal.signal(signal.SIGALRM, _time_is_up)
+    end = threading.Event()
+    threading.Thread(target=_watch_parent, args=(end,), daemon=True).start()
     said, has_ended = "", False
     while not has_ended:
-        has_ended = _wait_for_end(options.seconds)
+        has_ended = end.wait(options.seconds)
         if has_ended:
             _wait_for_unlock(options.folder)
         failure = _update(options.folder)
@@ -48,10 +53,13 @@ def main(arguments: list[str] | None = None) -> None:
         said = failure
 
 
-def _wait_for_end(seconds: float) -> bool:
-    """Wait for the end of standard input, but not longer than this; True if it has ended."""
-    readable, _, _ = select.select([sys.stdin], [], [], seconds)
-    return bool(readable)
+def _watch_parent(end: threading.Event) -> None:
+    """Set `end` when the job ends. If it was killed, this process ends soon, whatever it waits for."""
+    is_regular = wait_for_parent()
+    end.set()
+    if not is_regular:
+        time.sleep(_KILLED_SECONDS)
+        os._exit(1)
 
 
 def _update(folder: Path) -> str:
@@ -71,7 +79,7 @@ def _update(folder: Path) -> str:
 def _wait_for_unlock(folder: Path) -> None:
     """Wait until the artifact is sealed or its lock is free, so that the last update shows its final state."""
     end = time.monotonic() + _LOCK_SECONDS
-    while time.monotonic() < end and not Artifact(folder).is_sealed and is_locked(folder / ".lock"):
+    while time.monotonic() < end and not Artifact(folder).is_sealed and is_locked(lock_path(folder)):
         time.sleep(0.05)
 
 

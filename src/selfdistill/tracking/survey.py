@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from selfdistill.artifacts.lineage import PROVENANCE_FILE, closure, current_attempts, parse_attempts
+from selfdistill.artifacts.lock import is_locked, lock_path
 from selfdistill.artifacts.store import Artifact, all_artifacts
 from selfdistill.files import canonical_json, sha256_file, sha256_text
 from selfdistill.schema.errors import UserError
@@ -146,7 +145,7 @@ class Survey:
 
 def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
     """None for an artifact that has not started; UserError for one whose spec or manifest was changed."""
-    running = not artifact.is_sealed and is_locked(artifact.folder / ".lock")
+    running = not artifact.is_sealed and is_locked(lock_path(artifact.folder))
     if not (artifact.is_sealed or running or _size(artifact.metrics)):
         return None
     opened = Artifact.open(artifact.folder)
@@ -159,19 +158,6 @@ def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
         _ = opened.manifest
     attempts = current_attempts(parse_attempts(texts.get(PROVENANCE_FILE, "")))
     return Entry(opened, {name: sha256_text(text) for name, text in texts.items()}, attempts, running, known)
-
-
-def is_locked(path: Path) -> bool:
-    """True while a stage holds its artifact's lock."""
-    if not path.is_file():
-        return False
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
 
 
 def _digests(paths: Any, results: Path) -> dict[str, str]:

@@ -3,7 +3,7 @@
     python -m selfdistill.generation.remote.server SETTINGS        (JSON, see `ServerSettings`)
 
 It samples once all training processes of the node have sent a request, and exits when local rank 0 closes its
-connection or dies.
+connection or dies. Its standard input is a pipe from local rank 0.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ from typing import Any, Literal
 
 from selfdistill.generation.base import Sampler
 from selfdistill.generation.loading import load_sampler
+from selfdistill.parent import wait_for_parent
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
 from selfdistill.schema.runtime import StageRuntime
 
 _ALIVE_SECONDS = 1.0
-#: After the training has exited: time for a regular exit, before this process group is killed.
-_GRACE_SECONDS = 10
+#: Seconds to exit before this process group is killed: after the regular end, and after the training was killed.
+_GRACE_SECONDS, _GRACE_SECONDS_IF_KILLED = 10, 2
 
 
 class ServerSettings(Model):
@@ -119,12 +120,11 @@ def accept(listener: Listener, count: int) -> list[Connection]:
 
 
 def exit_with_parent(folder: Path) -> None:
-    """Wait until the parent process exits or dies; then kill this process and its children.
+    """Wait until the parent process exits or dies; then kill this process and its children, after a grace period.
 
     The connections would show it, too, but not while an engine starts or reads weights.
     """
-    os.read(sys.stdin.fileno(), 1)
-    time.sleep(_GRACE_SECONDS)
+    time.sleep(_GRACE_SECONDS if wait_for_parent() else _GRACE_SECONDS_IF_KILLED)
     shutil.rmtree(folder, ignore_errors=True)
     os.killpg(0, signal.SIGKILL)
 

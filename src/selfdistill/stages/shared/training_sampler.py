@@ -66,7 +66,7 @@ def _connect_to_separate_samplers(job: Job, folder: Path, engine: str, max_posit
         for address in addresses
     ]  # fmt: skip
     environments = [_environment(job.runtime, world.local_size, index) for index in range(len(addresses))]
-    processes = start_servers(settings, environments, log)
+    processes = start_servers(settings, environments, log, kept_open=() if job.lock is None else (job.lock,))
     return RemoteSampler(
         addresses,
         local_rank,
