@@ -1,12 +1,11 @@
 """Random mistakes in the settings files: each is accepted, or refused with lines that name the file. Never a traceback.
 
-SETTINGS_FUZZ=1500 tries as many mistakes in every file; by default there are few enough for every run of the tests.
+A hundred mistakes in every file are tried in every run of the tests, and 1,500 by `make test-attack`.
 """
 
 from __future__ import annotations
 
 import copy
-import os
 import random
 import sys
 from collections.abc import Callable, Iterator
@@ -23,7 +22,8 @@ from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.yaml_file import read_yaml
 
-MISTAKES = int(os.environ.get("SETTINGS_FUZZ", "100"))
+#: Seeds of the mistakes.
+MISTAKES = [range(100), pytest.param(range(100, 1600), marks=pytest.mark.attack)]
 VALUES: list[Any] = [
     None, True, False, 0, -1, 1, 2, 2.0, 0.5, -0.0, 10**9, 10**30, 10**4400, 1e308, float("nan"), float("inf"),
     "", "x", "2", "2.0", "toy_id", "../../x", "a b", "\0", "é", "{", "}", "{question}", "{x!r:>9}", "1" * 5000,
@@ -106,12 +106,13 @@ FILES: dict[str, Callable[[dict[Any, Any], Path], None]] = {
 }
 
 
+@pytest.mark.parametrize("seeds", MISTAKES, ids=len)
 @pytest.mark.parametrize("file", FILES)
-def test_a_mistake_in_the_settings_is_never_a_traceback(project_root, tmp_path, monkeypatch, file):
+def test_a_mistake_in_the_settings_is_never_a_traceback(project_root, tmp_path, monkeypatch, file, seeds):
     monkeypatch.chdir(project_root)
     content = read_yaml(Path(file))
     refused = 0
-    for seed in range(MISTAKES):
+    for seed in seeds:
         mistaken = with_mistake(content, random.Random(seed))
         try:
             FILES[file](mistaken, tmp_path)
@@ -120,7 +121,7 @@ def test_a_mistake_in_the_settings_is_never_a_traceback(project_root, tmp_path, 
             check_message(str(error), seed)
         except Exception as error:
             raise AssertionError(f"{file}, seed {seed}: {type(error).__name__}: {error}") from error
-    assert refused > MISTAKES / 3
+    assert refused > len(seeds) / 3
 
 
 def check_message(message: str, seed: int) -> None:
@@ -130,11 +131,12 @@ def check_message(message: str, seed: int) -> None:
         assert "``" not in line and len(line) < 2000, f"seed {seed}: {line[:300]!r}"
 
 
+@pytest.mark.parametrize("seeds", MISTAKES, ids=len)
 @pytest.mark.parametrize("file", FILES)
-def test_damaged_text_is_never_a_traceback(project_root, tmp_path, file):
+def test_damaged_text_is_never_a_traceback(project_root, tmp_path, file, seeds):
     text = (project_root / file).read_bytes()
     path = tmp_path / "damaged.yaml"
-    for seed in range(MISTAKES):
+    for seed in seeds:
         draw = random.Random(seed)
         damaged = bytearray(text)
         for _ in range(draw.choice([1, 1, 5])):

