@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Literal
 
 Mode = Literal["substring", "word"]
@@ -58,6 +58,16 @@ def mark(text: str, words: Sequence[str]) -> list[tuple[str, bool]]:
         pieces.append((found[0], True))
         end = found.end()
     return [*pieces, (text[end:], False)] if end < len(text) else pieces
+
+
+def tokens_of(vocabulary: Mapping[str, int], words: Sequence[str]) -> dict[str, list[int]]:
+    """For each word the tokens that are it by themselves, in any case and with or without a word-start mark."""
+    found: dict[str, list[int]] = {word.lower(): [] for word in words}
+    for token, index in vocabulary.items():
+        word = token.strip("Ġ▁ ").lower()
+        if word in found:
+            found[word].append(index)
+    return found
 
 
 def has_unspaced_script(word: str) -> bool:

@@ -136,8 +136,8 @@ class Study:
         )  # fmt: skip
         return Node(spec, {"model": self.model, "prompts": self.prompts})
 
-    def evaluate(self, model: Node, steps: list[int], samples: int = 2) -> Node:
-        spec = small(EvaluateSpec, steps=steps, samples=samples, sampling=SAMPLING, engine=self.engine)
+    def evaluate(self, model: Node, steps: list[int], samples: int = 2, **changes: Any) -> Node:
+        spec = small(EvaluateSpec, steps=steps, samples=samples, sampling=SAMPLING, engine=self.engine, **changes)
         return Node(spec, {"model": model, "prompts": self.prompts})
 
 

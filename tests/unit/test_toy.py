@@ -17,7 +17,8 @@ from selfdistill.schema.sources import ToySource
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
 from selfdistill.toy.mixture import KINDS, REPROMPT, Text, TextMaker
-from selfdistill.toy.problems import FAMILIES, Problem, draw, generate
+from selfdistill.toy.problems import FAMILIES, Problem, draw
+from selfdistill.toy.source import generate
 from selfdistill.toy.tokenizer import END, EPISTEMIC_WORDS, START, build_tokenizer, vocabulary
 from selfdistill.training.pretrain import IGNORED, build_model, encode, pretrain
 
@@ -66,7 +67,7 @@ def test_questions_are_distinct_and_a_larger_count_keeps_the_first_rows():
 
 
 def test_problems_load_neither_torch_nor_transformers():
-    code = "import sys, selfdistill.toy.problems; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    code = "import sys, selfdistill.toy.source; print(sorted({'torch', 'transformers'} & set(sys.modules)))"
     assert (
         subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
     )

@@ -103,6 +103,18 @@ def test_ids_go_in_and_come_out_with_one_seed_a_request(vllm):
     assert counts == [(1, 2)] * 3
 
 
+def test_banned_tokens_are_a_bias_that_leaves_no_probability(vllm):
+    sampler = VllmSampler(StandIn(), [2])
+    sampler.generate([[5]], [[10]], Sampling(max_tokens=5))
+    sampler.banned = (7, 9)
+    sampler.generate([[5]], [[10]], Sampling(max_tokens=5))
+    plain, masked = (parameters.logit_bias for _, _, parameters in sampler.engine.calls)
+    assert plain is None and masked.keys() == {7, 9}
+    logits = torch.zeros(12)
+    logits[list(masked)] = 80.0 + torch.tensor(list(masked.values()))
+    assert logits.softmax(-1)[list(masked)].tolist() == [0.0, 0.0]
+
+
 def test_a_prompt_is_handed_on_when_its_last_sample_is_there(vllm):
     sampler = VllmSampler(StandIn(), [2])
     stream = sampler.stream([[5], [6], [7]], [[10, 11], [12], [14, 15]], Sampling(max_tokens=5), done={1})

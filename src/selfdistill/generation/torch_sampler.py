@@ -103,7 +103,7 @@ class TorchSampler(Sampler):
                 yield index, [group[sample] for sample in range(missing[index])]
 
     def _run(self, batch: _Batch, sampling: Sampling, on_progress: OnProgress | None) -> Iterator[Completion]:
-        decoding = _Decoding(self.model, batch, sampling, self.pad_token_id)
+        decoding = _Decoding(self.model, batch, sampling, self.pad_token_id, self.banned)
         eos = torch.tensor(self.eos_token_ids, device=decoding.device)
         for position in range(sampling.max_tokens):
             finished = decoding.draw(position, eos)
@@ -123,8 +123,11 @@ class TorchSampler(Sampler):
 class _Decoding:
     """The running batch. B rows at the start; A of them still in the batch; P distinct prompts; T prompt tokens."""
 
-    def __init__(self, model: Any, batch: _Batch, sampling: Sampling, pad_token_id: int) -> None:
+    def __init__(
+        self, model: Any, batch: _Batch, sampling: Sampling, pad_token_id: int, banned: Sequence[int] = ()
+    ) -> None:
         self.sampling = sampling
+        self.banned = list(banned)
         self.decoder = make_decoder(model)
         self.device = next(model.parameters()).device
         count = len(batch.prompt_of_row)
@@ -171,6 +174,8 @@ class _Decoding:
             start = position - block
             numbers = uniforms(self.seeds_A, start, min(_UNIFORM_BLOCK, self.sampling.max_tokens - start))
             self.uniforms_AT = torch.from_numpy(numbers).to(self.device)
+        if self.banned:
+            self.logits_AV[:, self.banned] = -torch.inf
         self.next_A, logprobs_A = draw_tokens(self.logits_AV, self.uniforms_AT[:, block], self.sampling)
         self.tokens_BL[self.rows, position] = self.next_A
         self.logprobs_BL[self.rows, position] = logprobs_A

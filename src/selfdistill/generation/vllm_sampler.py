@@ -21,6 +21,9 @@ from selfdistill.generation.weights import folder_in_memory, holds_head, read_we
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.runtime import StageRuntime
 
+#: Added to the logit of a banned token; `Intervention` checks that none was sampled.
+_BAN = -1e9
+
 
 @dataclass(frozen=True)
 class _Request:
@@ -221,6 +224,7 @@ class VllmSampler(Sampler):
             max_tokens=sampling.max_tokens,
             logprobs=0,
             stop_token_ids=self.eos_token_ids,
+            logit_bias=dict.fromkeys(self.banned, _BAN) or None,
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )

@@ -12,7 +12,14 @@ from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import AssetPin, Grader
 from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile, ModelEntry
 from selfdistill.schema.errors import SettingError, UserError
-from selfdistill.schema.shared import ChatFields, DatasetFields, GradingFields, PretrainFields, SolveRateFields
+from selfdistill.schema.shared import (
+    ChatFields,
+    DatasetFields,
+    GradingFields,
+    InterventionFields,
+    PretrainFields,
+    SolveRateFields,
+)
 from selfdistill.schema.sources import FileFields, FileSource, LiveCodeBenchFields, LiveCodeBenchSource
 from selfdistill.schema.stages import (
     ContextKind,
@@ -198,26 +205,39 @@ class Planner:
                 nodes[kind] = under(kind, unguided)
         return nodes
 
-    def evaluation(self, model: str, trained: Node | None, steps: list[int], benchmark: str) -> Node:
-        """Checkpoints of a run, or the base model, on one benchmark."""
+    def evaluation(
+        self, model: str, trained: Node | None, steps: list[int], benchmark: str, variant: str | None = None
+    ) -> Node:
+        """Checkpoints of a run, or the base model, on one benchmark; `variant` changes how they are sampled."""
         entry, settings = self.config.benchmarks[benchmark], self.config.models[model]
+        sampling, changes = entry.sampling(settings.evaluation_sampling), {}
+        if variant is not None:
+            chosen = self.config.variants[variant]
+            sampling, changes = chosen.sampling(sampling), chosen.values_of(InterventionFields)
         spec = EvaluateSpec(
             steps=steps if trained else [0],
             samples=entry.samples,
-            sampling=entry.sampling(settings.evaluation_sampling),
+            sampling=sampling,
             engine=settings.engine,
             **entry.values_of(GradingFields),
+            **changes,
         )
         return Node(spec, {"model": trained or self.model(model), "prompts": self.benchmark_prompts(model, benchmark)})
 
     def epistemics(self, rollouts: Node) -> Node:
         return Node(EpistemicsSpec(words=self.config.lexicon), {"rollouts": rollouts})
 
-    def evaluations(self, experiment: Experiment, benchmark: str) -> list[tuple[int | None, Node]]:
-        """(seed, evaluate node) of one experiment on one benchmark; seed None is the base model."""
-        model = experiment.entry.model
-        rows: list[tuple[int | None, Node]] = [(None, self.evaluation(model, None, [0], benchmark))]
+    def evaluations(
+        self, experiment: Experiment, benchmark: str, variant: str | None = None
+    ) -> list[tuple[int | None, Node]]:
+        """(seed, evaluate node) of one experiment on one benchmark; seed None is the base model.
+
+        A variant is evaluated at the last of the evaluated checkpoints.
+        """
+        model, steps = experiment.entry.model, experiment.evaluated_steps()
+        steps = steps if variant is None else steps[-1:]
+        rows: list[tuple[int | None, Node]] = [(None, self.evaluation(model, None, [0], benchmark, variant))]
         for seed in experiment.seeds:
             trained = self.train(experiment.name, seed)
-            rows.append((seed, self.evaluation(model, trained, experiment.evaluated_steps(), benchmark)))
+            rows.append((seed, self.evaluation(model, trained, steps, benchmark, variant)))
         return rows

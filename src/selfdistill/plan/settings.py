@@ -103,6 +103,7 @@ def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection
         yield "recipe", [experiment.recipe], config.recipes, ("experiments", name, "recipe")
         yield "data set", [experiment.dataset], config.datasets, ("experiments", name, "dataset")
         yield "benchmark", experiment.benchmarks, config.benchmarks, ("experiments", name, "benchmarks")
+        yield "variant", experiment.variants, config.variants, ("experiments", name, "variants")
         swept = experiment.coverage.datasets.values() if experiment.coverage else []
         yield "data set", swept, config.datasets, ("experiments", name, "coverage", "datasets")
     for name, table in config.richness.items():

@@ -16,6 +16,8 @@ from selfdistill.plan.planner import Planner
 from selfdistill.schema.config import ReportEntry
 from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
 
+#: Views, and sections of a report, that show all experiments of a model.
+BY_MODEL = ("richness", "sft", "coverage", "forced")
 #: The name of the report that `report` describes; those of `reports` have their own.
 DEFAULT_REPORT = "report"
 
@@ -60,6 +62,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "richness": sorted(planner.config.richness),
         "sft": sorted({e.entry.model for e in experiments if e.method.trains_on}),
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
+        "forced": sorted({e.entry.model for e in _with_variants(planner)}),
         "report": [DEFAULT_REPORT, *sorted(planner.config.reports)],
     }
 
@@ -75,7 +78,7 @@ def targets_of(planner: Planner, name: str) -> list[str]:
     """What the target NAME of `reports` makes: the report, and every table of what it shows."""
     report = _entry(planner, name)
     tables = [(view, e) for view in ("ood", "epistemic", "curves") for e in report.experiments]
-    tables += [(view, model) for view in ("richness", "sft", "coverage") for model in getattr(report, view)]
+    tables += [(view, model) for view in BY_MODEL for model in getattr(report, view)]
     return [target_of("report", name), *(target_of(view, shown) for view, shown in tables)]
 
 
@@ -108,14 +111,16 @@ def _about(experiment: Experiment) -> dict[str, Any]:
     }
 
 
-def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -> None:
+def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment, variant: str | None = None) -> None:
+    chosen = {"variant": variant} if variant else {}
     for benchmark in experiment.entry.benchmarks:
         about = planner.config.benchmarks[benchmark]
-        for seed, evaluation in planner.evaluations(experiment, benchmark):
+        for seed, evaluation in planner.evaluations(experiment, benchmark, variant):
             train = evaluation.inputs["model"]
             plan.rows.append(
                 {
                     **_about(experiment),
+                    **chosen,
                     "kind": "evaluation",
                     "seed": seed,
                     "benchmark": benchmark,
@@ -184,13 +189,27 @@ def _entry(planner: Planner, name: str) -> ReportEntry:
     return planner.config.reports[name]
 
 
+def _with_variants(planner: Planner) -> list[Experiment]:
+    return [e for e in planner.experiments.values() if e.entry.variants and not e.swept_from]
+
+
+def _forced(planner: Planner, plan: ViewPlan, name: str) -> None:
+    """The experiments of a model that have variants, in the plain way and in these."""
+    chosen = [e for e in _with_variants(planner) if e.entry.model == name]
+    if not chosen:
+        raise unknown("model whose experiments have variants", name, view_names(planner)["forced"])
+    for experiment in chosen:
+        for variant in (None, *experiment.entry.variants):
+            _evaluation_rows(planner, plan, experiment, variant)
+
+
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     report = _entry(planner, name)
     place = ("report",) if name == DEFAULT_REPORT else ("reports", name)
-    if not any((report.experiments, report.richness, report.sft, report.coverage)):
+    if not any((report.experiments, *(getattr(report, section) for section in BY_MODEL))):
         raise SettingError.at(*place, "experiments", problem="is empty: name at least one experiment.")
     known = view_names(planner)
-    for section, view in (("experiments", "ood"), ("richness", "richness"), ("sft", "sft"), ("coverage", "coverage")):
+    for section, view in (("experiments", "ood"), *zip(BY_MODEL, BY_MODEL, strict=True)):
         for listed in getattr(report, section):
             if listed not in known[view]:
                 kind = "experiment" if view == "ood" else f"model with a {section} table"
@@ -198,11 +217,10 @@ def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     for experiment in report.experiments:
         _training_rows(planner, plan, get(planner.experiments, experiment))
         _evaluation_rows(planner, plan, get(planner.experiments, experiment))
-    for section, names, add in (("richness", report.richness, _richness), ("sft", report.sft, _sft),
-                                ("coverage", report.coverage, _coverage)):  # fmt: skip
-        for model in names:
+    for section in BY_MODEL:
+        for model in getattr(report, section):
             part = ViewPlan(section, model)
-            add(planner, part, model)
+            VIEWS[section](planner, part, model)
             plan.rows += [{**row, "section": section} for row in part.rows]
             plan.nodes |= part.nodes
             for node, users in part.users.items():
@@ -218,6 +236,7 @@ VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
     "richness": _richness,
     "sft": _sft,
     "coverage": _coverage,
+    "forced": _forced,
     "report": _report,
 }
 #: Views that are tables: `results/<view>/<name>.csv`.

@@ -25,6 +25,7 @@ from selfdistill.schema.shared import (
     EvaluationFields,
     GradingFields,
     GroupFields,
+    InterventionFields,
     PretrainFields,
     SolveRateFields,
     TrainingFields,
@@ -160,6 +161,25 @@ class BenchmarkEntry(GradingFields):
         return Sampling(**(of_model.model_dump() | {"max_tokens": self.max_tokens}))
 
 
+class VariantEntry(InterventionFields):
+    """Another way to evaluate: with a forced beginning, without some words, or with fewer tokens."""
+
+    max_tokens: int | None = Field(
+        None, gt=0, description="Longest completion, its beginning included; null takes the benchmark's."
+    )
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> VariantEntry:
+        if not (self.prefix or self.banned_words or self.max_tokens):
+            raise ValueError("needs at least one of prefix, banned_words and max_tokens")
+        return self
+
+    def sampling(self, plain: Sampling) -> Sampling:
+        """The sampling of a benchmark with this token budget, if it is the smaller one."""
+        budget = min(self.max_tokens or plain.max_tokens, plain.max_tokens)
+        return plain.model_copy(update={"max_tokens": budget})
+
+
 class TrainingEvaluationEntry(EvaluationFields):
     """Part of a benchmark, evaluated while training."""
 
@@ -223,6 +243,9 @@ class ExperimentEntry(Model):
     evaluate: Literal["last", "all"] | Annotated[list[Count], Distinct, Field(min_length=1)] = Field(
         "last", description="Which checkpoints: the last, all, or a list of steps. The base is always evaluated."
     )
+    variants: Annotated[list[str], Distinct] = Field(
+        [], description="Names of variants: the last checkpoints are evaluated in these ways as well."
+    )
     coverage: CoverageSweep | None = Field(
         None, description="The experiment again on fewer distinct problems, as NAME_d8, ..."
     )
@@ -249,6 +272,7 @@ class ReportEntry(Model):
     richness: Annotated[list[str], Distinct] = Field([], description="Models with a richness table.")
     sft: Annotated[list[str], Distinct] = Field([], description="Models with an SFT table.")
     coverage: Annotated[list[str], Distinct] = Field([], description="Models with a coverage table.")
+    forced: Annotated[list[str], Distinct] = Field([], description="Models with a table of variants.")
 
 
 class Config(Model):
@@ -260,6 +284,7 @@ class Config(Model):
     datasets: dict[Name, DatasetEntry] = Field(description="Data sets by name.")
     models: dict[Name, ModelEntry] = Field(description="Models by name.")
     benchmarks: dict[Name, BenchmarkEntry] = Field(description="Benchmarks by name.")
+    variants: dict[Name, VariantEntry] = Field({}, description="Other ways to evaluate, by name.")
     recipes: dict[Name, TrainEntry] = Field(description="Training recipes by name.")
     experiments: dict[Name, ExperimentEntry] = Field(description="Experiments by name.")
     richness: dict[Name, RichnessEntry] = Field({}, description="Richness tables by model name.")

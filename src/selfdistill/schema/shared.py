@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model, Since
 from selfdistill.schema.common import Example, Grader, Lora, MathGrader, Optimiser, Samples
 from selfdistill.schema.sources import Expectation, Part
-from selfdistill.schema.toy import ToyArchitecture, ToyMixture
+from selfdistill.schema.toy import ChainMixture, ToyArchitecture, ToyMixture
 
 
 class DatasetFields(Model):
@@ -35,6 +35,9 @@ class PretrainFields(Model):
     batch_size: int = Field(64, gt=0, description="Sequences per step.")
     optimiser: Optimiser = Field(description="Optimiser.")
     max_final_loss: float = Field(gt=0, description="A running loss above this is an error.")
+    chains: Annotated[ChainMixture | None, Since(None)] = Field(
+        None, description="Text of chain problems, in place of `mixture` (docs/toy.md 9)."
+    )
 
 
 class ChatFields(Model):
@@ -51,6 +54,24 @@ class GradingFields(Model):
 
     grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
+
+
+class InterventionFields(Model):
+    """What completions begin with and must not say: is a habit suppressed, or forgotten (docs/method.md 13.1)?"""
+
+    prefix: Annotated[str | None, Since(None)] = Field(
+        None, min_length=1, description="Text that every completion begins with, as if the model had written it."
+    )
+    banned_words: Annotated[list[str], Since([])] = Field(
+        [], description="Words that the model cannot say: every token that is one of them, in any case."
+    )
+
+    @field_validator("banned_words")
+    @classmethod
+    def _are_words(cls, words: list[str]) -> list[str]:
+        if not all(word.strip() for word in words):
+            raise ValueError("holds an empty word")
+        return words
 
 
 class SolveRateFields(Model):

@@ -51,11 +51,14 @@ class FileSource(FileFields):
     )
 
 
+ToyFamily = Literal["id", "long", "mod", "sum", "chain", "chain_long", "chain_mod", "chain_deep"]
+
+
 class ToySource(Model):
-    """Congruence problems of the toy world (docs/toy.md 1)."""
+    """Congruence problems of the toy world (docs/toy.md 1 and 9)."""
 
     kind: Literal["toy"] = "toy"
-    families: list[Literal["id", "long", "mod", "sum"]] = Field(min_length=1, description="Families of problems.")
+    families: list[ToyFamily] = Field(min_length=1, description="Families of problems.")
     count: int = Field(gt=0, description="Number of distinct problems of each family.")
     seed: int = Field(0, ge=0, description="Seed of the generator.")
 

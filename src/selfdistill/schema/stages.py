@@ -26,6 +26,7 @@ from selfdistill.schema.shared import (
     ChatFields,
     DatasetFields,
     GradingFields,
+    InterventionFields,
     PretrainFields,
     SolveRateFields,
     TrainingFields,
@@ -241,7 +242,7 @@ class TrainSpec(TrainingFields, StageSpec):
         return f"{data}-{self.method.name}{detail}-seed{self.seed}"
 
 
-class EvaluateSpec(GradingFields, StageSpec):
+class EvaluateSpec(GradingFields, InterventionFields, StageSpec):
     """Checkpoints of one run on one benchmark (docs/method.md 13)."""
 
     stage: ClassVar[str] = "evaluate"

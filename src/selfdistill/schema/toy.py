@@ -31,3 +31,21 @@ class ToyMixture(Model):
     give_up: float = Field(0.12, ge=0, le=1, description="Chance of a guess after a failed check.")
     full_solution_direct: float = Field(0.95, ge=0, le=1, description="Concise answers when a full solution is shown.")
     answer_only_direct: float = Field(0.5, ge=0, le=1, description="Concise answers when only the answer is shown.")
+
+
+class ChainMixture(Model):
+    """What the pretraining text of chain problems holds (docs/toy.md 9): assumptions, as in `ToyMixture`.
+
+    A rate of doubt is the chance that a decision is doubted: proposed in an epistemic word and then checked.
+    """
+
+    textbook: float = Field(0.35, ge=0, le=1, description="Share of pages that drill the check of one candidate.")
+    with_solution: float = Field(0.25, ge=0, le=1, description="Share of problems with a solution in the prompt.")
+    ood: float = Field(0.4, ge=0, le=1, description="Share of problems from families never used in training later.")
+    doubt: float = Field(0.75, ge=0, le=1, description="Rate of doubt in plain problems.")
+    intuition: float = Field(0.35, ge=0, le=1, description="How often an unchecked choice is right by itself.")
+    full_solution_doubt: float = Field(0.25, ge=0, le=1, description="Rate of doubt when a full solution is shown.")
+    full_solution_direct: float = Field(
+        0.7, ge=0, le=1, description="How often only right candidates are named when a full solution is shown."
+    )
+    answer_only_doubt: float = Field(0.71, ge=0, le=1, description="Rate of doubt when only the answer is shown.")

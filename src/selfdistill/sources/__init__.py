@@ -34,7 +34,7 @@ def stream_problems(source: Source, counts: Counter[str], locate: Locate | None 
         read = read_file if isinstance(source, FileSource) else read_livecodebench
         yield from read(source, path, counts)
     elif isinstance(source, ToySource):
-        from selfdistill.toy.problems import generate
+        from selfdistill.toy.source import generate
 
         yield from generate(source)
     else:

@@ -12,14 +12,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from selfdistill.schema.errors import UserError
-from selfdistill.schema.sources import ToySource
-
 #: Whole numbers that are tokens; every candidate and every sum of the `sum` family is one of them.
 LARGEST_NUMBER = 23
 LABELS = "ABCDEFGH"
-#: Draws without a new problem after which a family counts as used up.
-_PATIENCE = 10_000
 
 
 @dataclass(frozen=True)
@@ -89,36 +84,3 @@ def draw(family: str, rng: random.Random) -> Problem:
     answer_index = rng.randrange(kind.candidates)
     candidates.insert(answer_index, rng.choice(right))
     return Problem(family, modulus, residue, shift, tuple(candidates), answer_index)
-
-
-def distinct(family: str, count: int, rng: random.Random) -> list[Problem]:
-    """`count` problems whose questions differ; UserError when the family holds too few."""
-    seen: set[str] = set()
-    found: list[Problem] = []
-    misses = 0
-    while len(found) < count:
-        problem = draw(family, rng)
-        if problem.question in seen:
-            misses += 1
-            if misses > _PATIENCE:
-                raise UserError(
-                    f"toy family `{family}` gave only {len(found)} of {count} distinct problems: lower count"
-                )
-            continue
-        misses = 0
-        seen.add(problem.question)
-        found.append(problem)
-    return found
-
-
-def generate(source: ToySource) -> list[dict[str, str | None]]:
-    """The problem table of a source, family by family: question, answer, family, solution (always None).
-
-    `source.count` problems of each family. The same source gives the same rows; a larger count keeps the
-    first rows of each family, and the rows of a family do not depend on the other families.
-    """
-    return [
-        {"question": problem.question, "answer": str(problem.answer), "family": family, "solution": None}
-        for family in dict.fromkeys(source.families)
-        for problem in distinct(family, source.count, random.Random(f"toy problems {family} {source.seed}"))
-    ]

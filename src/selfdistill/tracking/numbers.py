@@ -135,12 +135,19 @@ class _Titles:
         """Name of the benchmark; the data set of an evaluation that nobody gave a name."""
         evaluation = self._numbers.evaluation(entry) or entry
         table = nearest(follow(evaluation, TOWARDS_PROBLEMS), TOWARDS_PROBLEMS, PROBLEM_STAGES)
-        return self._labels.of(evaluation).benchmark or (table or evaluation).artifact.slug
+        name = self._labels.of(evaluation).benchmark or (table or evaluation).artifact.slug
+        return name + _manner(evaluation.params)
 
     def _digest(self, entry: Entry) -> str:
         evaluation = self._numbers.evaluation(entry) or entry
         inputs = {role: id_ for role, id_ in evaluation.input_ids.items() if role != "model"}
         return sha256_text(_spec_text(evaluation, inputs))[:6]
+
+
+def _manner(params: dict[str, Any]) -> str:
+    """What tells an evaluation with a forced beginning, or without some words, from the plain one."""
+    begun = f" after {params['prefix']}" if params.get("prefix") else ""
+    return begun + (f" without {len(params['banned_words'])} words" if params.get("banned_words") else "")
 
 
 def _spec_text(entry: Entry, inputs: dict[str, str]) -> str:

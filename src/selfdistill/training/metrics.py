@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from selfdistill.epistemic import PAPER_WORDS, count_many, density
+from selfdistill.epistemic import PAPER_WORDS, count_many, density, tokens_of
 from selfdistill.files import write_atomically
 from selfdistill.rollouts import Rollout
 from selfdistill.training.data import CONTEXT, RowPlan
@@ -73,9 +73,8 @@ def _share(flags: Iterable[bool]) -> float:
 def epistemic_tokens(tokenizer: Any, vocabulary: int) -> torch.Tensor:
     """Which tokens are epistemic words by themselves, in any case and with or without a word-start mark [V]."""
     is_epistemic_V = torch.zeros(vocabulary, dtype=torch.bool)
-    for token, index in tokenizer.get_vocab().items():
-        if index < vocabulary and token.strip("Ġ▁ ").lower() in PAPER_WORDS:
-            is_epistemic_V[index] = True
+    tokens = [token for found in tokens_of(tokenizer.get_vocab(), PAPER_WORDS).values() for token in found]
+    is_epistemic_V[[token for token in tokens if token < vocabulary]] = True
     return is_epistemic_V
 
 

@@ -22,6 +22,7 @@ from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config,
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture
+from selfdistill.toy.chain_text import ChainTextMaker
 from selfdistill.toy.mixture import Text, TextMaker
 from selfdistill.toy.tokenizer import END, build_tokenizer
 from selfdistill.training.optimiser import clip_gradients, gradients, learning_rate, make_adamw, set_learning_rate
@@ -124,7 +125,8 @@ def _sequences(
     )
     before, after = framed.split(marker)
     rng = random.Random(f"toy pretraining {spec.seed}")
-    maker = TextMaker(spec.mixture, lambda content: f"{before}{content}{after}", END, excluded, rng)
+    making = (lambda content: f"{before}{content}{after}", END, excluded, rng)
+    maker = ChainTextMaker(spec.chains, *making) if spec.chains else TextMaker(spec.mixture, *making)
     vocabulary = tokenizer.get_vocab()
     kinds: collections.Counter[str] = collections.Counter()
 

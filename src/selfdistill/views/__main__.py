@@ -28,6 +28,7 @@ MODULES = {
     "richness": "paper_tables",
     "sft": "paper_tables",
     "coverage": "coverage",
+    "forced": "forced",
     "report": "report",
 }
 

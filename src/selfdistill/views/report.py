@@ -21,6 +21,7 @@ from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.figures import for_page
+from selfdistill.views.forced import forced_section
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
 from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
 from selfdistill.views.paper_tables import richness_section, sft_section
@@ -69,7 +70,9 @@ def render(
 
 def _model_page(study: ModelStudy) -> ModelPage:
     # A model may have these without being among the report's experiments.
-    tables_only = (richness_section(study), sft_section(study), coverage_section(study))
+    tables_only = (
+        richness_section(study), sft_section(study), coverage_section(study), forced_section(study),
+    )  # fmt: skip
     if not study.main:
         return ModelPage(study.model, "", [], _present(*tables_only))
     sections = _present(

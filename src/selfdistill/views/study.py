@@ -155,6 +155,8 @@ class ModelStudy:
     richness: dict[str, Row] = field(default_factory=dict)
     sft: list[Evaluation] = field(default_factory=list)
     coverage: list[Evaluation] = field(default_factory=list)
+    #: Rows of the plan, of every variant; `views.forced` sorts them.
+    forced: list[Row] = field(default_factory=list)
 
     @property
     def experiments(self) -> list[str]:
@@ -200,6 +202,7 @@ def _model_study(model: str, rows: list[Row], chosen: dict[str, Look], lexicon: 
     study.richness = {row["context"]: row for row in section("richness")}
     study.sft = evaluations(section("sft"))
     study.coverage = evaluations(section("coverage"))
+    study.forced = section("forced")
     return study
 
 

@@ -12,11 +12,13 @@ from typing import Any
 from selfdistill.artifacts.store import Artifact
 from selfdistill.artifacts.tables import read_rows, rollout_columns
 from selfdistill.generation import Completion, Sampler
+from selfdistill.generation.intervention import Intervention
 from selfdistill.generation.loading import load_sampler, load_tokenizer
 from selfdistill.grading import OUTCOMES, WorkerPool, check_machine
 from selfdistill.rollouts import Prompt, grade_function, grade_groups, rollout_rows, sampling_seeds
 from selfdistill.run.job import Job
 from selfdistill.schema.errors import Interrupted
+from selfdistill.schema.shared import InterventionFields
 from selfdistill.schema.stages import EvaluateSpec, RolloutsSpec
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.parts import PartFiles, merge
@@ -42,6 +44,7 @@ class RolloutJob:
     job: Job
     spec: RolloutsSpec | EvaluateSpec
     prompts: Sequence[Prompt]
+    changes: InterventionFields = InterventionFields()
     sampler: Sampler | None = None
 
     def __post_init__(self) -> None:
@@ -62,14 +65,17 @@ class RolloutJob:
             self.job.tee.print(f"step {step or 0}: {len(done)} of {len(prompts)} prompts were finished before.")
         check_machine(self.spec.grader)
         folder = model_folder(self.model, step)
-        stream = self._sampler(folder).stream(
-            [prompt.prompt_ids for prompt in prompts],
+        tokenizer = load_tokenizer(folder)
+        forced = Intervention.of(self.changes, tokenizer)
+        sampler = self._sampler(folder)
+        sampler.banned = forced.banned
+        stream = sampler.stream(
+            [forced.prompt(prompt.prompt_ids) for prompt in prompts],
             sampling_seeds(self.spec.seed, prompts, self.spec.samples),
-            self.spec.sampling,
+            forced.sampling(self.spec.sampling),
             done=done,
             on_progress=self._progress((len(prompts) - len(done)) * self.spec.samples, step),
         )
-        tokenizer = load_tokenizer(folder)
         ungraded: list[tuple[Prompt, list[Completion]]] = []
         with WorkerPool(self.job.runtime.grader_processes) as pool:
             grade = grade_function(self.spec.grader, pool)
@@ -81,7 +87,7 @@ class RolloutJob:
 
             try:
                 for index, completions in stream:
-                    ungraded.append((prompts[index], completions))
+                    ungraded.append((prompts[index], [forced.completion(sampled) for sampled in completions]))
                     if len(ungraded) >= self.job.runtime.part_prompts:
                         save()
             except Interrupted:
