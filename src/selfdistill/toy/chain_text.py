@@ -118,6 +118,9 @@ class ChainTextMaker:
 
     def _answer(self, kind: str, prompt: str, problem: Chain, known: _Knowledge) -> Text:
         thought = Search(problem, known, self._rng).run()
+        while known.knows_answer and thought[1] != problem.answer:
+            # An unchecked number in the middle may let a wrong one pass at the end.
+            thought = Search(problem, known, self._rng).run()
         return Text(kind, self._chat(prompt), f"{completion(*thought)} {self._end}")
 
 
