@@ -50,6 +50,7 @@ _SYNONYMS = {
     "no solutions": "no solution", "no real solutions": "no real solution", "there is no solution": "no solution",
     "there are no solutions": "no solution", "infinite": "infinitely many", "dne": "does not exist",
 }  # fmt: skip
+_NOTHING = ("no solution", "no real solution", "empty set")
 _REALS = (r"\mathbb{R}", r"(-\infty,\infty)", r"(-\infty,+\infty)")
 
 
@@ -62,6 +63,8 @@ def decide(answer: str, gold: str) -> Verdict | None:
             return verdict
     if contrary_words(answer) != contrary_words(gold):
         return "wrong"
+    if re.fullmatch("[A-Z]", gold) and gold not in answer:
+        return "wrong"  # The letter E, which math-verify takes for the number e.
     if _differ_in_case(answer, gold) or (r"\circ" in gold and _MINUTES.fullmatch(answer)):
         return "wrong"
     if _POINTS.fullmatch(answer) and _POINTS.fullmatch(gold):
@@ -138,6 +141,8 @@ def _compare_times(answer: str, gold: str) -> Verdict | None:
 def _compare_words(answer: str, gold: str) -> Verdict | None:
     """Letters alone may be a product, xy or AB; words are known by their style on one side."""
     for words, other in ((_words(answer), gold), (_words(gold), answer)):
+        if words in _NOTHING and other.replace(" ", "") in (r"\emptyset", r"\{\}"):
+            return "correct"
         if words == "real numbers" and other.replace(r"\left", "").replace(r"\right", "").replace(" ", "") in _REALS:
             return "correct"
     if not (_STYLED.search(answer) or _STYLED.search(gold) or not answer.isascii() or not gold.isascii()):

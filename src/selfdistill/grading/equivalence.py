@@ -168,7 +168,10 @@ def _is_near(one: Any, other: Any, is_decimal: bool) -> bool | None:
 
 
 def _is_identity(gold: Any, answer: Any) -> bool | None:
-    """Whether two expressions agree wherever both are real, at points of both signs; None where they rarely are."""
+    """Whether two expressions agree wherever both are real, at points of both signs; None where they rarely are.
+
+    Roots and logarithms of negative numbers are not real, though the product of two such roots is.
+    """
     from sympy import lambdify
 
     names = sorted({symbol.name for symbol in gold.free_symbols | answer.free_symbols})
@@ -177,7 +180,9 @@ def _is_identity(gold: Any, answer: Any) -> bool | None:
     is_decimal = _has_decimal(gold) or _has_decimal(answer)
     try:
         functions = [
-            lambdify(sorted(side.free_symbols, key=lambda symbol: symbol.name), side.doit(), "mpmath")
+            lambdify(
+                sorted(side.free_symbols, key=lambda symbol: symbol.name), [side.doit(), *_radicands(side)], "mpmath"
+            )
             for side in (gold, answer)
         ]
     except Exception:  # Functions without a numerical form.
@@ -192,12 +197,22 @@ def _is_identity(gold: Any, answer: Any) -> bool | None:
     return True if compared >= _LEAST_POINTS and not is_decimal else None
 
 
+def _radicands(expression: Any) -> list[Any]:
+    """What stands under roots and logarithms."""
+    from sympy import Pow, log
+
+    roots = [power.base for power in expression.atoms(Pow) if power.exp.is_Rational and not power.exp.is_Integer]
+    return [*roots, *(part.args[0] for part in expression.atoms(log))]
+
+
 def _real_value(function: Any, point: Sequence[float]) -> Any:
     from mpmath import isfinite, mp, mpc
 
     with mp.workdps(_DIGITS):
         try:
-            value = mpc(function(*map(mp.mpf, point)))
+            value, *radicands = map(mpc, function(*map(mp.mpf, point)))
         except Exception:
+            return None
+        if any(radicand.imag or radicand.real < 0 for radicand in radicands):
             return None
         return value.real if isfinite(value) and abs(value.imag) <= abs(value.real) * mp.mpf(10) ** -50 else None

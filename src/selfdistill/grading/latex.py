@@ -14,7 +14,8 @@ _RENAMED = {
     r"\leq": r"\le", r"\neq": r"\ne", r"\gt": ">", r"\lt": "<", r"\mbox": r"\text", r"\textrm": r"\text",
     r"\textnormal": r"\text", r"\textbf": r"\text", r"\textit": r"\text", r"\textsf": r"\text", r"\emph": r"\text",
     r"\,": " ", r"\;": " ", r"\:": " ", r"\>": " ", r"\ ": " ", r"\quad": " ", r"\qquad": " ", r"\!": "",
-    r"\dots": r"\ldots", r"\tbinom": r"\binom", r"\dbinom": r"\binom", r"\lvert": "|", r"\rvert": "|", r"\vert": "|",
+    r"\dots": r"\ldots", r"\colon": ":",
+    r"\tbinom": r"\binom", r"\dbinom": r"\binom", r"\lvert": "|", r"\rvert": "|", r"\vert": "|",
     r"\R": r"\mathbb{R}", r"\Reals": r"\mathbb{R}", r"\infin": r"\infty", r"\cent": r"\text{ cents}", r"\euro": "",
     **dict.fromkeys((
         r"\boldsymbol", r"\bm", r"\underline", r"\displaystyle", r"\textstyle", r"\limits", r"\bf", r"\rm", r"\large",

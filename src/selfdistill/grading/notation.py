@@ -27,10 +27,16 @@ _MIXED = re.compile(r"(?<![\d./}A-Za-z])(\d{1,20})(?: +|-(?=\d{1,3}/\d{1,3}\Z))(
 _PERCENT_OF_MIXED = re.compile(r"(-?)(\d{1,20})\s*\\frac\{(\d{1,20})\}\{(\d{1,20})\}\s*\\%")
 _REPEATING = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,20})\\(?:overline|bar|dot)\s*\{(\d{1,20})\}(?!\d)")
 _DOTTED = re.compile(r"(?<![\d.])(\d{0,20})\.(\d{0,4}?)(\d{1,6})(?:\3){2,40}(?:\\[lc]?dots\b|\.{3})\s*(?![\d.])")
-_UPRIGHT_LETTER = re.compile(r"\\mathrm\{([ei])\}|\\(?:mathrm|text)\{([A-Za-z])\}(?=_)")
+_UPRIGHT_LETTER = re.compile(
+    r"\\mathrm\{([ei])\}|\\text\{(i)\}(?!\Z)|(?<=\d)\\text\{(i)\}|\\(?:mathrm|text)\{([A-Za-z])\}(?=_)"
+)
 _STYLED_NUMBER = re.compile(r"\\(?:mathrm|mathbf|mathit|mathsf|mathtt|mathnormal|text)\s*\{\s*(-?[\d.,/ ]*\d)\s*\}")
 _OUTER_TEXT = re.compile(r"\\text\{\s*(\\?\$?-?\d[^{}]*)\}")
 _MEMBER = re.compile(r"[A-Za-z]\s*\\in\s*(?=[\[(])")
+_SET_BUILDER = re.compile(
+    r"(?:\\left\s*)?\\\{\s*([A-Za-z])\s*(?:\\in\s*\\mathbb\s*\{?R\}?\s*)?(?::|\||\\mid(?![A-Za-z]))\s*"
+    r"(?=[^{}]*\1)(.*[<>=].*|.*\\[lgn]e(?![A-Za-z]).*?)(?:\\right\s*)?\\\}"
+)
 _STYLED_DOLLAR = re.compile(r"\\(?:text|mathrm)\{\s*\\?\$\s*\}")
 _COLON = re.compile(r"\\text\s*\{\s*:\s*\}|\{:\}|(?<=\d)\s*\\text\s*\{\s*to\s*\}\s*(?=\d)")
 #: A power as it is typed: 10^-34, 2^100.
@@ -61,10 +67,12 @@ def rewrite(text: str) -> str:
     text = _STYLED_NUMBER.sub(r"\1", text)
     text = _without_separators(text)
     text = _numbers(text)
-    text = _UPRIGHT_LETTER.sub(lambda found: found[1] or found[2], text)
+    text = _UPRIGHT_LETTER.sub(lambda found: found[found.lastindex], text)
     text = text.strip()
     if whole := _OUTER_TEXT.fullmatch(text):
         text = whole[1]
+    if builder := _SET_BUILDER.fullmatch(text):
+        text = builder[2].strip()
     if member := _MEMBER.match(text):
         text = text[member.end() :]
     return without_end_marks(plain_wording(without_end_marks(text)))

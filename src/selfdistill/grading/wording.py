@@ -11,6 +11,7 @@ _INTRODUCTION = re.compile(
     r"(?:answer|result)(?:\s+is\s*:?|\s*[:=])\s*(?:\}|(?=[^{}]*\Z)|(?=[^{}]*\\))",
     re.IGNORECASE,
 )
+_HEADING = re.compile(r"\A\\text\s*\{\s*[A-Za-z][A-Za-z ]{1,30}[:=]\s*\}\s*(?=[-\\\d($])")
 _CJK_INTRODUCTION = re.compile(r"(?:(?:最终)?答案(?:是|为)?|结果(?:是|为)?|所以|因此)\s*:?\s*")
 #: Signs of amount or doubt among the CJK words after a number; any other short word there is a counter or a unit.
 _CJK_AMOUNT = "万亿兆千百十倍多以上下左右约余几不非无或至到双半又之分折成"
@@ -73,7 +74,7 @@ def plain_wording(text: str) -> str:
     introduction = _INTRODUCTION.match(text)
     if introduction and introduction.end() < len(text):
         text = text[introduction.end() :]
-    text = _PERCENT.sub(r"\\%", _SIDE_NOTE.sub("", text))
+    text = _PERCENT.sub(r"\\%", _SIDE_NOTE.sub("", _HEADING.sub("", text)))
     if "\\pm" not in text:
         text = _SCALE.sub(_scaled, text)
     if _HAS_QUALIFIER.search(text) or text.endswith("+"):
