@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -565,6 +569,25 @@ def test_no_message_holds_the_password_of_the_store(project: None, monkeypatch: 
         track(say=said.append)
     assert "hunter22" not in "".join([str(raised.value), *said])
     assert "\n" not in str(raised.value)
+
+
+def test_a_server_that_drips_is_given_up(project: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A byte now and then never exceeds a limit on the time of one read."""
+    monkeypatch.setattr("selfdistill.tracking.store._CONNECT_SECONDS", 0.5)
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n"
+
+    def drip(connection: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            for byte in head + b"x" * 1000:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.1)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=lambda: drip(server.accept()[0]), daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="does not answer .no complete answer within 1 s"):
+            quietly(store=f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert time.monotonic() - started < 20
 
 
 def test_a_checkpoint_deleted_in_the_ui_comes_back(tracked: None) -> None:

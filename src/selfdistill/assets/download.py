@@ -18,7 +18,7 @@ from pathlib import Path
 
 from selfdistill.files import move_into_place, sha256_file
 from selfdistill.schema.assets import AssetEntry
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.errors import UserError, without_password
 
 #: Files of a model that are downloaded; weights in other formats than safetensors are not.
 MODEL_FILES = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "LICENSE*"]
@@ -80,7 +80,7 @@ def resolve_revision(entry: AssetEntry) -> str:
     if entry.source == "git":
         found = _run("git", "ls-remote", "--", str(entry.url), entry.ref or "HEAD").split()
         if not found:
-            raise Unreachable(f"{entry.url} has no {entry.ref}")
+            raise Unreachable(f"{without_password(str(entry.url))} has no {entry.ref}")
         return found[0]
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HTTPError
@@ -168,12 +168,12 @@ def _run(*command: str) -> str:
 def _one_line(error: BaseException) -> str:
     """Class and first line: the hub's own messages run over a dozen lines."""
     lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0]}"
+    return without_password(f"{type(error).__name__}: {lines[0]}")
 
 
 def _last_line(text: str) -> str:
     lines = text.strip().splitlines()
-    return lines[-1] if lines else "no message"
+    return without_password(lines[-1]) if lines else "no message"
 
 
 _FETCHERS = {"hub": _from_hub, "git": _from_git, "package": _from_package}

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -58,6 +60,15 @@ def disk_problem(error: BaseException) -> str | None:
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) and file:
         return f"{file} cannot be read or written: {error.strerror}. Correct its permissions, run again."
     return None
+
+
+def without_password(text: str, uri: str = "") -> str:
+    """A text without the user and password of any address in it, or of `uri`."""
+    user = urlsplit(uri).netloc.rpartition("@")[0]
+    password = user.partition(":")[2]
+    for secret in (password, unquote(password)):
+        text = text.replace(secret, "***") if len(secret) > 2 else text
+    return re.sub(r"://[^\s'\"]*@", "://", text)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -9,19 +9,22 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import socket
 import sqlite3
+import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.error import HTTPError
+from urllib.parse import urlsplit
+from urllib.request import urlopen
 
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import pretty_json, sha256_text, write_atomically
-from selfdistill.schema.errors import UserError
+from selfdistill.schema.errors import UserError, without_password
 
 _SQLITE = "sqlite:///"
 _CONNECT_SECONDS = 5.0
@@ -110,18 +113,16 @@ class TrackingStore:
         return self.database is None or self.database.is_file()
 
     def check_reachable(self) -> None:
-        """TrackingError within seconds for a server that is down (MLflow's client retries for minutes)."""
+        """TrackingError within seconds for a server that is down or too slow (MLflow's client retries for minutes)."""
         parts = urlsplit(self.uri)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return
-        port = parts.port or (443 if parts.scheme == "https" else 80)
-        try:
-            socket.create_connection((parts.hostname, port), timeout=_CONNECT_SECONDS).close()
-        except OSError as error:
+        reason = _why_unreachable(f"{without_password(self.uri).rstrip('/')}/health")
+        if reason is not None:
             raise TrackingError(
-                f"the MLflow server {self.shown} does not answer ({error}); the artifacts are complete without it. "
-                "Start it, or unset MLFLOW_TRACKING_URI, then: selfdistill track"
-            ) from None
+                f"the MLflow server {self.shown} does not answer ({without_password(reason, self.uri)}); the artifacts "
+                "are complete without it. Start it, or unset MLFLOW_TRACKING_URI, then: selfdistill track"
+            )
 
     def last_written(self) -> dict[str, Any]:
         """What the last writer of this store recorded: fingerprint, MLflow version. Empty if unknown."""
@@ -195,13 +196,28 @@ def sqlite_settings(*, durable: bool = True) -> Iterator[None]:
         event.remove(Engine, "connect", on_connect)
 
 
-def without_password(text: str, uri: str = "") -> str:
-    """A text without the user and password of any address in it, or of `uri`."""
-    user = urlsplit(uri).netloc.rpartition("@")[0]
-    password = user.partition(":")[2]
-    for secret in (password, unquote(password)):
-        text = text.replace(secret, "***") if len(secret) > 2 else text
-    return re.sub(r"://[^\s'\"]*@", "://", text)
+def _why_unreachable(url: str) -> str | None:
+    """Why a page does not come within seconds; None if anything comes, be it an error page.
+
+    Time limits hold for one read each, and a server that sends a byte now and then never exceeds them. So a thread
+    reads, and is left behind if it takes too long.
+    """
+    found: list[str | None] = []
+
+    def read() -> None:
+        try:
+            with urlopen(url, timeout=_CONNECT_SECONDS) as answer:
+                answer.read()
+            found.append(None)
+        except HTTPError:
+            found.append(None)
+        except (OSError, ValueError, HTTPException) as error:
+            found.append(str(getattr(error, "reason", error)))
+
+    thread = threading.Thread(target=read, daemon=True)
+    thread.start()
+    thread.join(2 * _CONNECT_SECONDS)
+    return found[0] if found else f"no complete answer within {2 * _CONNECT_SECONDS:g} s"
 
 
 def _check_address(uri: str) -> None:

@@ -75,16 +75,16 @@ class Components:
     def _read(self, folder: Path) -> None:
         if is_sharded(self.model):
             if not (folder / _SHARDS).is_dir():
-                raise UserError(f"{folder} was saved without sharding: resume it with `sharding: none`, or delete it.")
+                raise UserError(f"{folder} was saved without sharding: resume with `sharding: none`, or move it away.")
             read_shards(folder / _SHARDS, self.model, self.adamw, self._weights())
             return
         if not (folder / _TENSORS).is_file():
-            raise UserError(f"{folder} was saved with sharding: resume it with `sharding: full`, or delete it.")
+            raise UserError(f"{folder} was saved with sharding: resume with `sharding: full`, or move it away.")
         # In main memory, a part at a time: a GPU has no room for a second copy of everything.
         tensors = torch.load(folder / _TENSORS, map_location="cpu", mmap=True, weights_only=True)
         for kind, named in self._weights().items():
             if named.keys() != tensors[kind].keys():
-                raise UserError(f"{folder}: the {kind} in this state belongs to another model. Delete {folder.parent}.")
+                raise UserError(f"{folder}: its {kind} belongs to another model. Move {folder.parent} away.")
             for name, tensor in named.items():
                 tensor.copy_(tensors[kind][name])
         self.adamw.load_state_dict(tensors["optimiser"])
