@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from selfdistill.files import canonical_json, pretty_json, sha256_text
+
 #: Stages that make a base model, and those that make a table of problems.
 BASE_STAGES = ("model", "pretrain")
 PROBLEM_STAGES = ("dataset", "sample", "select")
@@ -122,6 +124,35 @@ def parse_attempts(text: str) -> list[dict[str, Any]]:
     except (ValueError, KeyError, TypeError, RecursionError):
         return []
     return found if isinstance(found, list) and all(isinstance(attempt, dict) for attempt in found) else []
+
+
+def record_text(attempts: list[dict[str, Any]]) -> str:
+    """The text of a provenance.json: the attempts, and the digest by which damage to them is found."""
+    return pretty_json({"attempts": attempts, "sha256": sha256_text(canonical_json(attempts))})
+
+
+def damage_to_record(path: Path) -> str | None:
+    """What is wrong with a provenance.json; None if it is intact, or was written before records had digests."""
+    try:
+        text = path.read_text(encoding="utf-8")
+        record = json.loads(text)
+        if set(record) == {"attempts"}:
+            return None if parse_attempts(text) else "is damaged"
+        return None if text == record_text(record["attempts"]) else "has changed"
+    except FileNotFoundError:
+        return "is missing"
+    except (OSError, ValueError, LookupError, TypeError, RecursionError):
+        return "is damaged"
+
+
+def has_digest(path: Path) -> bool:
+    """Whether an intact provenance.json carries a digest: those written before records had one do not."""
+    return "sha256" in json.loads(path.read_text(encoding="utf-8"))
+
+
+def sealed_manifest(attempts: list[dict[str, Any]]) -> str | None:
+    """Digest of the manifest that the last attempt to seal wrote; None where no attempt recorded one."""
+    return next((a["manifest"] for a in reversed(attempts) if isinstance(a.get("manifest"), str)), None)
 
 
 def last_attempt(folder: Path) -> dict[str, Any]:

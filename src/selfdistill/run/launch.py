@@ -181,7 +181,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
             with streaming(artifact, config.mlflow, tee):
                 summary = _run_stage(module, job, needs, options)
             if not shard.is_partial:
-                artifact.seal(summary)
+                artifact.seal(summary, provenance.will_seal)
                 refusal.forget(artifact.folder)
         finally:
             error = sys.exc_info()[1]
