@@ -21,6 +21,7 @@ from selfdistill.cli import (
     lineage,
     maintenance,
     reading,
+    reproduce,
     tracking,
 )
 from selfdistill.schema.errors import EXIT_USER_ERROR, UserError, disk_problem
@@ -31,7 +32,19 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
 )
-for module in (identity, lineage, reading, maintenance, tracking, contamination, counting, doctor, estimate, grading):
+for module in (
+    identity,
+    lineage,
+    reproduce,
+    reading,
+    maintenance,
+    tracking,
+    contamination,
+    counting,
+    doctor,
+    estimate,
+    grading,
+):
     module.register(app)
 app.add_typer(assets.app, name="assets", help="External models and data sets.", rich_help_panel=console.MACHINE)
 examples.add_to(app)

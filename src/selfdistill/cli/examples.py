@@ -9,6 +9,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "explain": ("explain toy_sdpo", "explain toy_sdpo --configfile config/mine.yaml"),
     "status": ("status",),
     "lineage": ("lineage results/ood/toy_sdpo.csv:3", "lineage 0123456789ab --json"),
+    "reproduce": ("reproduce train/0123456789ab", "reproduce toy_sdpo --scratch /tmp/again --present-code"),
     "show": ("show toy_sdpo --which changed", "show toy_sdpo --diff toy_grpo --limit 3"),
     "compare": ("compare toy_grpo toy_sdpo", "compare toy_sdpo:0:50 toy_sdpo:0:100 --json"),
     "verify": ("verify", "verify train/0123456789ab"),

@@ -1,0 +1,1 @@
+"""Making artifacts again: the code and the specs in a scratch folder, and what differs between the two results."""
