@@ -88,6 +88,14 @@ def remove(path: Path) -> None:
         raise
 
 
+def read_json(path: Path) -> Any:
+    """The content of a JSON file. ValueError for one that is not JSON, not UTF-8, or nested too deeply."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
 def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
     """Write a text file. Flushing takes milliseconds; many small files that can be made again at once go without."""
     with replacing(path, durable=durable, shared=True) as partial:

@@ -22,7 +22,7 @@ def _gap(due: list[int], path: Path) -> str | None:
         found = [json.loads(line)["step"] for line in path.read_text(encoding="utf-8").splitlines()]
     except FileNotFoundError:
         return f"{path.name} is missing"
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         return f"{path.name} is damaged ({error})"
     for number, (expected, step) in enumerate(zip(due, found, strict=False), start=1):
         if step != expected:

@@ -7,12 +7,11 @@ is another run, which tries again.
 
 from __future__ import annotations
 
-import json
 import os
 import uuid
 from pathlib import Path
 
-from selfdistill.files import pretty_json, write_atomically
+from selfdistill.files import pretty_json, read_json, write_atomically
 
 RUN_VARIABLE = "SELFDISTILL_RUN"
 _FILE = "refused.json"
@@ -38,7 +37,7 @@ def remember(folder: Path, reason: str) -> None:
 def recall(folder: Path) -> str | None:
     """Why this artifact was refused earlier in this run, or None."""
     try:
-        refused = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+        refused = read_json(folder / _FILE)
         return refused["reason"] if refused["run"] == current_run() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from selfdistill.files import replacing
+from selfdistill.schema.errors import UserError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -67,9 +68,20 @@ def write_table(path: Path, table: pa.Table) -> None:
 
 
 def read_rows(path: Path, columns: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """The table as a list of dicts, in file order."""
-    return pq.read_table(path, columns=list(columns) if columns else None).to_pylist()
+    """The table as a list of dicts, in file order. UserError for a damaged file."""
+    return _read(path, columns).to_pylist()
 
 
 def read_frame(path: Path, columns: Iterable[str] | None = None) -> pd.DataFrame:
-    return pq.read_table(path, columns=list(columns) if columns else None).to_pandas()
+    """The table as a data frame. UserError for a damaged file."""
+    return _read(path, columns).to_pandas()
+
+
+def _read(path: Path, columns: Iterable[str] | None) -> pa.Table:
+    try:
+        return pq.read_table(path, columns=list(columns) if columns else None)
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        reason = (str(error).splitlines() or [""])[0]
+        raise UserError(f"{path} is damaged ({reason}). See: selfdistill verify") from None

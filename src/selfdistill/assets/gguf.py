@@ -7,7 +7,6 @@ folder is a function of the file and of the versions of transformers and gguf, w
 
 from __future__ import annotations
 
-import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +14,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from selfdistill.assets.folders import folder_digest
-from selfdistill.files import move_into_place, pretty_json, write_atomically
+from selfdistill.files import move_into_place, pretty_json, read_json, write_atomically
 from selfdistill.schema.errors import UserError
 
 #: Raised when the import writes other files than before.
@@ -30,7 +29,7 @@ def import_gguf(file: Path, sha256: str, target: Path) -> Path:
     note = target.with_name(f"{target.name}.import.json")
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):
-        recorded = json.loads(note.read_text(encoding="utf-8")) if note.is_file() and target.is_dir() else {}
+        recorded = _recorded(note) if target.is_dir() else {}
         if (recorded.get("sha256"), recorded.get("import_version")) == (sha256, IMPORT_VERSION):
             if folder_digest(target) != recorded["folder_sha256"]:
                 raise UserError(
@@ -45,6 +44,15 @@ def import_gguf(file: Path, sha256: str, target: Path) -> Path:
             move_into_place(Path(folder) / "model", target)
         write_atomically(note, pretty_json(_note(file, sha256, folder_digest(target))))
     return target
+
+
+def _recorded(note: Path) -> dict[str, str]:
+    """What an earlier import noted; empty if there is no note, or a damaged one."""
+    try:
+        found = read_json(note)
+    except (FileNotFoundError, ValueError):
+        return {}
+    return found if isinstance(found, dict) and "folder_sha256" in found else {}
 
 
 def _note(file: Path, sha256: str, folder_sha256: str) -> dict[str, object]:

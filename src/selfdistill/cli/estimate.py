@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -20,6 +19,7 @@ from selfdistill.estimate import (
     suggestions,
     workload_of,
 )
+from selfdistill.files import read_json
 from selfdistill.plan.experiments import get
 from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.settings import CONFIG_FILE
@@ -106,7 +106,7 @@ def _dimensions(project: Workspace, model: str) -> Dimensions:
 
 def _read(path: Path) -> Dimensions:
     try:
-        return dimensions_of(json.loads(path.read_text(encoding="utf-8")), str(path))
+        return dimensions_of(read_json(path), str(path))
     except ValueError as error:
         raise UserError(f"{path} is not valid JSON: {error}") from None
 

@@ -7,11 +7,12 @@ Rows of several splits never mix: nobody would notice test rows among training r
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+from selfdistill.files import read_json
 from selfdistill.schema.errors import UserError, nearest
 from selfdistill.sources.columnar import read_batches as read_arrow_batches
 from selfdistill.sources.streams import PACKED
@@ -72,13 +73,23 @@ def _saved(folder: Path, split: str | None) -> Iterator[list[Record]]:
     from datasets import load_from_disk
 
     if (folder / "dataset_dict.json").is_file():
-        names = json.loads((folder / "dataset_dict.json").read_text(encoding="utf-8"))["splits"]
+        names = _note(folder / "dataset_dict.json", "splits")
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{folder / 'dataset_dict.json'} is damaged: it lists no splits.")
         folder = folder / _chosen(folder, names, split)
     elif split is not None:
-        own = json.loads((folder / "state.json").read_text(encoding="utf-8")).get("_split")
-        _chosen(folder, [own or REST], split)
+        _chosen(folder, [str(_note(folder / "state.json", "_split") or REST)], split)
     saved = load_from_disk(str(folder), keep_in_memory=False)
     yield from read_arrow_batches(saved.with_format("arrow").iter(batch_size=32), str(folder))
+
+
+def _note(path: Path, key: str) -> Any:
+    """A value of the notes that the `datasets` library saves; None if it is not there. UserError for a damaged file."""
+    try:
+        content = read_json(path)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}.") from None
+    return content.get(key) if isinstance(content, dict) else None
 
 
 def _split_of(path: Path) -> str:

@@ -67,15 +67,23 @@ def read_livecodebench(
         if not source.first_date <= day < source.end_date:
             counts["contest outside the dates"] += 1
             continue
+        wrong = [name for name in ("question_content", "private_test_cases") if not isinstance(row[name], str)]
+        if wrong:
+            raise UserError(f"{where}: {wrong[0]} is no text.")
         try:
             tests = decode_tests(row["private_test_cases"])
         except ValueError as error:
             raise UserError(f"{where}: private_test_cases cannot be read: {error}") from None
+        try:
+            metadata = json.loads(row["metadata"]) if str(row["metadata"] or "").strip() else {}
+            function = metadata.get("func_name") or None
+        except (ValueError, TypeError, AttributeError, RecursionError) as error:
+            raise UserError(f"{where}: metadata cannot be read: {error}") from None
         if not tests:
             counts["no tests"] += 1
             continue
         is_any = True
-        yield _task(source, row, tests)
+        yield _task(source, row, tests, function)
     if not is_any:
         raise UserError(f"{path}: no task is from {source.first_date} to before {source.end_date}: {dict(counts)}.")
 
@@ -84,8 +92,13 @@ def decode_tests(text: str) -> list[dict[str, str]]:
     """Hidden tests, from JSON or from packed JSON. Raises ValueError for anything else, UnsafePickle included."""
     if not text.lstrip().startswith("["):
         text = _unpack(text)
-    tests = json.loads(text)
-    return [{"input": test["input"], "output": test["output"]} for test in tests]
+    try:
+        tests = [{"input": test["input"], "output": test["output"]} for test in json.loads(text)]
+    except (LookupError, TypeError, RecursionError) as error:
+        raise ValueError(f"no list of tests with input and output ({type(error).__name__})") from None
+    if not all(isinstance(part, str) for test in tests for part in test.values()):
+        raise ValueError("an input or an output is no text")
+    return tests
 
 
 def plain_unpickle(data: bytes) -> Any:
@@ -107,22 +120,28 @@ def _unpack(text: str) -> str:
         raise ValueError(str(error)) from None
     if unpacker.unconsumed_tail:
         raise ValueError(f"more than {_MOST_BYTES} bytes when unpacked")
-    value = plain_unpickle(data)
+    try:
+        value = plain_unpickle(data)
+    except UnsafePickle:
+        raise
+    except Exception as error:  # An unpickler raises whatever it stumbles over.
+        raise ValueError(f"it is no pickle ({error})") from None
     if not isinstance(value, str):
         raise ValueError(f"a {type(value).__name__} where JSON text belongs")
     return value
 
 
-def _task(source: LiveCodeBenchSource, row: dict[str, Any], tests: list[dict[str, str]]) -> dict[str, str | None]:
+def _task(
+    source: LiveCodeBenchSource, row: dict[str, Any], tests: list[dict[str, str]], function: str | None
+) -> dict[str, str | None]:
     question = row["question_content"].strip()
-    if (row["starter_code"] or "").strip():
-        signature = _signature(row["starter_code"])
+    if str(row["starter_code"] or "").strip():
+        signature = _signature(str(row["starter_code"]))
         question += f"\n\nYour solution should have the following signature: ```python\n{signature}\n```"
-    metadata = json.loads(row["metadata"]) if (row["metadata"] or "").strip() else {}
     count = max(1, int(len(tests) * source.training_share))
     generator = np.random.default_rng(int(sha256_text(f"{source.seed}:{question}")[:16], 16))
     chosen = sorted(generator.choice(len(tests), size=count, replace=False).tolist())
-    answer = {"function": metadata.get("func_name") or None, "tests": tests, "training": chosen}
+    answer = {"function": function, "tests": tests, "training": chosen}
     family = str(row.get("difficulty") or "")
     return {"question": question, "answer": json.dumps(answer, ensure_ascii=False), "family": family, "solution": None}
 

@@ -13,6 +13,7 @@ import torch
 from selfdistill.epistemic import PAPER_WORDS, count_many, density, tokens_of
 from selfdistill.files import write_atomically
 from selfdistill.rollouts import Rollout
+from selfdistill.schema.errors import UserError
 from selfdistill.training.data import CONTEXT, RowPlan
 
 
@@ -27,9 +28,12 @@ def drop_metrics_after(path: Path, step: int) -> None:
     if not path.exists():
         return
     kept = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n") and json.loads(line)["step"] <= step:
-            kept.append(line)
+    try:
+        for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if line.endswith("\n") and json.loads(line)["step"] <= step:
+                kept.append(line)
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({error}): discard the run and train again.") from None
     write_atomically(path, "".join(kept))
 
 

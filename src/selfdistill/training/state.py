@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from selfdistill.files import move_into_place, sha256_file, sync
+from selfdistill.files import move_into_place, read_json, sha256_file, sync
 from selfdistill.schema.errors import UserError
 from selfdistill.training.distributed import World
 
@@ -82,7 +82,7 @@ def newest_state(folder: Path, world: World) -> Path | None:
 
 def read_progress(state: Path) -> Progress:
     """Counters of a state. Others are ignored: states of earlier versions held sampled rollouts, too."""
-    saved = json.loads((state / _PROGRESS).read_text())
+    saved = read_json(state / _PROGRESS)
     return Progress(saved["step"], saved["steps_without_signal"], saved.get("method", {}))
 
 
@@ -124,7 +124,7 @@ def _digests(state: Path, rank: int) -> dict[str, str]:
 def _fault(state: Path, world: World) -> str | None:
     """Why a state cannot be used, as far as this rank's share of the files shows; or None."""
     try:
-        digests = json.loads((state / _DIGESTS).read_text())
+        digests = read_json(state / _DIGESTS)
         if set(digests) != set(_files(state)) - {_DIGESTS}:
             return "files are missing or were added"
         for name in world.select(sorted(digests)):

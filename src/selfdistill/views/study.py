@@ -219,7 +219,7 @@ def _curves(path: Path) -> pd.DataFrame:
         by_step = {int(record["step"]): _scalars(record) for record in records}
     except FileNotFoundError:
         raise UserError(f"{path} is missing: discard the run and train again.") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}): discard the run and train again.") from None
     if not by_step:
         raise UserError(f"{path} holds no step: discard the run and train again.")
