@@ -94,10 +94,10 @@ def test_a_seed_adds_only_its_run(raw, assets):
 def test_names_and_descriptions_of_numbers_do_not_move_keys(raw, assets):
     def change(config):
         config["experiments"]["toy_sdpo"]["overrides"] = {"optimiser": {"learning_rate": "2e-4"}}
-        config["recipes"]["toy_sdpo"]["optimiser"]["learning_rate"] = 2.0e-4
+        config["recipes"]["toy_sdpo"]["optimiser"] = {"learning_rate": 2.0e-4}
 
     base = copy.deepcopy(raw)
-    base["recipes"]["toy_sdpo"]["optimiser"] = base["recipes"]["toy_sdpo"]["optimiser"] | {"learning_rate": 2e-4}
+    base["recipes"]["toy_sdpo"]["optimiser"] = {"learning_rate": 2e-4}
     assert changed(base, assets, change) == {}
 
 

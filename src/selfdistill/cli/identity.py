@@ -12,6 +12,7 @@ from selfdistill.artifacts.lineage_graph import state_of
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
+from selfdistill.plan.inheritance import shared_entries
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import nodes_behind
 from selfdistill.schema.errors import UserError
@@ -44,6 +45,9 @@ def explain_command(
     console.print(f"{name}: {len(nodes)} artifacts, {len(nodes) - len(explanations)} sealed.")
     if not explanations:
         console.print("Nothing would be computed.")
+    for entry, others in shared_entries(project.planner.config, name).items():
+        shown = ", ".join(others[:5]) + (f" and {len(others) - 5} more" if len(others) > 5 else "")
+        console.print(f"An edit of `{entry}` also changes {shown}.", soft_wrap=True, markup=False)
     for entry in explanations:
         console.print(f"\n[bold]{entry.node.name}[/bold]", soft_wrap=True)
         if entry.nearest is None:

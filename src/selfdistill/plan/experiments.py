@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
-from functools import cached_property
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
+from itertools import product
 from typing import Any
 
 from pydantic import ValidationError
 
 from selfdistill.artifacts.source_digest import outside_digest
-from selfdistill.plan.settings import depth_of, merge, validate_setting
+from selfdistill.plan.inheritance import inherit
+from selfdistill.plan.settings import depth_of, validate_setting
 from selfdistill.schema.common import Grader
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
 from selfdistill.schema.errors import Keys, SettingError, UserError, setting_problems, unknown
@@ -38,6 +41,9 @@ class Experiment:
     evaluation: TrainingEvaluation | None = None
     coverage_seed: int = 0
     swept_from: str | None = None
+    #: Of an experiment that a `sweep` makes: the swept one, and the values of its settings.
+    tuned_from: str | None = None
+    setting: Mapping[str, Any] = field(default_factory=dict)
 
     @cached_property
     def method_code(self) -> str | None:
@@ -85,11 +91,12 @@ class Experiment:
 
 
 def resolve(config: Config) -> dict[str, Experiment]:
-    """All experiments by name, those of coverage sweeps (`NAME_d8`) included."""
+    """All experiments by name, those of sweeps and coverage sweeps (`NAME_d8`) included."""
     experiments: dict[str, Experiment] = {}
     for name, entry in config.experiments.items():
         whole = _resolve_one(config, name, entry)
         experiments[name] = whole
+        experiments |= _tuned(config, name, entry)
         for distinct in entry.coverage.distinct if entry.coverage else ():
             variant = f"{name}_d{distinct}"
             if variant in config.experiments:
@@ -109,6 +116,30 @@ def resolve(config: Config) -> dict[str, Experiment]:
     return experiments
 
 
+def _tuned(config: Config, name: str, entry: ExperimentEntry) -> dict[str, Experiment]:
+    """The experiment with each combination of the values of its `sweep`."""
+    tuned = {}
+    for values in product(*entry.sweep.values()) if entry.sweep else ():
+        setting = dict(zip(entry.sweep, values, strict=True))
+        parts = (f"{path.rpartition('.')[2]}_{value}" for path, value in setting.items())
+        variant = "_".join([name, *(re.sub(r"[^a-z0-9]+", "_", part.lower()).strip("_") for part in parts)])
+        if variant in config.experiments or variant in tuned:
+            raise SettingError.at("experiments", name, "sweep", problem=f"makes the experiment {variant} twice.")
+        overrides = reduce(inherit, (_nested(path, value) for path, value in setting.items()), entry.overrides)
+        changed = entry.model_copy(update={"overrides": overrides, "coverage": None, "sweep": {}})
+        try:
+            experiment = _resolve_one(config, variant, changed)
+        except SettingError as error:
+            raise SettingError.at("experiments", name, "sweep", problem=f"with {setting}: {error}") from None
+        tuned[variant] = replace(experiment, tuned_from=name, setting=setting)
+    return tuned
+
+
+def _nested(path: str, value: Any) -> dict[str, Any]:
+    """`optimiser.learning_rate` and a value as nested mappings."""
+    return reduce(lambda inner, key: {key: inner}, reversed(path.split(".")), value)
+
+
 def get(experiments: dict[str, Experiment], name: str) -> Experiment:
     if name not in experiments:
         raise unknown("experiment", name, experiments)
@@ -117,7 +148,7 @@ def get(experiments: dict[str, Experiment], name: str) -> Experiment:
 
 def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experiment:
     model = config.models[entry.model]
-    merged = _merge(config.recipes[entry.recipe].model_dump(), entry.overrides)
+    merged = inherit(config.recipes[entry.recipe].model_dump(exclude={"like"}), entry.overrides)
 
     def place(keys: Keys) -> Keys:
         """Where a setting of the merged recipe comes from: the experiment's overrides, or the recipe."""
@@ -192,11 +223,3 @@ def _training_evaluation(
         **entry.values_of(EvaluationFields),
         **benchmark.values_of(GradingFields),
     )
-
-
-def _merge(recipe: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
-    """The recipe with an experiment's changes; another method replaces the recipe's method with all its options."""
-    method, own = changes.get("method", {}), recipe["method"].get("name")
-    if isinstance(method, dict) and method.get("name", own) != own:
-        recipe = recipe | {"method": {}}
-    return merge(recipe, changes)

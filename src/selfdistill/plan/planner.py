@@ -124,6 +124,10 @@ class Planner:
         dataset = self.config.benchmarks[benchmark].dataset
         return self.prompts(model, self.dataset(dataset), dataset)
 
+    def trained_on(self, experiment: Experiment) -> Node:
+        """The problems that an experiment is trained on."""
+        return self.problems(experiment.dataset, experiment.subset, experiment.coverage_seed)
+
     def train(self, experiment: str, seed: int) -> Node:
         chosen = self.experiments[experiment]
         model = chosen.entry.model
@@ -131,8 +135,7 @@ class Planner:
         if chosen.train_spec(seed).on_policy is None:
             inputs["examples"] = self.sft_data(experiment)
         else:
-            problems = self.problems(chosen.dataset, chosen.subset, chosen.coverage_seed)
-            inputs["prompts"] = self.prompts(model, problems, chosen.dataset)
+            inputs["prompts"] = self.prompts(model, self.trained_on(chosen), chosen.dataset)
         if chosen.train.evaluation is not None:
             inputs["evaluation_prompts"] = self.benchmark_prompts(model, chosen.train.evaluation.benchmark)
         return Node(chosen.train_spec(seed), inputs)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
+from selfdistill.plan.inheritance import with_inherited
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import Keys, SettingError, setting_problems, unknown
@@ -53,7 +54,7 @@ def depth_of(keys: Keys, content: Any) -> int:
 
 def load_config(data: Mapping[str, Any]) -> Config:
     """Validate the config (as Snakemake merged it) and every name in it that refers to another entry; SettingError."""
-    config = validate_setting(Config, data)
+    config = validate_setting(Config, with_inherited(data))
     for name, template in config.questions.items():
         if "{question}" not in template:
             raise SettingError.at("questions", name, problem=f"{template!r} lacks the slot {{question}}.")

@@ -16,8 +16,8 @@ from selfdistill.plan.planner import Planner
 from selfdistill.schema.config import ReportEntry
 from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
 
-#: Views, and sections of a report, that show all experiments of a model.
-BY_MODEL = ("richness", "sft", "coverage", "forced")
+#: Sections of a report that are tables of their own, of the same names.
+SECTIONS = ("richness", "sft", "coverage", "forced", "tuning")
 #: The name of the report that `report` describes; those of `reports` have their own.
 DEFAULT_REPORT = "report"
 
@@ -63,6 +63,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "sft": sorted({e.entry.model for e in experiments if e.method.trains_on}),
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
         "forced": sorted({e.entry.model for e in _with_variants(planner)}),
+        "tuning": sorted({e.tuned_from for e in experiments if e.tuned_from}),
         "report": [DEFAULT_REPORT, *sorted(planner.config.reports)],
     }
 
@@ -78,7 +79,7 @@ def targets_of(planner: Planner, name: str) -> list[str]:
     """What the target NAME of `reports` makes: the report, and every table of what it shows."""
     report = _entry(planner, name)
     tables = [(view, e) for view in ("ood", "epistemic", "curves") for e in report.experiments]
-    tables += [(view, model) for view in BY_MODEL for model in getattr(report, view)]
+    tables += [(view, model) for view in SECTIONS for model in getattr(report, view)]
     return [target_of("report", name), *(target_of(view, shown) for view, shown in tables)]
 
 
@@ -108,6 +109,7 @@ def _about(experiment: Experiment) -> dict[str, Any]:
         "arm": method.trains_on,
         "label": method.label,
         "distinct": experiment.distinct,
+        "setting": dict(experiment.setting),
     }
 
 
@@ -164,7 +166,8 @@ def _richness(planner: Planner, plan: ViewPlan, name: str) -> None:
 
 
 def _sft(planner: Planner, plan: ViewPlan, name: str) -> None:
-    chosen = [e for e in planner.experiments.values() if e.entry.model == name and e.method.trains_on]
+    experiments = planner.experiments.values()
+    chosen = [e for e in experiments if e.entry.model == name and e.method.trains_on and not e.tuned_from]
     if not chosen:
         raise unknown("model with SFT experiments", name, view_names(planner)["sft"])
     for experiment in chosen:
@@ -179,6 +182,16 @@ def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
     for experiment in {e.name: e for e in [*swept, *parents]}.values():
         _training_rows(planner, plan, experiment)
         _evaluation_rows(planner, plan, experiment)
+
+
+def _tuning(planner: Planner, plan: ViewPlan, name: str) -> None:
+    tuned = [e for e in planner.experiments.values() if e.tuned_from == name]
+    if not tuned:
+        raise unknown("experiment with a sweep", name, view_names(planner)["tuning"])
+    for experiment in [planner.experiments[name], *tuned]:
+        _evaluation_rows(planner, plan, experiment)
+    for row in plan.rows:
+        row["tuned_from"] = name
 
 
 def _entry(planner: Planner, name: str) -> ReportEntry:
@@ -206,27 +219,30 @@ def _forced(planner: Planner, plan: ViewPlan, name: str) -> None:
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     report = _entry(planner, name)
     place = ("report",) if name == DEFAULT_REPORT else ("reports", name)
-    if not any((report.experiments, *(getattr(report, section) for section in BY_MODEL))):
+    if not any((report.experiments, *(getattr(report, section) for section in SECTIONS))):
         raise SettingError.at(*place, "experiments", problem="is empty: name at least one experiment.")
     known = view_names(planner)
-    for section, view in (("experiments", "ood"), *zip(BY_MODEL, BY_MODEL, strict=True)):
+    for section, view in (("experiments", "ood"), *((section, section) for section in SECTIONS)):
         for listed in getattr(report, section):
             if listed not in known[view]:
-                kind = "experiment" if view == "ood" else f"model with a {section} table"
+                kind = "experiment" if view == "ood" else f"name with a {section} table"
                 raise SettingError.at(*place, section, problem=unknown(kind, listed, known[view]))
     for experiment in report.experiments:
         _training_rows(planner, plan, get(planner.experiments, experiment))
         _evaluation_rows(planner, plan, get(planner.experiments, experiment))
-    for section in BY_MODEL:
-        for model in getattr(report, section):
-            part = ViewPlan(section, model)
-            VIEWS[section](planner, part, model)
+    for section in SECTIONS:
+        for shown in getattr(report, section):
+            part = ViewPlan(section, shown)
+            VIEWS[section](planner, part, shown)
             plan.rows += [{**row, "section": section} for row in part.rows]
             plan.nodes |= part.nodes
             for node, users in part.users.items():
                 plan.users.setdefault(node, set()).update(users)
     plan.header["lexicon"] = planner.config.lexicon
     plan.header["experiments"] = report.experiments
+    plan.header["trained_on"] = {
+        name: planner.trained_on(planner.experiments[name]).name for name in report.experiments
+    }
 
 
 VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
@@ -237,6 +253,7 @@ VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
     "sft": _sft,
     "coverage": _coverage,
     "forced": _forced,
+    "tuning": _tuning,
     "report": _report,
 }
 #: Views that are tables: `results/<view>/<name>.csv`.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
@@ -44,6 +44,26 @@ from selfdistill.schema.stages import ContextKind
 MOST_CHECKPOINTS = 10_000
 
 
+def _or_like(schema: dict[str, Any]) -> None:
+    """In the JSON schema, an entry that says `like` may leave out anything, in its mappings as well."""
+    whole = {key: value for key, value in schema.items() if key != "title"}
+    partial = {name: {"description": field["description"]} if "description" in field else {}
+               for name, field in schema["properties"].items()}  # fmt: skip
+    changed = {"type": "object", "properties": partial, "additionalProperties": False, "required": ["like"]}
+    schema.clear()
+    schema["anyOf"] = [whole, changed]
+
+
+class Entry(Model):
+    """An entry that can say what it is like (`selfdistill.plan.inheritance`)."""
+
+    model_config = ConfigDict(json_schema_extra=_or_like)
+
+    like: str | None = Field(
+        None, description="An entry of this section or of `bases`: what is not said here is as it is there."
+    )
+
+
 class AssetFile(FileFields):
     """A file of an asset in config/assets.lock.yaml."""
 
@@ -69,7 +89,7 @@ class LiveCodeBenchFile(LiveCodeBenchFields):
     )
 
 
-class DatasetEntry(DatasetFields):
+class DatasetEntry(Entry, DatasetFields):
     """A set of problems, and what a model is asked and rewarded for on it where that is not the model's own setting."""
 
     source: AssetFile | LiveCodeBenchFile | ToySource | ReasoningGymSource = Field(
@@ -94,7 +114,7 @@ class PretrainEntry(PretrainFields):
     )
 
 
-class ModelEntry(ChatFields):
+class ModelEntry(Entry, ChatFields):
     """A base model, with the settings that belong to it."""
 
     asset: str | None = Field(None, min_length=1, description="Name in config/assets.lock.yaml.")
@@ -143,7 +163,7 @@ class ModelEntry(ChatFields):
             )
 
 
-class BenchmarkEntry(GradingFields):
+class BenchmarkEntry(Entry, GradingFields):
     """An evaluation set."""
 
     dataset: str = Field(description="Name of a data set.")
@@ -186,7 +206,7 @@ class TrainingEvaluationEntry(EvaluationFields):
     benchmark: str = Field(description="Name of a benchmark; its grader, seed and max_tokens hold.")
 
 
-class TrainEntry(TrainingFields, GroupFields):
+class TrainEntry(Entry, TrainingFields, GroupFields):
     """A training recipe. `method` holds `name` (grpo, sdpo, sft) and what differs from the method's defaults."""
 
     method: dict[str, Any] = Field(description="Objective: `name` and its options (docs/method.md).")
@@ -231,7 +251,7 @@ class SftSource(Model):
     seed: int = Field(0, ge=0, description="Seed of the samplers.")
 
 
-class ExperimentEntry(Model):
+class ExperimentEntry(Entry):
     """One model, one recipe, one data set, some seeds."""
 
     model: str = Field(description="Name of a model.")
@@ -249,10 +269,15 @@ class ExperimentEntry(Model):
     coverage: CoverageSweep | None = Field(
         None, description="The experiment again on fewer distinct problems, as NAME_d8, ..."
     )
+    sweep: dict[str, Annotated[list[Any], Distinct, Field(min_length=1)]] = Field(
+        {},
+        description="Values to try of settings of the recipe, such as optimiser.learning_rate: the experiment again "
+        "with each (of several settings: each combination), as NAME_learning_rate_1e_06, ...",
+    )
     sft: SftSource | None = Field(None, description="How completions for SFT are sampled; method sft needs it.")
 
 
-class RichnessEntry(SolveRateFields):
+class RichnessEntry(Entry, SolveRateFields):
     """The table of contexts (paper, section 3): which problems, which contexts."""
 
     dataset: str = Field(description="Name of the data set the problems are taken from.")
@@ -273,6 +298,7 @@ class ReportEntry(Model):
     sft: Annotated[list[str], Distinct] = Field([], description="Models with an SFT table.")
     coverage: Annotated[list[str], Distinct] = Field([], description="Models with a coverage table.")
     forced: Annotated[list[str], Distinct] = Field([], description="Models with a table of variants.")
+    tuning: Annotated[list[str], Distinct] = Field([], description="Experiments with a `sweep`.")
 
 
 class Config(Model):
@@ -281,6 +307,9 @@ class Config(Model):
     questions: dict[Name, str] = Field(description="Question templates; each holds {question}.")
     reprompts: dict[Name, RepromptTemplate] = Field(description="Re-prompt templates.")
     lexicon: list[str] = Field(min_length=1, description="Epistemic words, counted in every completion.")
+    bases: dict[Name, dict[str, Any]] = Field(
+        {}, description="What entries of any section can be `like`; it makes nothing by itself."
+    )
     datasets: dict[Name, DatasetEntry] = Field(description="Data sets by name.")
     models: dict[Name, ModelEntry] = Field(description="Models by name.")
     benchmarks: dict[Name, BenchmarkEntry] = Field(description="Benchmarks by name.")

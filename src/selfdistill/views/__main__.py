@@ -29,6 +29,7 @@ MODULES = {
     "sft": "paper_tables",
     "coverage": "coverage",
     "forced": "forced",
+    "tuning": "tuning",
     "report": "report",
 }
 

@@ -17,6 +17,7 @@ from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.views import DEFAULT_REPORT
+from selfdistill.views.breadth import breadth_section
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
@@ -29,6 +30,7 @@ from selfdistill.views.scores import checkpoints_section, families_section, main
 from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy, read_study
 from selfdistill.views.style import NO_THINK, SDPO, Look, number, palette, percent
 from selfdistill.views.training_curves import curves_section
+from selfdistill.views.tuning import tuning_section
 from selfdistill.views.words import words_section
 
 TITLE = "Does self-distillation degrade reasoning? A reproduction of arXiv 2603.24472"
@@ -50,7 +52,8 @@ def build_report(plan: dict[str, Any]) -> str:
     """results/report.html, or results/reports/{name}.html."""
     studies = read_study(plan)
     artifacts = ancestry(plan["artifacts"])
-    shared = _present(silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts))
+    breadth = breadth_section(studies, plan["trained_on"])
+    shared = _present(breadth, silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts))
     looks = [look for study in studies for look in study.looks.values()]
     root = "" if plan["name"] == DEFAULT_REPORT else "../"
     return render([_model_page(study) for study in studies], shared, looks, TITLE, root)
@@ -71,8 +74,12 @@ def render(
 def _model_page(study: ModelStudy) -> ModelPage:
     # A model may have these without being among the report's experiments.
     tables_only = (
-        richness_section(study), sft_section(study), coverage_section(study), forced_section(study),
-    )  # fmt: skip
+        richness_section(study),
+        sft_section(study),
+        coverage_section(study),
+        forced_section(study),
+        tuning_section(study),
+    )
     if not study.main:
         return ModelPage(study.model, "", [], _present(*tables_only))
     sections = _present(

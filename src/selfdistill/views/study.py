@@ -157,6 +157,7 @@ class ModelStudy:
     coverage: list[Evaluation] = field(default_factory=list)
     #: Rows of the plan, of every variant; `views.forced` sorts them.
     forced: list[Row] = field(default_factory=list)
+    tuning: list[Evaluation] = field(default_factory=list)
 
     @property
     def experiments(self) -> list[str]:
@@ -186,8 +187,10 @@ class ModelStudy:
 def read_study(plan: dict[str, Any]) -> list[ModelStudy]:
     """Sort the rows of the report's plan by model and section; every experiment gets one look."""
     rows: list[Row] = plan["rows"]
-    # Coverage sweeps share the look of their parent experiment, so they get no label of their own.
-    chosen = looks(row for row in rows if row["kind"] != "richness" and row.get("distinct") is None)
+    # What a sweep makes shares the look of its parent experiment, so it gets no label of its own.
+    chosen = looks(
+        row for row in rows if row["kind"] != "richness" and row.get("distinct") is None and not row.get("setting")
+    )
     return [_model_study(name, rows, chosen, plan["lexicon"]) for name in dict.fromkeys(row["model"] for row in rows)]
 
 
@@ -203,6 +206,7 @@ def _model_study(model: str, rows: list[Row], chosen: dict[str, Look], lexicon: 
     study.sft = evaluations(section("sft"))
     study.coverage = evaluations(section("coverage"))
     study.forced = section("forced")
+    study.tuning = evaluations(section("tuning"))
     return study
 
 

@@ -29,6 +29,9 @@ class DemonstrationSettings(MethodSettings):
     instruction: Annotated[str | None, Since(None)] = Field(
         None, min_length=1, description="The instruction of context `concise`, which needs one."
     )
+    teacher_thinking: Annotated[bool | None, Since(None)] = Field(
+        None, description="enable_thinking of the chat template in the teacher's prompt; null: as in the student's."
+    )
     keep_space: Annotated[bool, Since(False)] = Field(
         False, description="Keep white space around a demonstration without its thinking, as the paper's code does."
     )

@@ -21,7 +21,7 @@ from selfdistill.contexts import (
     encode_context,
     feedback_text,
 )
-from selfdistill.prompts import Message, fill
+from selfdistill.prompts import Message, encode_chat, fill
 from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import DemonstrationSettings, TeacherContext
@@ -36,6 +36,8 @@ class TeacherPrompts:
     def __init__(self, settings: DemonstrationSettings, policy: Policy) -> None:
         self.settings = settings
         self.policy = policy
+        own = settings.teacher_thinking
+        self.enable_thinking = policy.thinking if own is None else own
         self.thinking = Thinking.of(policy.tokenizer, policy.thinking_marks)
         self.max_tokens = settings.max_reprompt_tokens
         if policy.max_positions is not None:
@@ -67,8 +69,10 @@ class TeacherPrompts:
 
     def _alone(self, kind: TeacherContext, rollout: Rollout) -> TeacherPrompt | None:
         """A context that needs no other rollout."""
-        if kind == "none":
+        if kind == "none" and self.enable_thinking == self.policy.thinking:
             return TeacherPrompt(rollout.prompt.prompt_ids)
+        if kind == "none":
+            return TeacherPrompt(encode_chat(self.policy.tokenizer, rollout.prompt.messages, self.enable_thinking))
         if kind == "answer":
             return self._encode(kind, rollout, fill(ANSWER_TEMPLATE, {"answer": rollout.prompt.answer}))
         if kind == "concise":
@@ -113,7 +117,7 @@ class TeacherPrompts:
         if kind == "reference_only":
             messages = [*messages[:-1], {**messages[-1], "content": ""}]
         ids, is_truncated = encode_context(
-            self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.policy.thinking, self.max_tokens
+            self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.enable_thinking, self.max_tokens
         )
         if answer is None:
             return TeacherPrompt(ids, is_truncated)
