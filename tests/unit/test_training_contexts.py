@@ -6,14 +6,18 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from chat_tokenizers import tokenizer
 from selfdistill.generation.base import Completion
 from selfdistill.losses import divergence
-from selfdistill.rollouts import Rollout
+from selfdistill.prompts import encode_chat
+from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate
 from selfdistill.schema.methods import Sdpo
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import Tokens, make_method
+from selfdistill.training.methods.base import Policy
+from selfdistill.training.methods.teacher_prompts import TeacherPrompts
 from selfdistill.training.network import Network
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.update import Updater
@@ -160,6 +164,21 @@ def test_tokens_are_compared_with_all_teachers_of_their_row_or_with_none():
     assert not nothing.any() and nothing.requires_grad
     with pytest.raises(ValueError, match="some of the contexts context, plain but not all"):
         tokens(context=part).distil([CONTEXT, PLAIN], loss)
+
+
+@pytest.mark.parametrize("context", ["none", "solution"])
+def test_the_teacher_may_think_where_the_student_does_not(context):
+    """Qwen3's template closes the thinking of a completion that must not think; the teacher's prompt is left open."""
+    words = tokenizer("qwen3")
+    messages = [{"role": "user", "content": "What is 1?"}]
+    prompt = Prompt(0, "p", "", "1", messages, encode_chat(words, messages, False))
+    rollouts = [Rollout(prompt, i, Completion([7], [0.0], "eos"), f"one {i}", "correct", 1.0, "") for i in range(2)]
+    policy = Policy(words, False, 32, 512)
+    as_student, thinking = (
+        words.decode(TeacherPrompts(settings, policy).of(context, [rollouts])[0].ids)
+        for settings in (Sdpo(context=context, reprompt=TEMPLATE, teacher_thinking=own) for own in (None, True))
+    )
+    assert as_student == thinking + "<think>\n\n</think>\n\n"
 
 
 @pytest.mark.parametrize("context", ["none", "wrong", "donor", "answer", "reference_only"])

@@ -383,6 +383,56 @@ def test_a_table_is_made_without_loading_torch_or_what_only_figures_need(project
     assert done.stdout.strip() == "set()"
 
 
+# --- settings and data sets side by side ----------------------------------------------------------------------------
+
+
+def swept() -> dict:
+    """GRPO with two more values of a setting, evaluated at every checkpoint."""
+    entry = CONFIG["experiments"]["tiny_grpo"] | {"sweep": {"group_size": [4, 2]}, "evaluate": "all", "coverage": None}
+    return {**CONFIG, "experiments": {**CONFIG["experiments"], "tiny_grpo": entry}}
+
+
+def better_early(artifact, step, family, row, sample):
+    """Right at step 6 and wrong at step 12."""
+    return Said("correct" if step == 6 else "wrong", *SHORT)
+
+
+def test_tuning_shows_the_last_and_the_best_checkpoint_of_each_setting(project):
+    rows = rows_of(made("tuning", "tiny_grpo", swept(), better_early))
+    assert [(r["setting"], r["chosen"], r["step"], r["avg_at_k"]) for r in rows] == [
+        (setting, chosen, step, score)
+        for setting in ("as in the recipe", "group_size = 4", "group_size = 2")
+        for chosen, step, score in (("last", "12", "0"), ("best", "6", "1"))
+    ]
+
+
+def test_the_report_shows_a_sweep_under_the_look_of_its_experiment(project):
+    report = {"experiments": ["tiny_grpo"], "tuning": ["tiny_grpo"]}
+    text = made("report", "report", {**swept(), "report": report}, better_early)
+    section = text[text.index('id="tiny-tuning"') :].partition("</section>")[0]
+    assert "group_size = 4" in section and "filled, the last checkpoint; hollow, the best" in section
+
+
+def test_data_sets_of_different_breadth_stand_side_by_side(project):
+    narrow = {"source": {"kind": "toy", "families": ["id"], "count": 1}}
+    drill = CONFIG["datasets"]["drill"]
+    names = ("tiny_grpo", "tiny_sdpo")
+    entries = {name: CONFIG["experiments"][name] | {"coverage": None} for name in names}
+    entries |= {f"narrow_{name}": entries[name] | {"dataset": "narrow"} for name in names}
+    config = {
+        **CONFIG,
+        "datasets": {**CONFIG["datasets"], "drill": drill, "narrow": narrow},
+        "benchmarks": {"exam": {**CONFIG["benchmarks"]["exam"], "domain": "in"}},
+        "experiments": entries,
+        "report": {"experiments": list(entries)},
+    }
+    text = made("report", "report", config)
+    section = text[text.index('id="breadth"') :].partition("</section>")[0]
+    assert len(re.findall("<tr>", section)) == 1 + 4
+    assert "accuracy on exam changes under" in section
+    assert 'id="breadth"' not in made("report", "report", {**config, "report": {"experiments": list(names)}})
+
+
 # --- the report -------------------------------------------------------------------------------------------------------
 
 

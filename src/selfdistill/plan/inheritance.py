@@ -64,7 +64,7 @@ def _chain(data: Mapping[str, Any], section: str, name: str, entry: Any) -> Iter
         place = places[0] if places else None
         if place is None:
             known = [n for part in (section, BASES) for n in data.get(part) or () if n != name]
-            raise SettingError.at(*seen[-1], "like", problem=unknown("entry", like, known))
+            raise SettingError.at(*seen[-1], "like", problem=unknown("entry", str(like), known))
         if place in seen:
             circle = " -> ".join([*(n for _, n in seen), like])
             raise SettingError.at(section, name, "like", problem=f"goes in a circle: {circle}.")
