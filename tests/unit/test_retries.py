@@ -110,8 +110,7 @@ def test_a_fork_that_was_killed_is_recorded_by_its_client(artifact, monkeypatch)
         job = os.fork()
         if job == 0:
             end_by_kill(arguments)
-        os.waitpid(job, 0)
-        return 137
+        return os.waitstatus_to_exitcode(os.waitpid(job, 0)[1])
 
     def end_by_kill(arguments):
         module = types.ModuleType("selfdistill.stages.sample")
@@ -120,6 +119,7 @@ def test_a_fork_that_was_killed_is_recorded_by_its_client(artifact, monkeypatch)
         launch.run(arguments)
         os._exit(0)
 
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     monkeypatch.setattr(warm, "run_forked", killed)
     assert launch.main(["sample", str(artifact.manifest_path), "--log", "logs/x.log", "--warm"]) == 137
     (attempt,) = read_attempts(provenance_path(artifact.folder))

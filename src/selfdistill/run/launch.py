@@ -40,22 +40,17 @@ def main(arguments: list[str] | None = None) -> int:
     if "--warm" in arguments and warm.is_possible():
         code = warm.run_forked([a for a in arguments if a != "--warm"], "selfdistill.run.launch")
         if code is not None:
-            if code == EXIT_KILLED:
-                _record_kill(arguments)
-            return code
+            return code if code >= 0 else _report_death(arguments, -code)
     return run(arguments)
 
 
 def run(arguments: list[str]) -> int:
     """Run the stage in this process; returns the exit code."""
-    from selfdistill.run.job import Tee
     from selfdistill.schema.errors import EXIT_USER_ERROR, disk_problem
 
     options = _parse(arguments)
-    folder = options.manifest.parent
-    history = folder / "log.txt" if folder.is_dir() else None
     try:
-        with Tee(options.log, f"{options.stage} {folder.name[:-13]}", history) as tee:
+        with _open_log(options) as tee:
             return _run_and_report(options, tee)
     except OSError as error:  # of the log itself
         problem = disk_problem(error)
@@ -63,6 +58,14 @@ def run(arguments: list[str]) -> int:
             raise
         print(f"error: {problem}", file=sys.stderr)
         return EXIT_USER_ERROR
+
+
+def _open_log(options: argparse.Namespace) -> Tee:
+    from selfdistill.run.job import Tee
+
+    folder = options.manifest.parent
+    history = folder / "log.txt" if folder.is_dir() else None
+    return Tee(options.log, f"{options.stage} {folder.name[:-13]}", history)
 
 
 def _run_and_report(options: argparse.Namespace, tee: Tee) -> int:
@@ -115,13 +118,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _record_kill(arguments: list[str]) -> None:
-    """A fork that SIGKILL ended could not record it itself."""
+def _report_death(arguments: list[str], number: int) -> int:
+    """A fork that a signal ended could not say so, nor record it; returns the exit code."""
     from selfdistill.artifacts.lineage import provenance_path
     from selfdistill.artifacts.provenance import record_kill
 
     options = _parse(arguments)
-    record_kill(provenance_path(options.manifest.parent, options.shard or ""))
+    with _open_log(options) as tee:
+        tee.print(f"error: {signal.Signals(number).name} ended the process. Run the same command again to continue.")
+    if number == signal.SIGKILL:
+        record_kill(provenance_path(options.manifest.parent, options.shard or ""))
+    return 128 + number
 
 
 def _parse(arguments: list[str]) -> argparse.Namespace:

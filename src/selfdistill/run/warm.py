@@ -2,194 +2,147 @@
 
 Loading torch and transformers takes seconds; the toy study has more than a hundred jobs. With `warm_start: true` in
 config/runtime.yaml a job asks the server for a fork, which takes over the job's arguments, environment, working
-directory and standard streams, and runs the job.
+directory and standard streams, and runs the job. Snakemake sets OMP_NUM_THREADS to a job's cores.
 
-The server loads libraries only, never modules of this package, so edited source files are always read. It exits after
-a minute without jobs. A job is killed when its client dies. Where the server cannot be started a job runs in its own
-process.
+A job has the server of its own surroundings (`run.surroundings`): checkout, code, environment, limits. So the fork runs
+as the job would have run alone. The server (`run.warm_server`) exits after a minute without jobs. A job is killed when
+its client dies. Where there is no server, and none can be started, the job runs in its own process, after a line that
+says why.
 """
 
 from __future__ import annotations
 
 import array
 import fcntl
-import hashlib
-import importlib
 import json
 import os
-import select
 import signal
 import socket
 import stat
+import struct
 import subprocess
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-IDLE_SECONDS = 60
-START_SECONDS = 90
-_LIBRARIES = (
-    "numpy", "pyarrow.parquet", "pydantic", "yaml", "filelock", "tqdm", "torch", "safetensors.torch",
-    "transformers.modeling_utils", "transformers.generation", "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto", "transformers.tokenization_utils_tokenizers",
-)  # fmt: skip
-_LENGTH_BYTES = 4
+from selfdistill.run import surroundings
+
+_START_SECONDS = 90
+#: How long to wait for a fork. A server that does not answer has been stopped.
+_FORK_SECONDS = 10
+READY = b"r"
+LENGTH_BYTES = 4
+#: Exit code of the job; the number of a signal that ended it, negative.
+STATUS = struct.Struct("!h")
+#: Passed on to the job, unless the client ignores them (then so does the job).
+_FORWARDED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+
+
+class NoServer(Exception):
+    """Why this job runs in its own process."""
 
 
 def is_possible() -> bool:
-    return hasattr(os, "fork")
+    """On Linux, for jobs of one thread: OpenMP's threads do not survive a fork."""
+    return surroundings.are_known() and os.environ.get("OMP_NUM_THREADS") == "1"
 
 
 def run_forked(arguments: list[str], module: str) -> int | None:
-    """Call `module.run(arguments)` in a fork of the server; its exit code, or None where there is no server."""
-    connection = _connect(module)
-    if connection is None:
+    """Call `module.run(arguments)` in a fork of the server, as `python -m module` would in this process.
+
+    Its exit code, as in `subprocess`: a signal that ended it is negative. None where there is no server.
+    """
+    try:
+        connection = _connect(_address())
+    except (NoServer, OSError) as error:
+        print(f"warm start is not possible, this job starts alone: {error}", file=sys.stderr, flush=True)
         return None
     with connection:
-        request = json.dumps({"arguments": arguments, "cwd": os.getcwd(), "environment": dict(os.environ)}).encode()
-        descriptors = array.array("i", [0, 1, 2])
-        connection.sendmsg(
-            [len(request).to_bytes(_LENGTH_BYTES, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
-        )
-        connection.sendall(request)
-        previous = {s: signal.signal(s, lambda number, _: connection.send(bytes([number]))) for s in _FORWARDED}
-        try:
-            answer = connection.recv(1)
-        except ConnectionError:
-            answer = b""
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-    # No answer: the job was killed, for instance by the kernel for lack of memory.
-    return answer[0] if answer else 128 + signal.SIGKILL
+        _request(connection, arguments, module)
+        return _wait(connection)
 
 
-_FORWARDED = (signal.SIGTERM, signal.SIGINT)
+def _request(connection: socket.socket, arguments: list[str], module: str) -> None:
+    """Send the job, with the standard streams."""
+    request = json.dumps(
+        {"module": module, "arguments": arguments, "folder": os.getcwd(), "environment": dict(os.environ)}
+    ).encode()
+    descriptors = array.array("i", [0, 1, 2])
+    connection.sendmsg(
+        [len(request).to_bytes(LENGTH_BYTES, "big")], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, descriptors)]
+    )
+    connection.sendall(request)
+
+
+def _wait(connection: socket.socket) -> int:
+    """Wait for the job, and pass on signals to it."""
+    forwarded = [number for number in _FORWARDED if signal.getsignal(number) is not signal.SIG_IGN]
+    previous = {number: signal.signal(number, lambda n, _: connection.send(bytes([n]))) for number in forwarded}
+    try:
+        status = connection.recv(STATUS.size, socket.MSG_WAITALL)
+    except ConnectionError:
+        status = b""
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    # Nothing: the job was killed together with its server.
+    return STATUS.unpack(status)[0] if len(status) == STATUS.size else -signal.SIGKILL
 
 
 def _address() -> Path:
-    """Socket of the server for this interpreter, this copy of the package, the installed packages and this user."""
+    """Socket of the server for these surroundings. NoServer where its folder is not this user's alone."""
     folder = Path(tempfile.gettempdir()) / f"selfdistill-{os.getuid()}"
     folder.mkdir(mode=0o700, exist_ok=True)
     status = folder.stat()
     if status.st_uid != os.getuid() or stat.S_IMODE(status.st_mode) != 0o700:
-        raise PermissionError(f"{folder} belongs to another user or is open to others")
-    packages = Path(os.path.dirname(os.__file__), "site-packages")
-    installed = [str(p) + str(p.stat().st_mtime_ns) for p in map(Path, sys.path) if p.name == packages.name]
-    known = hashlib.sha256("\n".join([sys.executable, __file__, *installed]).encode()).hexdigest()[:16]
-    return folder / f"{known}.sock"
+        raise NoServer(f"{folder} belongs to another user or is open to others.")
+    return folder / f"{surroundings.digest()}.sock"
 
 
-def _connect(module: str) -> socket.socket | None:
-    """A connection to the server, which is started if it is not running."""
-    try:
-        address = _address()
-    except OSError:
-        return None
+def _connect(address: Path) -> socket.socket:
+    """A connection to a fork of the server, which is started if it is not running. NoServer where that fails."""
+    connection = _try(address)
+    if connection is not None:
+        return connection
     with address.with_suffix(".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         connection = _try(address)
+        return connection if connection is not None else _start(address)
+
+
+def _start(address: Path) -> socket.socket:
+    log = address.with_suffix(".log")
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            _command(address), stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
+        )
+    deadline = time.monotonic() + _START_SECONDS
+    while server.poll() is None and time.monotonic() < deadline:
+        connection = _try(address)
         if connection is not None:
             return connection
-        environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        server = subprocess.Popen(
-            [sys.executable, "-m", "selfdistill.run.warm", str(address), module],
-            env=environment, start_new_session=True, close_fds=True,
-            stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + START_SECONDS
-        while server.poll() is None and time.monotonic() < deadline:
-            connection = _try(address)
-            if connection is not None:
-                return connection
-            time.sleep(0.05)
-    return None
+        time.sleep(0.05)
+    raise NoServer(f"its server did not start, see {log}")
+
+
+def _command(address: Path) -> list[str]:
+    return [sys.executable, "-m", "selfdistill.run.warm_server", str(address)]
 
 
 def _try(address: Path) -> socket.socket | None:
+    """A connection to a fresh fork; None where no server listens, NoServer where it does not answer."""
     connection = socket.socket(socket.AF_UNIX)
+    connection.settimeout(_FORK_SECONDS)
     try:
         connection.connect(str(address))
+        if connection.recv(1) == READY:
+            connection.settimeout(None)
+            return connection
+    except TimeoutError:
+        connection.close()
+        raise NoServer(f"the server of {address} does not answer. If it is stopped, end it.") from None
     except OSError:
-        connection.close()
-        return None
-    return connection
-
-
-def serve(address: Path, run: Callable[[list[str]], int]) -> None:
-    """Load the libraries, then fork a job for every connection; return after a while without jobs."""
-    for name in _LIBRARIES:
-        importlib.import_module(name)
-    address.unlink(missing_ok=True)
-    listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(address))
-    listener.listen(64)
-    jobs: set[int] = set()
-    last = time.monotonic()
-    while jobs or time.monotonic() - last < IDLE_SECONDS:
-        ready, _, _ = select.select([listener], [], [], 1.0)
-        jobs -= {job for job in jobs if os.waitpid(job, os.WNOHANG)[0]}
-        if jobs:
-            last = time.monotonic()
-        if not ready:
-            continue
-        connection, _ = listener.accept()
-        last = time.monotonic()
-        job = os.fork()
-        if job == 0:
-            listener.close()
-            _run_job(connection, run)
-        jobs.add(job)
-        connection.close()
-    address.unlink(missing_ok=True)
-
-
-def _run_job(connection: socket.socket, run: Callable[[list[str]], int]) -> None:
-    """Run the client's job in this fork. Never returns."""
-    code = 1
-    try:
-        header, descriptors, _, _ = socket.recv_fds(connection, _LENGTH_BYTES, 3)
-        request = json.loads(_read(connection, int.from_bytes(header, "big")))
-        os.setsid()
-        # The server may have been started where Ctrl-C is ignored; the job must receive forwarded signals.
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        for target, descriptor in enumerate(descriptors):
-            os.dup2(descriptor, target)
-            os.close(descriptor)
-        os.chdir(request["cwd"])
-        os.environ.clear()
-        os.environ.update(request["environment"])
-        threading.Thread(target=_forward_signals, args=(connection,), daemon=True).start()
-        code = run(request["arguments"])
-    finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        connection.send(bytes([code]))
-        os._exit(code)
-
-
-def _forward_signals(connection: socket.socket) -> None:
-    """Deliver the signals that the client forwards; kill this job when the client dies."""
-    while True:
-        received = connection.recv(1)
-        os.kill(os.getpid(), received[0] if received else signal.SIGKILL)
-
-
-def _read(connection: socket.socket, length: int) -> bytes:
-    parts = []
-    while length:
-        part = connection.recv(min(length, 1 << 16))
-        if not part:
-            raise ConnectionError("the client closed the connection")
-        parts.append(part)
-        length -= len(part)
-    return b"".join(parts)
-
-
-if __name__ == "__main__":
-    # The module whose `run` a job calls is imported in the fork, never here.
-    serve(Path(sys.argv[1]), lambda arguments: importlib.import_module(sys.argv[2]).run(arguments))
+        pass
+    connection.close()
+    return None
