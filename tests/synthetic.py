@@ -193,6 +193,28 @@ def _write_counts(artifact: Artifact, params: dict[str, Any]) -> None:
     write_table(artifact.payload / "counts.parquet", pa.table(columns))
 
 
+def _write_diagnostics(artifact: Artifact, params: dict[str, Any]) -> None:
+    """Per completion: 1 epistemic token with a loss of 3, 3 others with a loss of 1 in all; 2 forks, 1 undecided."""
+    rollouts = read_rows(artifact.input("rollouts").payload / "rollouts.parquet")
+    tokens, completions = [], []
+    for row in rollouts:
+        about = {name: row[name] for name in ("step", "row_id", "sample", "family")}
+        for value, width, loss in (("epistemic", 1, 3.0), ("other", 3, 1.0)):
+            sums = {"loss": loss, "kl": 2 * loss, "gap": -loss, "pmi": -loss, "logit_gradient": loss / 2}
+            tokens.append(about | {"cut": "class", "value": value, "tokens": width, **sums})
+            tokens.append(about | {"cut": "position", "value": "0" if width == 1 else "1", "tokens": width, **sums})
+        completions.append(
+            about
+            | {"reward": row["reward"], "answer": row["extracted"], "tokens": 4, "is_looping": False}
+            | {"has_context": True, "forks": 2, "undecided_forks": 1, "branch_reward": 0.25}
+        )
+    steps = sorted({row["step"] for row in rollouts})
+    parts = ("all", "epistemic", "other")
+    gradients = [{"step": step, "value": value, "norm": 0.5} for step in steps for value in parts]
+    for name, table in (("tokens", tokens), ("completions", completions), ("gradients", gradients)):
+        write_table(artifact.payload / f"{name}.parquet", pa.Table.from_pylist(table))
+
+
 def _write_training(artifact: Artifact, scalars: Scalars) -> None:
     params = artifact.frozen_spec["params"]
     lines = [json.dumps({"step": step} | scalars(artifact, step)) for step in range(1, params["steps"] + 1)]
@@ -214,6 +236,7 @@ _WRITERS: dict[str, Callable[[Artifact, dict[str, Any]], None]] = {
     "pretrain": _write_model,
     "model": _write_model,
     "contexts": lambda a, p: write_rows(a.payload / "contexts.parquet", [], CONTEXTS),
+    "diagnostics": _write_diagnostics,
     "sft_data": lambda a, p: write_rows(a.payload / "sft.parquet", [], SFT),
 }
 

@@ -20,7 +20,7 @@ PACKAGE = Path(selfdistill.__file__).parent
 #: Lowest first. Units (modules or packages directly under selfdistill) of one line do not import each other.
 LAYERS = (
     {"schema", "files", "parent", "epistemic", "statistics", "seeds", "losses"},
-    {"prompts", "thinking", "grading", "generation", "estimate", "artifacts", "assets", "toy"},
+    {"prompts", "thinking", "grading", "generation", "estimate", "artifacts", "assets", "toy", "diagnostics"},
     {"contexts", "contamination", "plan", "rollouts", "sources"},
     {"training", "run", "tracking", "views", "reproduction"},
     {"stages", "cli"},

@@ -19,6 +19,24 @@ rule epistemics:
         launch("epistemics")
 
 
+rule diagnostics:
+    input:
+        upstream("diagnostics"),
+    output:
+        artifact("diagnostics"),
+    log:
+        "logs/diagnostics/{run}.log",
+    threads: cores("diagnostics")
+    resources:
+        **needs("diagnostics"),
+    params:
+        label=label("diagnostics"),
+    message:
+        "Measure tokens of stored completions: {params.label}"
+    shell:
+        launch("diagnostics")
+
+
 rule table:
     input:
         plan=view_plan,

@@ -15,6 +15,7 @@ from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.shared import (
     ChatFields,
     DatasetFields,
+    DiagnosticsFields,
     GradingFields,
     InterventionFields,
     PretrainFields,
@@ -25,6 +26,7 @@ from selfdistill.schema.stages import (
     ContextKind,
     ContextsSpec,
     DatasetSpec,
+    DiagnosticsSpec,
     EpistemicsSpec,
     EvaluateSpec,
     ModelSpec,
@@ -226,6 +228,35 @@ class Planner:
             **changes,
         )
         return Node(spec, {"model": trained or self.model(model), "prompts": self.benchmark_prompts(model, benchmark)})
+
+    def diagnostics(self, model: str, experiment: Experiment, benchmark: str) -> list[tuple[int | None, Node, Node]]:
+        """(seed, evaluate node, diagnostics node) of one experiment on one benchmark; seed None is the base model.
+
+        The teacher is the base model that has read one of its own right completions of the problem.
+        """
+        table, entry = self.config.diagnostics[model], self.config.models[model]
+        grader = self.config.benchmarks[benchmark].grader
+        prompts = self.benchmark_prompts(model, benchmark)
+        solved = self._rollouts(model, prompts, samples=table.samples, seed=table.seed, reward=grader)
+        contexts = self._contexts(model, solved, kind=table.context, instruction=None, seed=0)
+        return [
+            (
+                seed,
+                evaluation,
+                Node(
+                    DiagnosticsSpec(
+                        steps=evaluation.spec.steps,
+                        words=self.config.lexicon,
+                        reprompt=self.config.reprompts[entry.reprompt],
+                        max_reprompt_tokens=entry.max_positions - entry.evaluation_sampling.max_tokens,
+                        thinking=entry.thinking,
+                        **table.values_of(DiagnosticsFields),
+                    ),
+                    {"rollouts": evaluation, "base": self.model(model), "contexts": contexts},
+                ),
+            )
+            for seed, evaluation in self.evaluations(experiment, benchmark)
+        ]
 
     def epistemics(self, rollouts: Node) -> Node:
         return Node(EpistemicsSpec(words=self.config.lexicon), {"rollouts": rollouts})

@@ -107,6 +107,11 @@ def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection
         yield "variant", experiment.variants, config.variants, ("experiments", name, "variants")
         swept = experiment.coverage.datasets.values() if experiment.coverage else []
         yield "data set", swept, config.datasets, ("experiments", name, "coverage", "datasets")
+    for name, table in config.diagnostics.items():
+        yield "model", [name], config.models, ("diagnostics", name)
+        of_model = [e for e, entry in config.experiments.items() if entry.model == name]
+        yield f"experiment of {name}", table.experiments, of_model, ("diagnostics", name, "experiments")
+        yield "benchmark", table.benchmarks, config.benchmarks, ("diagnostics", name, "benchmarks")
     for name, table in config.richness.items():
         yield "model", [name], config.models, ("richness", name)
         yield "data set", [table.dataset], config.datasets, ("richness", name, "dataset")

@@ -13,11 +13,11 @@ from typing import Any
 from selfdistill.plan.experiments import Experiment, get
 from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
-from selfdistill.schema.config import ReportEntry
 from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
+from selfdistill.schema.shown import ReportEntry
 
 #: Sections of a report that are tables of their own, of the same names.
-SECTIONS = ("richness", "sft", "coverage", "forced", "tuning")
+SECTIONS = ("richness", "sft", "coverage", "forced", "tuning", "diagnostics")
 #: The name of the report that `report` describes; those of `reports` have their own.
 DEFAULT_REPORT = "report"
 
@@ -64,6 +64,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "coverage": sorted({e.entry.model for e in experiments if e.swept_from}),
         "forced": sorted({e.entry.model for e in _with_variants(planner)}),
         "tuning": sorted({e.tuned_from for e in experiments if e.tuned_from}),
+        "diagnostics": sorted(planner.config.diagnostics),
         "report": [DEFAULT_REPORT, *sorted(planner.config.reports)],
     }
 
@@ -194,6 +195,25 @@ def _tuning(planner: Planner, plan: ViewPlan, name: str) -> None:
         row["tuned_from"] = name
 
 
+def _diagnostics(planner: Planner, plan: ViewPlan, name: str) -> None:
+    if name not in planner.config.diagnostics:
+        raise unknown("model with diagnostics", name, planner.config.diagnostics)
+    table = planner.config.diagnostics[name]
+    for experiment in (get(planner.experiments, listed) for listed in table.experiments):
+        for benchmark in table.benchmarks:
+            for seed, evaluation, found in planner.diagnostics(name, experiment, benchmark):
+                plan.rows.append(
+                    {
+                        **_about(experiment),
+                        "kind": "diagnostics",
+                        "seed": seed,
+                        "benchmark": benchmark,
+                        "evaluate_artifact": plan.use(evaluation, experiment.name),
+                        "diagnostics_artifact": plan.use(found, experiment.name),
+                    }
+                )
+
+
 def _entry(planner: Planner, name: str) -> ReportEntry:
     if name == DEFAULT_REPORT:
         return planner.config.report
@@ -254,6 +274,7 @@ VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
     "coverage": _coverage,
     "forced": _forced,
     "tuning": _tuning,
+    "diagnostics": _diagnostics,
     "report": _report,
 }
 #: Views that are tables: `results/<view>/<name>.csv`.

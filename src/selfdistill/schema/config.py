@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
@@ -18,6 +18,7 @@ from selfdistill.schema.common import (
     Seed,
     ThinkingMarks,
 )
+from selfdistill.schema.entry import Entry
 from selfdistill.schema.names import Count, Distinct, Name
 from selfdistill.schema.shared import (
     ChatFields,
@@ -27,9 +28,9 @@ from selfdistill.schema.shared import (
     GroupFields,
     InterventionFields,
     PretrainFields,
-    SolveRateFields,
     TrainingFields,
 )
+from selfdistill.schema.shown import DiagnosticsEntry, ReportEntry, RichnessEntry
 from selfdistill.schema.sources import (
     ISO_DATE,
     FileFields,
@@ -38,30 +39,9 @@ from selfdistill.schema.sources import (
     ReasoningGymSource,
     ToySource,
 )
-from selfdistill.schema.stages import ContextKind
 
 #: Each is a whole model on disk.
 MOST_CHECKPOINTS = 10_000
-
-
-def _or_like(schema: dict[str, Any]) -> None:
-    """In the JSON schema, an entry that says `like` may leave out anything, in its mappings as well."""
-    whole = {key: value for key, value in schema.items() if key != "title"}
-    partial = {name: {"description": field["description"]} if "description" in field else {}
-               for name, field in schema["properties"].items()}  # fmt: skip
-    changed = {"type": "object", "properties": partial, "additionalProperties": False, "required": ["like"]}
-    schema.clear()
-    schema["anyOf"] = [whole, changed]
-
-
-class Entry(Model):
-    """An entry that can say what it is like (`selfdistill.plan.inheritance`)."""
-
-    model_config = ConfigDict(json_schema_extra=_or_like)
-
-    like: str | None = Field(
-        None, description="An entry of this section or of `bases`: what is not said here is as it is there."
-    )
 
 
 class AssetFile(FileFields):
@@ -277,30 +257,6 @@ class ExperimentEntry(Entry):
     sft: SftSource | None = Field(None, description="How completions for SFT are sampled; method sft needs it.")
 
 
-class RichnessEntry(Entry, SolveRateFields):
-    """The table of contexts (paper, section 3): which problems, which contexts."""
-
-    dataset: str = Field(description="Name of the data set the problems are taken from.")
-    distinct: int | None = Field(None, gt=0, description="Problems sampled from it; null takes all.")
-    samples: int = Field(8, gt=0, description="Completions per problem and context.")
-    contexts: Annotated[list[ContextKind], Distinct] = Field(
-        ["none", "solution", "solution_no_think", "regenerated"], min_length=1, description="Contexts compared."
-    )
-    concise_instruction: str | None = Field(None, description="Text of the `concise` context.")
-    seed: int = Field(0, ge=0, description="Seed of the samplers.")
-
-
-class ReportEntry(Model):
-    """What a report shows; of `reports`, also which tables its name makes as a target."""
-
-    experiments: Annotated[list[str], Distinct] = Field([], description="Experiments, in the order of the figures.")
-    richness: Annotated[list[str], Distinct] = Field([], description="Models with a richness table.")
-    sft: Annotated[list[str], Distinct] = Field([], description="Models with an SFT table.")
-    coverage: Annotated[list[str], Distinct] = Field([], description="Models with a coverage table.")
-    forced: Annotated[list[str], Distinct] = Field([], description="Models with a table of variants.")
-    tuning: Annotated[list[str], Distinct] = Field([], description="Experiments with a `sweep`.")
-
-
 class Config(Model):
     """The whole of config/config.yaml."""
 
@@ -317,6 +273,7 @@ class Config(Model):
     recipes: dict[Name, TrainEntry] = Field(description="Training recipes by name.")
     experiments: dict[Name, ExperimentEntry] = Field(description="Experiments by name.")
     richness: dict[Name, RichnessEntry] = Field({}, description="Richness tables by model name.")
+    diagnostics: dict[Name, DiagnosticsEntry] = Field({}, description="Tables of diagnostics by model name.")
     report: ReportEntry = Field(ReportEntry(), description="What results/report.html shows.")
     reports: dict[Name, ReportEntry] = Field(
         {},

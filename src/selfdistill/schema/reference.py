@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from selfdistill.schema import common, config, methods, runtime, sources, toy
+from selfdistill.schema import common, config, methods, runtime, shown, sources, toy
 from selfdistill.schema.assets import AssetEntry, LocalAsset
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.metrics import METRICS
@@ -54,8 +54,9 @@ TABLES: dict[str, type[BaseModel]] = {
     "method-sdpo": methods.Sdpo,
     "method-sft": methods.Sft,
     "experiment": config.ExperimentEntry,
-    "richness": config.RichnessEntry,
-    "report": config.ReportEntry,
+    "richness": shown.RichnessEntry,
+    "diagnostics": shown.DiagnosticsEntry,
+    "report": shown.ReportEntry,
     "runtime-file": runtime.RuntimeConfig,
     "runtime-entry": runtime.RuntimeEntry,
     "runtime": runtime.StageRuntime,

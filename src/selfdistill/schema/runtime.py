@@ -70,7 +70,7 @@ class StageRuntime(Model):
             return self.processes + self.separate_samplers * self.tensor_parallel
         if stage == "train":
             return max(self.processes, self.tensor_parallel)
-        return self.tensor_parallel if stage in ("rollouts", "evaluate") else 0
+        return self.tensor_parallel if stage in ("rollouts", "evaluate", "diagnostics") else 0
 
 
 class Resources(Model):

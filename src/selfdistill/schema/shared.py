@@ -96,6 +96,17 @@ class EvaluationFields(Model):
     limit: int | None = Field(None, gt=0, description="The first N problems; null takes all.")
 
 
+class DiagnosticsFields(Model):
+    """What is measured in stored completions (docs/method.md 13.2)."""
+
+    limit: int | None = Field(None, gt=0, description="The first N problems of the benchmark; null takes all.")
+    alpha: float = Field(0.5, ge=0, le=1, description="Divergence that is taken for the loss (docs/method.md 2).")
+    fork_entropy: float = Field(0.5, ge=0, description="Nats from which the next token is undecided.")
+    gradients: bool = Field(True, description="Gradient norms of each class of tokens; a backward pass for each.")
+    branches: int = Field(0, ge=0, description="Completions per checkpoint whose other branch is sampled.")
+    branch_samples: int = Field(4, gt=0, description="Completions sampled from each such branch.")
+
+
 class GroupFields(Model):
     """The completions that a method samples for a prompt."""
 

@@ -117,3 +117,19 @@ class NearDuplicates(Model):
 
     threshold: float = Field(0.5, gt=0, le=1, description="Similarity from which a pair is listed.")
     drop_from: float | None = Field(None, gt=0, le=1, description="Similarity from which a problem is dropped.")
+
+
+def source_slug(source: FileSource | ToySource | ReasoningGymSource | LiveCodeBenchSource) -> str:
+    """Readable name of a source."""
+    if isinstance(source, LiveCodeBenchSource):
+        return "livecodebench"
+    if isinstance(source, FileSource):
+        name = source.pin.file or source.pin.repo or "file"
+        name = f"{name}/{source.within}" if source.within else name
+        *folders, stem = name.rsplit(".", 1)[0].split("/")
+        # `train` alone says nothing.
+        stem = "-".join([*folders[-1:], stem]) if stem in ("train", "test") else stem
+        return f"{stem}-{source.split}" if source.split else stem
+    if isinstance(source, ToySource):
+        return f"{'-'.join(source.families)}-{source.count}"
+    return f"gym-{source.task}-{source.count}"

@@ -25,13 +25,14 @@ from selfdistill.schema.methods import Method
 from selfdistill.schema.shared import (
     ChatFields,
     DatasetFields,
+    DiagnosticsFields,
     GradingFields,
     InterventionFields,
     PretrainFields,
     SolveRateFields,
     TrainingFields,
 )
-from selfdistill.schema.sources import ISO_DATE, FileSource, LiveCodeBenchSource, NearDuplicates, Source, ToySource
+from selfdistill.schema.sources import ISO_DATE, NearDuplicates, Source, source_slug
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 
 ContextKind = Literal["none", "solution", "solution_no_think", "regenerated", "answer", "feedback", "donor", "concise"]
@@ -69,21 +70,7 @@ class DatasetSpec(DatasetFields, StageSpec):
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         part = f"-{self.split.part}" if self.split else ""
-        return f"{self._source_slug()}{part}"
-
-    def _source_slug(self) -> str:
-        if isinstance(self.source, LiveCodeBenchSource):
-            return "livecodebench"
-        if isinstance(self.source, FileSource):
-            name = self.source.pin.file or self.source.pin.repo or "file"
-            name = f"{name}/{self.source.within}" if self.source.within else name
-            *folders, stem = name.rsplit(".", 1)[0].split("/")
-            # `train` alone says nothing.
-            stem = "-".join([*folders[-1:], stem]) if stem in ("train", "test") else stem
-            return f"{stem}-{self.source.split}" if self.source.split else stem
-        if isinstance(self.source, ToySource):
-            return f"{'-'.join(self.source.families)}-{self.source.count}"
-        return f"gym-{self.source.task}-{self.source.count}"
+        return f"{source_slug(self.source)}{part}"
 
 
 class SampleSpec(StageSpec):
@@ -269,6 +256,22 @@ class EpistemicsSpec(StageSpec):
         return inputs["rollouts"]
 
 
+class DiagnosticsSpec(DiagnosticsFields, StageSpec):
+    """Where the loss lies in stored completions (docs/method.md 13.2)."""
+
+    stage: ClassVar[str] = "diagnostics"
+    VERSION: ClassVar[int] = 1
+
+    steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="Checkpoints of the evaluation.")
+    words: list[str] = Field(min_length=1, description="The lexicon, lower case.")
+    reprompt: RepromptTemplate = Field(description="How a solution is shown.")
+    max_reprompt_tokens: int = Field(gt=0, description="Longest prompt with a solution.")
+    thinking: bool | None = Field(description="enable_thinking of a prompt with a solution: the prompts' flag.")
+
+    def slug(self, inputs: Mapping[str, str]) -> str:
+        return f"{inputs['rollouts']}-by-{inputs['contexts'].split('-')[0]}"
+
+
 STAGES: dict[str, type[StageSpec]] = {
     spec.stage: spec
     for spec in (
@@ -284,5 +287,6 @@ STAGES: dict[str, type[StageSpec]] = {
         TrainSpec,
         EvaluateSpec,
         EpistemicsSpec,
+        DiagnosticsSpec,
     )
 }

@@ -30,6 +30,7 @@ MODULES = {
     "coverage": "coverage",
     "forced": "forced",
     "tuning": "tuning",
+    "diagnostics": "diagnostics",
     "report": "report",
 }
 

@@ -21,6 +21,7 @@ from selfdistill.views.breadth import breadth_section
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
+from selfdistill.views.diagnostics import diagnostics_section
 from selfdistill.views.figures import for_page
 from selfdistill.views.forced import forced_section
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
@@ -79,6 +80,7 @@ def _model_page(study: ModelStudy) -> ModelPage:
         coverage_section(study),
         forced_section(study),
         tuning_section(study),
+        diagnostics_section(study),
     )
     if not study.main:
         return ModelPage(study.model, "", [], _present(*tables_only))

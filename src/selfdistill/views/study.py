@@ -158,6 +158,7 @@ class ModelStudy:
     #: Rows of the plan, of every variant; `views.forced` sorts them.
     forced: list[Row] = field(default_factory=list)
     tuning: list[Evaluation] = field(default_factory=list)
+    diagnostics: list[Row] = field(default_factory=list)
 
     @property
     def experiments(self) -> list[str]:
@@ -207,6 +208,7 @@ def _model_study(model: str, rows: list[Row], chosen: dict[str, Look], lexicon: 
     study.coverage = evaluations(section("coverage"))
     study.forced = section("forced")
     study.tuning = evaluations(section("tuning"))
+    study.diagnostics = section("diagnostics")
     return study
 
 
