@@ -60,9 +60,20 @@ def test_a_killed_run_ends_in_the_same_bytes(tmp_path, whole, name, step, phase)
     [("grpo", "grading"), ("sdpo", "grading"), ("grpo", "updates"), ("sdpo", "updates"), ("sft", "updates")],
 )
 def test_a_stopped_run_ends_in_the_same_bytes(tmp_path, whole, name, stop_at):
-    """Stopped after sampling its rollouts are kept and used; stopped after the updates nothing is left to do."""
+    """Stopped after sampling its rollouts are kept and used; stopped during the updates the step begins again."""
     session = Session(tmp_path, whole[name].spec, StageRuntime(state_every_steps=100))
-    session.stop_requested = lambda: session.reports[-1].get("phase", "end") in (stop_at, "end", "checkpoint")
+    stopped = set()
+
+    def stop_requested():
+        line = session.reports[-1]
+        phase = line.get("phase", "end")
+        if phase == "updates" and line["step"] in stopped:
+            return False
+        if phase == "updates" and phase == stop_at:
+            stopped.add(line["step"])
+        return phase in (stop_at, "end", "checkpoint")
+
+    session.stop_requested = stop_requested
     stops = 0
     while stops < 20:
         try:
