@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -39,6 +38,18 @@ def load_model(folder: Path, device: str | torch.device = "cpu") -> PreTrainedMo
     return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval().to(device)
 
 
+def empty_model(folder: Path) -> PreTrainedModel:
+    """The float32 model in evaluation mode whose parameters have no memory (meta device); its buffers are real."""
+    from accelerate import init_empty_weights
+    from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
+
+    with init_empty_weights(include_buffers=False):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype="float32")
+    if (folder / "generation_config.json").is_file():
+        model.generation_config = GenerationConfig.from_pretrained(folder)
+    return model.eval()
+
+
 def end_token_ids(folder: Path) -> list[int]:
     """All ids that end a completion: those of the generation configuration and the tokenizer's, sorted.
 
@@ -66,7 +77,7 @@ def load_sampler(
     """A sampler over the model in `folder`. `max_positions`: the longest sequence that will be asked for.
 
     `trained_model`: the model that this process trains, in turns with sampling. The torch sampler uses its very
-    weights, or a copy where they will be sharded; vLLM gives its GPU memory back between calls.
+    weights, or loads its own where they are sharded; vLLM gives its GPU memory back between calls.
     """
     if engine == "vllm":
         from selfdistill.generation.vllm_sampler import VllmSampler
@@ -75,10 +86,7 @@ def load_sampler(
     from selfdistill.generation.torch_sampler import TorchSampler
 
     shares_model = trained_model is not None and runtime.sharding == "none"
-    if trained_model is None:
-        model = load_model(folder, runtime.device)
-    else:
-        model = trained_model if shares_model else copy.deepcopy(trained_model)
+    model = trained_model if shares_model else load_model(folder, runtime.device)
     return TorchSampler(
         model, end_token_ids(folder), max_batch_tokens=runtime.sampler_batch_tokens, shares_model=shares_model
     )

@@ -54,10 +54,15 @@ def read_weights(folder: Path) -> Iterator[tuple[str, Any]]:
 
 def holds_head(folder: Path) -> bool:
     """Whether the output matrix is among the files, tied or not."""
+    return HEAD in weight_names(folder)
+
+
+def weight_names(folder: Path) -> set[str]:
+    """Names of all weights in the files."""
     from safetensors import safe_open
 
+    names: set[str] = set()
     for path in folder.glob("*.safetensors"):
         with safe_open(path, framework="pt") as file:
-            if HEAD in file.keys():  # noqa: SIM118 (not a dict)
-                return True
-    return False
+            names.update(file.keys())
+    return names

@@ -9,7 +9,7 @@ from typing import Any
 
 from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
-from selfdistill.generation.loading import load_model, load_tokenizer
+from selfdistill.generation.loading import empty_model, load_model, load_tokenizer
 from selfdistill.grading import WorkerPool, check_machine
 from selfdistill.rollouts import grade_function
 from selfdistill.run.job import Job
@@ -36,7 +36,8 @@ def main(job: Job) -> dict[str, Any]:
         check_machine(spec.on_policy.grader)
     world = World.of(job.runtime)
     base = model_folder(artifact.input("model"))
-    model, tokenizer = load_model(base, world.device), load_tokenizer(base)
+    model = empty_model(base) if world.is_sharded else load_model(base, world.device)
+    tokenizer = load_tokenizer(base)
     sampler = make_training_sampler(job, spec, model)
     stacks = artifact.folder / "hang.txt"
     alive = artifact.folder / "workers" / "alive" if world.size > 1 else None
@@ -59,6 +60,7 @@ def main(job: Job) -> dict[str, Any]:
             ),
             runtime=job.runtime,
             world=world,
+            base=base,
             record_rollouts=rollout_writer(job, spec),
             kept=GroupFiles(artifact.state / "rollouts", world.rank, world.size),
             stop_requested=lambda: job.stop_requested,

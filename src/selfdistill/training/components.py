@@ -18,6 +18,7 @@ from selfdistill.training.methods import TrainingMethod, make_method
 from selfdistill.training.metrics import epistemic_tokens
 from selfdistill.training.network import Network
 from selfdistill.training.optimiser import make_adamw
+from selfdistill.training.sharded_loading import is_empty, placeholders, shard_from_folder
 from selfdistill.training.sharding import is_sharded, read_shards, shard_model, write_shards
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
@@ -91,22 +92,30 @@ class Components:
         state.restore_generators(tensors["generators"])
 
 
-def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime, world: World) -> Components:
-    """Everything at step 0. Raises UserError for a model that training cannot use."""
+def build_components(
+    model: Any, tokenizer: Any, spec: TrainSpec, runtime: StageRuntime, world: World, base: Path | None = None
+) -> Components:
+    """Everything at step 0. Raises UserError for a model that training cannot use.
+
+    `base`: folder of the weights of an empty model, which is only for sharding.
+    """
     torch.manual_seed(sample_seed(spec.seed, "torch"))
-    model.to(world.device).train()
+    model.train()
+    if not is_empty(model):
+        model.to(world.device)
     if spec.lora is not None:
-        add_adapters(model, spec.lora)
+        with placeholders(model):
+            add_adapters(model, spec.lora)
     if world.device.type == "cuda":
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     config = model.config.get_text_config()
     method = make_method(spec, tokenizer, getattr(config, "max_position_embeddings", None))
     temperature = spec.on_policy.sampling.temperature if spec.on_policy else 1.0
     student = Network(model, temperature=temperature, compute_dtype=DTYPES[spec.precision])
-    student.check_head()
     teacher = TeacherNetwork(method.teacher, student) if method.teacher else None
     if world.is_sharded:
-        _shard(student, teacher, world)
+        _shard(student, teacher, world, base)
+    student.check_head()
     adamw = make_adamw(model, spec.optimiser)
     updater = Updater(
         method=method,
@@ -123,10 +132,16 @@ def build_components(model: Any, tokenizer: Any, spec: TrainSpec, runtime: Stage
     return Components(model, method, teacher, adamw, updater, world)
 
 
-def _shard(student: Network, teacher: TeacherNetwork | None, world: World) -> None:
+def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base: Path | None) -> None:
     """Shard policy and teacher over the ranks. A sharded model cannot be copied, so the teacher is copied first."""
+    networks = [student]
     if teacher is not None:
         teacher.separate()
         if teacher.network is not student:
-            shard_model(teacher.network.model, world.device, world.size)
-    shard_model(student.model, world.device, world.size)
+            networks.append(teacher.network)
+    for network in networks:
+        if is_empty(network.model):
+            shard_from_folder(network.model, base, world.device, world.size)
+        else:
+            shard_model(network.model, world.device, world.size)
+        network.device = world.device

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from selfdistill.files import sync
@@ -59,6 +60,7 @@ def train(
     folder: TrainingFolder,
     runtime: StageRuntime,
     world: World,
+    base: Path | None = None,
     evaluation: Evaluation | None = None,
     record_rollouts: Callable[[int, list[dict[str, Any]]], None],
     kept: KeptGroups,
@@ -67,6 +69,7 @@ def train(
 ) -> TrainingSummary:
     """Train `model` (float32 weights, changed in place) by `spec`, resuming from the state in `folder.state` if any.
 
+    A model that will be sharded may be empty: its weights are then read from the folder `base`.
     `examples` is for SFT; `prompts`, `sampler` and `grade` are for on-policy methods. `record_rollouts(step, rows)`
     gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `kept` holds
     finished groups between resume states. `report` gets
@@ -77,7 +80,7 @@ def train(
     inputs, training without a signal, and divergence.
     """
     guards.check_inputs(spec, prompts, examples, sampler, grade)
-    components = build_components(model, tokenizer, spec, runtime, world)
+    components = build_components(model, tokenizer, spec, runtime, world, base)
     loop = _Loop(
         spec, tokenizer, prompts, examples or [], sampler, grade, evaluation, folder, runtime,
         record_rollouts, kept, stop_requested, report, components,

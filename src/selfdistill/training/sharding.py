@@ -54,6 +54,19 @@ def local(tensor: Tensor) -> Tensor:
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
+@torch.no_grad()
+def copy_part(tensor: Tensor, value: Tensor) -> None:
+    """Copy into a tensor that may be sharded (by its first dimension) this rank's part of `value`. Not collective."""
+    if isinstance(tensor, DTensor):
+        own = tensor.to_local()
+        parts = value.chunk(tensor.device_mesh.size())
+        rank = tensor.device_mesh.get_local_rank()
+        if rank < len(parts):
+            own.copy_(parts[rank])
+    else:
+        tensor.copy_(value)
+
+
 def write_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
     """Write weights and optimiser; each rank writes its part."""
     checkpoint.save(_sharded_state(model, adamw, weights), checkpoint_id=folder)

@@ -56,7 +56,12 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
         if scale is not None and stem + _A in state:
             tensor = tensor + scale * (whole(state[stem + _B].detach()) @ whole(state[stem + _A].detach()))
         for name in names:
-            yield name.replace(_BASE, "."), tensor
+            yield plain_name(name), tensor
+
+
+def plain_name(name: str) -> str:
+    """The name of a weight of the base model in a plain folder, whether or not adapters are around it."""
+    return name.replace(_BASE, ".")
 
 
 def trained_parameters(model: Any) -> dict[str, Tensor]:

@@ -1,0 +1,139 @@
+"""A sharded model is read from its folder without a process that holds all of it, and is the same model."""
+
+from __future__ import annotations
+
+import copy
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+import training_session
+from safetensors.torch import load_file, save_file
+from transformers import Qwen3Config, Qwen3ForCausalLM
+
+from selfdistill.estimate import dimensions_of, plan_memory, workload_of
+from selfdistill.generation.loading import empty_model, load_model
+from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.schema.common import Lora
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training.distributed import World
+from selfdistill.training.sharded_loading import shard_from_folder
+from selfdistill.training.sharding import whole
+from test_estimate_measured import make_spec as measured_spec
+from test_estimate_measured import sdpo
+from tiny import tiny_model
+from training_session import EOS, SDPO, SFT, TOKENIZER, Session, make_spec, run_in_processes, without_times
+
+HERE = Path(__file__).parent
+
+
+class FromFolder(Session):
+    """A session whose model is read from a folder, each rank its part."""
+
+    def run(self):
+        training_session.tiny_model = lambda *_, **__: empty_model(self.base)
+        # A copy, as the other session samples from: where weights lie in memory decides how products are rounded.
+        sampler = TorchSampler(copy.deepcopy(load_model(self.base)), [EOS], shares_model=False)
+        return super().run(base=self.base, sampler=sampler)
+
+
+def compare(tmp_path, spec, *, tied: bool) -> None:
+    runtime = StageRuntime(state_every_steps=1, processes=2, sharding="full")
+    tiny_model(len(TOKENIZER), tied=tied).save_pretrained(tmp_path / "model")
+    loaded = Session(tmp_path / "loaded", spec, runtime, tied=tied)
+    assert run_in_processes(loaded) == [0, 0]
+    read = FromFolder(tmp_path / "read", spec, runtime, tied=tied)
+    read.base = tmp_path / "model"
+    assert run_in_processes(read) == [0, 0]
+    assert read.weights() == loaded.weights()
+    assert without_times(read.metrics()) == without_times(loaded.metrics())
+    name = f"checkpoints/step-{spec.steps}/config.json"
+    assert json.loads((read.folder / name).read_text()) == json.loads((loaded.folder / name).read_text())
+
+
+@pytest.mark.parametrize(("method", "tied"), [(SDPO, True), (SDPO, False)])
+def test_training_is_the_same_to_the_byte(tmp_path, method, tied):
+    compare(tmp_path, make_spec(method, steps=2, checkpoint_every=2), tied=tied)
+
+
+def test_adapters_begin_with_the_same_values(tmp_path):
+    compare(tmp_path, make_spec(SFT, steps=2, checkpoint_every=2, lora=Lora(rank=4)), tied=True)
+
+
+@pytest.mark.parametrize("names", ["the model's", "others"])
+def test_weights_are_those_of_the_folder(tmp_path, names):
+    """Also in bfloat16, with a width that no two ranks share evenly, and where the library renames weights."""
+    model = tiny_model(37, tied=False, layers=1).to(torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    if names == "others":
+        # As files of the base model alone have it, which the library accepts.
+        path = tmp_path / "model.safetensors"
+        save_file({name.removeprefix("model."): tensor for name, tensor in load_file(path).items()}, path)
+    expected = load_model(tmp_path).state_dict()
+
+    def run():
+        World.of(StageRuntime(processes=2))
+        sharded = empty_model(tmp_path)
+        shard_from_folder(sharded, tmp_path, torch.device("cpu"), 2)
+        for name, tensor in sharded.state_dict().items():
+            assert whole(tensor).dtype == torch.float32
+            assert torch.equal(whole(tensor), expected[name]), name
+
+    assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
+
+
+#: 150 million weights.
+CONFIG = {
+    "vocab_size": 32768, "hidden_size": 768, "num_hidden_layers": 16, "num_attention_heads": 12,
+    "num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 2560, "tie_word_embeddings": True,
+    "max_position_embeddings": 2048, "bos_token_id": None, "eos_token_id": 2, "pad_token_id": 0,
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """Memory of two sharded processes with a fixed teacher, by moment (measure_start.py)."""
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    Qwen3ForCausalLM(Qwen3Config(**CONFIG)).to(torch.bfloat16).save_pretrained(folder)
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        port = server.getsockname()[1]
+    children = []
+    for rank in range(2):
+        environment = os.environ | {
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true",
+        }  # fmt: skip
+        command = [sys.executable, str(HERE / "measure_start.py"), str(folder)]
+        children.append(subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True))
+    found = [json.loads(child.communicate(timeout=300)[0]) for child in children]
+    print(found)
+    return found
+
+
+def test_no_process_holds_more_at_the_start_than_it_will_keep(measured):
+    for process in measured:
+        assert process["start peak"] <= 1.2 * process["start"]
+        assert process["start peak"] <= 1.2 * process["steady"]
+
+
+def test_what_a_sharded_process_keeps_is_what_the_planner_says(measured):
+    runtime = StageRuntime(processes=2, sharding="full")
+    work = workload_of(
+        measured_spec(sdpo("fixed"), 48),
+        runtime,
+        dimensions_of(CONFIG | {"model_type": "qwen3"}, "case"),
+        max_prompt_tokens=32,
+        processes=2,
+        is_sharded=True,
+    )
+    kept = sum(part.bytes for part in plan_memory(work).parts if part.phase == "always")
+    for process in measured:
+        assert process["steady"] - process["libraries"] == pytest.approx(kept, rel=0.15)
