@@ -61,7 +61,9 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
     from selfdistill.generation.torch_sampler import TorchSampler
     from selfdistill.rollouts import Prompt
     from selfdistill.schema.runtime import StageRuntime
+    from selfdistill.stages.shared.kept_groups import GroupFiles
     from selfdistill.training.data import TrainingFolder, draw_indices
+    from selfdistill.training.distributed import World
     from selfdistill.training.loop import train
 
     spec, lengths = our_spec(size, method), lengths_of(size)
@@ -76,13 +78,14 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
     ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
     prompts = [Prompt(row, str(row), "", "", chat, ids[row]) for row, chat in enumerate(chats)]
     reports: list[dict] = []
+    runtime = StageRuntime(state_every_steps=10**6, threads=threads)
     with tempfile.TemporaryDirectory() as place:
         folder = TrainingFolder(*(Path(place) / name for name in ("checkpoints", "state", "metrics.jsonl", "profile")))
         train(
             model, tokenizer, spec, prompts=prompts, examples=None,
             sampler=TorchSampler(model, [END], pad_token_id=PADDING), grade=our_grades,
             folder=folder,
-            runtime=StageRuntime(state_every_steps=10**6, threads=threads),
+            runtime=runtime, world=World.of(runtime), kept=GroupFiles(Path(place) / "rollouts", 0, 1),
             record_rollouts=lambda step, rows: None, stop_requested=lambda: False, report=reports.append,
         )  # fmt: skip
     steps = [line for line in reports if "seconds_step" in line][1:]

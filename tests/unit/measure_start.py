@@ -1,27 +1,27 @@
 """Memory of one of several sharded processes, from its start to its first optimiser step (test_sharded_loading).
 
-Prints JSON, in bytes: with the libraries loaded, the most while components are built, when they are, with gradients and
-moments.
+Prints JSON, in bytes: with the libraries loaded; the most while the weights of policy and teacher are read; when they
+are; the most while components are built (a forward pass belongs to that); with gradients and moments.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
-from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from measure_training import memory
 from selfdistill.generation.loading import empty_model
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.components import build_components
 from selfdistill.training.distributed import World
+from selfdistill.training.network import Network
 from selfdistill.training.optimiser import clear_gradients
-from test_estimate_measured import BODY, make_spec, sdpo
+from test_estimate_measured import make_spec, sdpo
 from tiny import tiny_tokenizer
 
 
@@ -38,20 +38,32 @@ def step(components) -> None:
     components.adamw.step()
 
 
+def held() -> int:
+    """Memory of the process, without what the C library keeps of freed memory."""
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
+    return memory("VmRSS")
+
+
 def main() -> None:
     torch.set_num_threads(1)
     world = World.of(StageRuntime(processes=2, sharding="full"))
-    with tempfile.TemporaryDirectory() as small:
-        config = {key: value for key, value in BODY.items() if key != "model_type"} | {"hidden_size": 16, "vocab_size": 64}
-        Qwen3ForCausalLM(Qwen3Config(**config)).save_pretrained(small)
-        step(build(Path(small), world))
+    small, large = map(Path, sys.argv[1:])
+    step(build(small, world))
     gc.collect()
-    found = {"libraries": memory("VmRSS")}
+    found = {"libraries": held()}
     Path("/proc/self/clear_refs").write_text("5")
-    components = build(Path(sys.argv[1]), world)
-    found |= {"start peak": memory("VmHWM"), "start": memory("VmRSS")}
+    check_head = Network.check_head
+
+    def noting(network: Network) -> None:
+        found["loading peak"] = memory("VmHWM")
+        found["loaded"] = held()
+        check_head(network)
+
+    Network.check_head = noting
+    components = build(large, world)
+    found["start peak"] = memory("VmHWM")
     step(components)
-    found["steady"] = memory("VmRSS")
+    found["steady"] = held()
     print(json.dumps(found))
     world.barrier()
 

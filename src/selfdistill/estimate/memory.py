@@ -22,8 +22,8 @@ Phase = Literal["always", "sampling", "updating"]
 #: Float32 buffers of one chunk's logits that exist at once: the logits, and the teacher's or their gradient. Where the
 #: whole vocabulary is compared instead of the most likely tokens there are some more.
 LOSS_BUFFERS = 2
-#: Logits whose exponentials exist at once (losses/normalise.py), three times.
-_BLOCK_BYTES = 3 * 4 * 2**20
+#: Logits whose exponentials exist at once, three times, as losses/normalise.py has it; a test compares the two.
+BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 #: The same of the sampler, a row each: logits, log-probs, probabilities and (twice as wide) their sums.
 _DRAW_BUFFERS = 5
 #: Growing the cache of the torch sampler copies its keys, then its values, while the old ones are still there.
@@ -146,7 +146,7 @@ def _loss_bytes(work: Workload) -> int:
     """Logits of one chunk, a few times, and the exponentials of a few rows."""
     chunk = work.chunk_tokens * work.dimensions.vocabulary
     buffers = LOSS_BUFFERS + work.has_temperature + max(0, 2 * (work.teachers - 1))
-    return chunk * (4 * buffers + (4 if work.compute_bytes == 2 else 0)) + min(_BLOCK_BYTES, 3 * 4 * chunk)
+    return chunk * (4 * buffers + (4 if work.compute_bytes == 2 else 0)) + 12 * min(BLOCK_ELEMENTS[work.device], chunk)
 
 
 @dataclass(frozen=True)

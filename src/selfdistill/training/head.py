@@ -4,8 +4,8 @@
 
 Both are written out where the layer is a plain matrix, so that the gradient of the matrix is accumulated in place;
 automatic differentiation would allocate another matrix for every chunk. Any other layer (adapters in the head) uses
-automatic differentiation. The matrix is cast to the compute type once; its gradient has the type of the weights
-(float32).
+automatic differentiation. The matrix is cast to the compute type once; its gradient is summed in the type of the
+weights (float32).
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+#: Devices that multiply 16-bit matrices into float32; elsewhere the factors are cast, which costs a CPU nothing.
+_MIXED_PRODUCTS = {"cuda"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,18 @@ class MatrixHead(Head):
     @torch.no_grad()
     def _backward(self, states_NH: Tensor, gradient_NV: Tensor) -> Tensor:
         if self.weight_VH.requires_grad:
-            dtype = self.weight_VH.dtype
-            _gradient(self.weight_VH).addmm_(gradient_NV.t().to(dtype), states_NH.to(dtype))
+            _add_product(_gradient(self.weight_VH), gradient_NV.t(), states_NH)
         if self.bias_V is not None and self.bias_V.requires_grad:
             _gradient(self.bias_V).add_(gradient_NV.sum(0))
         return (gradient_NV @ self.matrix_VH).to(states_NH.dtype)
+
+
+def _add_product(total: Tensor, first: Tensor, second: Tensor) -> None:
+    """total += first @ second. A GPU takes 16-bit factors and adds their products up in float32, as the total has."""
+    if first.dtype != total.dtype and total.device.type in _MIXED_PRODUCTS:
+        torch.addmm(total, first, second.to(first.dtype), out_dtype=total.dtype, out=total)
+    else:
+        total.addmm_(first.to(total.dtype), second.to(total.dtype))
 
 
 def _gradient(tensor: Tensor) -> Tensor:

@@ -140,9 +140,11 @@ class Network:
         a few roundings of the compute type.
         """
         packed = pack([[0, 1]], [[0, 1]], self.device)
-        with torch.no_grad(), self._casting(), self.head() as head:
+        with torch.no_grad(), self._casting():
             expected = self.model(input_ids=packed.ids_BT, use_cache=False).logits[0, 1:].float() / self.temperature
-            found = head(self.hidden(packed))
+            hidden = self.hidden(packed)
+            with self.head() as head:  # Last: where weights are sharded, the whole head is in memory now.
+                found = head(hidden)
         if not expected.isfinite().all():
             raise not_finite(f"model {type(self.model).__name__}")
         difference = float((found - expected).norm() / expected.norm())

@@ -39,7 +39,7 @@ class TokenSums:
     def add(self, tokens: Tokens, sampler_logprobs: Tensor | None, loss: Tensor) -> None:
         """Add a chunk of tokens. The gap to the teacher is log T - log S of the sampled token."""
         new = {
-            "tokens": torch.tensor(float(len(tokens.targets))),
+            "tokens": torch.full_like(loss, len(tokens.targets)),
             "loss": loss,
             "entropy": entropy(tokens.student_logits).sum(),
         }
@@ -67,7 +67,7 @@ class TokenSums:
         gap = teacher_logprobs - logprobs
         is_epistemic = self.is_epistemic_V[targets].to(gap.dtype)
         return {
-            "shown": torch.tensor(float(len(targets))),
+            "shown": torch.full_like(gap[:1].sum(), len(targets)),
             "epistemic": is_epistemic.sum(),
             "gap_epistemic": (gap * is_epistemic).sum(),
             "gap_other": (gap * (1 - is_epistemic)).sum(),
@@ -75,8 +75,9 @@ class TokenSums:
         }
 
     def _add(self, new: Mapping[str, Tensor]) -> None:
-        zero = torch.zeros((), device=self.values.device)
-        self.values += torch.stack([new.get(name, zero).to(self.values) for name in _NAMES])
+        names = [name for name in _NAMES if name in new]
+        places = torch.tensor([_NAMES.index(name) for name in names], device=self.values.device)
+        self.values.index_add_(0, places, torch.stack([new[name].detach() for name in names]).to(self.values))
 
     def metrics(
         self, norms: Sequence[float], *, has_sampler: bool, has_teacher: bool, has_reference: bool
