@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout, lock_descriptor
@@ -33,6 +33,8 @@ def hold_lock(path: Path, on_wait: Callable[[], None] = lambda: None) -> Iterato
     """
     try:
         descriptor = _acquire(path, on_wait)
+    except FileNotFoundError:
+        raise UserError(f"{path.parent} was removed: run the same snakemake command again, which plans it.") from None
     except IsADirectoryError:
         raise UserError(f"{path} is a folder, but must be a file, the lock of its artifact: move it away.") from None
     except OSError as error:
@@ -57,12 +59,40 @@ def _acquire(path: Path, on_wait: Callable[[], None]) -> int:
             if not lock_descriptor(descriptor, blocking=False):
                 on_wait()
                 lock_descriptor(descriptor)
-            if os.fstat(descriptor).st_nlink:
+            if _is_named(descriptor, path):
                 return descriptor
         except BaseException:
             os.close(descriptor)
             raise
         os.close(descriptor)
+
+
+def _is_named(descriptor: int, path: Path) -> bool:
+    """Whether the open file is the one that has this name now: its folder may have been moved or made again."""
+    try:
+        named = path.stat()
+    except FileNotFoundError:
+        return False
+    return os.path.samestat(os.fstat(descriptor), named)
+
+
+@contextmanager
+def hold_if_idle(folder: Path) -> Iterator[bool]:
+    """Hold every lock of an artifact, so that no job of it can start; False, and nothing is held, if one runs."""
+    with ExitStack() as held:
+        try:
+            for path in sorted({lock_path(folder), *folder.glob(f"{LOCK_FILE}-*")}):
+                held.enter_context(FileLock(path, timeout=0))
+        except Timeout:
+            held.close()
+            yield False
+            return
+        yield True
+
+
+def is_busy(folder: Path) -> bool:
+    """Whether a job computes an artifact, or a shard of it."""
+    return any(is_locked(path) for path in folder.glob(f"{LOCK_FILE}*"))
 
 
 def is_locked(path: Path) -> bool:

@@ -8,6 +8,7 @@ import os
 import platform
 import shutil
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -96,12 +97,20 @@ def keep_damaged_record(path: Path) -> Path | None:
 
 def record_discard(folder: Path) -> None:
     """Record that the result of the last attempt was discarded."""
+    _change_last(folder, lambda attempt: {**attempt, "discarded": _now()})
+
+
+def record_undo(folder: Path) -> None:
+    """Record that the result of the last attempt is there again."""
+    _change_last(folder, lambda attempt: {name: value for name, value in attempt.items() if name != "discarded"})
+
+
+def _change_last(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     path = provenance_path(folder)
     keep_damaged_record(path)
     attempts = read_attempts(path)
     if attempts:
-        attempts[-1]["discarded"] = _now()
-        write_atomically(path, record_text(attempts))
+        Provenance(path, [*attempts[:-1], change(attempts[-1])])._write()
 
 
 def record_kill(path: Path) -> None:

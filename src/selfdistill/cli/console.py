@@ -6,9 +6,9 @@ import csv
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, ParamSpec, TypeVar
+from typing import Annotated, Any, ParamSpec, TypeVar
 
 import typer
 from rich.console import Console
@@ -26,7 +26,8 @@ Arguments, Result = ParamSpec("Arguments"), TypeVar("Result")
 RESULTS, MACHINE, OWN_DATA = "Results and their artifacts", "Machine and models", "Data of your own"
 
 ConfigFile = Annotated[
-    str, typer.Option("--configfile", metavar="FILE", help="Settings that are merged over config/config.yaml.")
+    list[str] | None,
+    typer.Option("--configfile", metavar="FILE", help="Settings merged over config/config.yaml; may be repeated."),
 ]
 
 #: Without a terminal nothing is wrapped, so that names and keys can be piped to other programs.
@@ -73,11 +74,11 @@ def require_project() -> None:
         )
 
 
-def workspace(configfile: str = CONFIG_FILE) -> Workspace:
-    """The project and its config; another file is merged over config/config.yaml, as Snakemake does."""
+def workspace(configfiles: Sequence[str] | None = None, values: Mapping[str, Any] | None = None) -> Workspace:
+    """The project; other files, and then values, are merged over config/config.yaml, as Snakemake does."""
     require_project()
-    overlays = [configfile] if configfile != CONFIG_FILE else []
+    overlays = [path for path in configfiles or () if path != CONFIG_FILE]
     for path in overlays:
         read_yaml(Path(path))
-    files = ConfigFiles(overlays)
+    files = ConfigFiles(overlays, values)
     return Workspace(files.merged(), files=files)

@@ -42,7 +42,7 @@ def contamination(
     question: Annotated[str, typer.Option(help="Path of the question in files, e.g. prompt.0.content.")] = "question",
     answer: Annotated[str, typer.Option(help="Path of the answer in files.")] = "answer",
     form: Annotated[Format, typer.Option("--format", help="How pairs are printed.")] = Format.table,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Print exact and near duplicates of problems, best first, and their numbers.
 
@@ -67,19 +67,25 @@ def contamination(
     print(f"{summary} ({least:g} and up).", file=sys.stderr)
 
 
-def _named(name: str, configfile: str) -> list[str]:
+def _files(configfile: list[str] | None) -> str:
+    return ", ".join(configfile or [CONFIG_FILE])
+
+
+def _named(name: str, configfile: list[str] | None) -> list[str]:
     """The data sets that the config excludes from this one or compares it with."""
     datasets = workspace(configfile).planner.config.datasets
     entry = datasets.get(name)
     if entry is None:
-        raise UserError(f"{name}: say what to compare it with: data sets of {configfile}, or files.")
+        raise UserError(f"{name}: say what to compare it with: data sets of {_files(configfile)}, or files.")
     found = list(dict.fromkeys([*entry.compare, *entry.exclude]))
     if not found:
-        raise UserError(f"{configfile}: datasets.{name} has neither `compare` nor `exclude`: name data sets or files.")
+        raise UserError(
+            f"{_files(configfile)}: datasets.{name} has neither `compare` nor `exclude`: name data sets or files."
+        )
     return found
 
 
-def _load(name: str, fields: FieldMap, configfile: str) -> list[dict[str, Any]]:
+def _load(name: str, fields: FieldMap, configfile: list[str] | None) -> list[dict[str, Any]]:
     """Problems of a file or of a data set, each text once."""
     from selfdistill.files import sha256_file
     from selfdistill.schema.common import AssetPin

@@ -12,7 +12,6 @@ from selfdistill.cli import checks, slurm_checks
 from selfdistill.cli.checks import FAIL, WARN, Check
 from selfdistill.cli.console import MACHINE, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.cli.requests import requests
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import nodes_behind
 from selfdistill.schema.errors import UserError
 
@@ -31,7 +30,7 @@ def doctor(
         bool, typer.Option("--resources", help="Show instead what each rule would request from Slurm.")
     ] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Treat warnings as failures.")] = False,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Check this machine, one line per check. The exit code is 1 if a check fails; warnings do not count."""
     if resources:
@@ -48,7 +47,7 @@ def doctor(
         raise typer.Exit(1)
 
 
-def _all_checks(configfile: str) -> Iterator[Check]:
+def _all_checks(configfile: list[str] | None) -> Iterator[Check]:
     """Every check, most basic first. A check that raises counts as failed; the others still run."""
     named: list[tuple[str, Callable[[], Iterator[Check]]]] = [
         ("python", checks.python),
@@ -70,7 +69,7 @@ def _all_checks(configfile: str) -> Iterator[Check]:
             yield Check(name, FAIL, f"{type(error).__name__}: {error}")
 
 
-def _show_requests(targets: list[str], configfile: str) -> None:
+def _show_requests(targets: list[str], configfile: list[str] | None) -> None:
     project = workspace(configfile)
     nodes, left_out = [], []
     for target in targets or sorted(project.planner.experiments):

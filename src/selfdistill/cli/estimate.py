@@ -22,7 +22,6 @@ from selfdistill.estimate import (
 from selfdistill.files import read_json
 from selfdistill.plan.experiments import get
 from selfdistill.plan.runtime import merged_settings
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.toy import ToyArchitecture
@@ -48,7 +47,7 @@ def estimate(
         int | None,
         typer.Option(min=1, help="Tokens of the longest completion; required for sft, whose data does not exist yet."),
     ] = None,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Show what a training run keeps in the memory of each GPU, whether it fits, and which settings would help."""
     project = workspace(configfile)

@@ -7,13 +7,14 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.artifacts.lineage import closure
+from selfdistill.artifacts.lineage import closure, last_attempt
 from selfdistill.artifacts.lineage_graph import state_of
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
+from selfdistill.artifacts.trash import Removal, in_trash, is_only_planned, removals
+from selfdistill.artifacts.weight import size_of, weigh
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.diff import Change, explain
 from selfdistill.plan.inheritance import shared_entries
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import nodes_behind
 from selfdistill.schema.errors import UserError
 
@@ -25,7 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def where(
     name: Annotated[str, typer.Argument(help="Experiment, target, or key of an artifact.")],
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """List the artifacts behind a name, upstream first."""
     project = workspace(configfile)
@@ -36,12 +37,13 @@ def where(
 
 
 def explain_command(
-    name: Annotated[str, typer.Argument(help="Experiment or target.")], configfile: ConfigFile = CONFIG_FILE
+    name: Annotated[str, typer.Argument(help="Experiment or target.")], configfile: ConfigFile = None
 ) -> None:
     """Explain what would be computed and why: the difference from the nearest existing artifact, field by field."""
     project = workspace(configfile)
     nodes = nodes_behind(project, name)
     explanations = explain(nodes, project.root)
+    trashed = in_trash((entry.node.name for entry in explanations), project.root)
     console.print(f"{name}: {len(nodes)} artifacts, {len(nodes) - len(explanations)} sealed.")
     if not explanations:
         console.print("Nothing would be computed.")
@@ -50,6 +52,10 @@ def explain_command(
         console.print(f"An edit of `{entry}` also changes {shown}.", soft_wrap=True, markup=False)
     for entry in explanations:
         console.print(f"\n[bold]{entry.node.name}[/bold]", soft_wrap=True)
+        was_there = _was_there(Artifact(entry.node.folder(project.root)), trashed.get(entry.node.name))
+        if was_there:
+            console.print(f"  {was_there}", soft_wrap=True, markup=False)
+            continue
         if entry.nearest is None:
             console.print("  is new: no artifact of this name exists.")
             continue
@@ -58,12 +64,22 @@ def explain_command(
             console.print(f"  {_line(change)}", soft_wrap=True, markup=False)
 
 
+def _was_there(artifact: Artifact, removal: Removal | None) -> str:
+    """That a result existed and was removed, when, and how to get it back; empty if it never existed."""
+    attempt = last_attempt(artifact.folder)
+    made = f"was there (finished {attempt['finished'][:16]})" if attempt.get("finished") else "was there"
+    if removal is not None:
+        back = f"selfdistill undo {removal.name}"
+        return f"{made}, until {removal.command} removed it on {removal.when:%Y-%m-%d %H:%M}. To put it back: {back}"
+    return f"{made}, until it was discarded on {attempt['discarded'][:16]}." if attempt.get("discarded") else ""
+
+
 def _line(change: Change) -> str:
     because = "  (explained above)" if change.field.startswith("inputs.") else ""
     return f"{change.field.removeprefix('params.')}: {change.existing} -> {change.planned}{because}"
 
 
-def status(configfile: ConfigFile = CONFIG_FILE) -> None:
+def status(configfile: ConfigFile = None) -> None:
     """Show the progress of every experiment, and what the store holds."""
     project = workspace(configfile)
     rows = []
@@ -78,6 +94,11 @@ def status(configfile: ConfigFile = CONFIG_FILE) -> None:
         done = sum(Artifact(n.folder(project.root)).is_sealed for n in trained)
         rows.append((name, f"{sealed}/{len(nodes)}", f"{done}/{len(trained)}", ""))
     show_table(("experiment", "artifacts", "runs", "note"), rows)
-    states = Counter((a.stage, state_of(a)) for a in all_artifacts(project.root))
+    artifacts = all_artifacts(project.root)
+    states = Counter((a.stage, state_of(a)) for a in artifacts if not is_only_planned(a.folder))
     console.print()
     show_table(("stage", "state", "artifacts"), [(*key, n) for key, n in sorted(states.items())])
+    console.print(f"{len(artifacts) - states.total()} more are planned, with nothing computed yet.\n")
+    weights = [(stage, kind, size) for (stage, kind), size in weigh(artifacts).items()]
+    weights += [("trash", entry.command, size_of(entry.folder)) for entry in removals(project.root)]
+    show_table(("stage", "content", "MB"), [(s, kind, f"{n / 1e6:.1f}") for s, kind, n in sorted(weights)])

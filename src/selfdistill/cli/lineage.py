@@ -16,7 +16,6 @@ from rich.tree import Tree
 
 from selfdistill.artifacts.lineage_graph import Item, Lineage
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import artifact_ids, targets_showing
 from selfdistill.schema.errors import UserError
 
@@ -35,7 +34,7 @@ def lineage(
     as_json: Annotated[bool, typer.Option("--json", help="Everything that is known, as JSON.")] = False,
     as_dot: Annotated[bool, typer.Option("--dot", help="A graph in the DOT language.")] = False,
     as_svg: Annotated[bool, typer.Option("--svg", help="The graph as SVG (needs Graphviz).")] = False,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Show what a result was made from (data, base model, specs, code, environment), and what was made from it."""
     if as_json + as_dot + as_svg > 1:

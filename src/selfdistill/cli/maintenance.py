@@ -1,32 +1,22 @@
-"""verify, discard, gc, lock: check the store, forget results, remove what is unused, record code changes."""
+"""verify, lock: check the store, record code changes."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
-from selfdistill.artifacts.lineage import closure, descendants
-from selfdistill.artifacts.provenance import record_discard
-from selfdistill.artifacts.store import Artifact, all_artifacts, artifact_folders, named
+from selfdistill.artifacts.store import Artifact, artifact_folders, named
 from selfdistill.artifacts.verification import is_finished
 from selfdistill.artifacts.verification import verify as check
-from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
-from selfdistill.files import remove
-from selfdistill.plan.settings import CONFIG_FILE
-from selfdistill.plan.subjects import targets_showing
-from selfdistill.plan.views import plan_view, view_names
-from selfdistill.plan.workspace import plan_path, read_plan
+from selfdistill.cli.console import RESULTS, console, in_project
 from selfdistill.schema.errors import UserError
-
-Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without this option the command only says what it would do.")]
 
 
 def register(app: typer.Typer) -> None:
-    for command in (verify, discard, gc, lock):
+    for command in (verify, lock):
         app.command(rich_help_panel=RESULTS)(in_project(command))
 
 
@@ -56,62 +46,6 @@ def verify(
     console.print(f"{len(chosen)} artifacts verified, {len(problems)} problems.")
     if problems:
         raise typer.Exit(1)
-
-
-def discard(
-    names: Annotated[list[str], typer.Argument(help="Artifacts whose results to forget.")],
-    dependants: Annotated[bool, typer.Option(help="Also forget what was made from them.")] = True,
-    yes: Yes = False,
-) -> None:
-    """Forget results so that they are computed again (their specs stay)."""
-    chosen = find_artifacts(names)
-    if dependants:
-        chosen += descendants(chosen, all_artifacts())
-    chosen = [a for a in {a.name: a for a in chosen}.values() if a.is_sealed or a.seal_path.is_file()]
-    for artifact in chosen:
-        if yes:
-            record_discard(artifact.folder)
-            artifact.unseal()
-        console.print(f"{'discarded' if yes else 'would discard'} {artifact.name}", soft_wrap=True)
-    # While a table is there, Snakemake has no reason to make what is below it.
-    for table in targets_showing(artifact.name for artifact in chosen):
-        if yes:
-            table.unlink()
-        console.print(f"{'removed' if yes else 'would remove'} {table}, which shows them", soft_wrap=True)
-    if not yes:
-        console.print("Nothing was changed. Add --yes to do it.")
-
-
-def gc(configfile: ConfigFile = CONFIG_FILE, yes: Yes = False) -> None:
-    """Remove artifacts that the config does not need. Whatever a kept artifact was made from is kept, too."""
-    project = workspace(configfile)
-    kept: set[str] = set()
-    for view, names in view_names(project.planner).items():
-        for name in names:
-            try:
-                kept |= {node.name for node in closure(plan_view(project.planner, view, name).nodes.values())}
-            except UserError:
-                # For example an asset that is no longer pinned: keep what the view needed last.
-                kept |= last_planned(view, name, project.root)
-    removable = [a for a in all_artifacts(project.root) if a.name not in kept]
-    rows = [(a.name, f"{_size(a.folder) / 1e6:.1f} MB") for a in removable]
-    show_table(("artifact", "size"), rows)
-    if yes:
-        for artifact in removable:
-            remove(artifact.folder)
-    verb = "removed" if yes else "would be removed (add --yes)"
-    console.print(f"{len(removable)} artifacts {verb}, {len(kept)} needed by the config.")
-
-
-def last_planned(view: str, name: str, root: Path) -> set[str]:
-    """Names of the artifacts in a view's plan on disk, and of everything upstream of them."""
-    path = plan_path(view, name)
-    planned = [Artifact(root / a) for a in read_plan(path)["artifacts"]] if path.is_file() else []
-    return {artifact.name for artifact in closure(a for a in planned if (a.folder / "spec.json").is_file())}
-
-
-def _size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def lock(

@@ -11,7 +11,6 @@ import typer
 
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.experiments import get
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError, unknown
 
@@ -47,7 +46,7 @@ def show(
     sample: Annotated[int, typer.Option(min=0, help="Which of the k completions of a problem.")] = 0,
     limit: Annotated[int, typer.Option(min=1, help="Most problems shown.")] = 5,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print Markdown.")] = False,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Show completions: question, gold answer, and what the base and the experiment wrote, epistemic words marked."""
     from selfdistill.views.completions import completions_of, sources_of
@@ -126,7 +125,7 @@ def compare(
     b: Annotated[str, typer.Argument(metavar="B", help="The same of another, or the same experiment.")],
     html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the training curves.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Compare two experiments, seeds or checkpoints: settings, paired differences, words, flipped problems, cost."""
     from selfdistill.views.comparison import Side, compare_sides, comparison_json, comparison_page, comparison_sections

@@ -18,8 +18,8 @@ class ConfigFiles:
     """config/config.yaml, the files merged over it, and values of the command line; later ones take precedence."""
 
     def __init__(self, overlays: Iterable[str | Path] = (), values: Mapping[str, Any] | None = None) -> None:
-        self._paths = [CONFIG_FILE, *(str(path) for path in overlays)]
-        self._values = dict(values or {})
+        self.overlays = [str(path) for path in overlays]
+        self.values = dict(values or {})
 
     def merged(self) -> dict[str, Any]:
         return reduce(merge, self._contents().values())
@@ -31,5 +31,5 @@ class ConfigFiles:
 
     def _contents(self) -> dict[str, dict[str, Any]]:
         """Name -> content, lowest precedence first."""
-        read = {path: read_yaml(Path(path)) for path in self._paths if Path(path).is_file()}
-        return read | ({COMMAND_LINE: self._values} if self._values else {})
+        read = {path: read_yaml(Path(path)) for path in (CONFIG_FILE, *self.overlays) if Path(path).is_file()}
+        return read | ({COMMAND_LINE: self.values} if self.values else {})

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import closure
-from selfdistill.artifacts.store import Artifact, all_artifacts, named
+from selfdistill.artifacts.store import Artifact, all_artifacts, id_of, named
 from selfdistill.files import sha256_file
 from selfdistill.plan.graph import Node
 from selfdistill.plan.views import target_of, view_names
@@ -35,7 +35,7 @@ def artifact_ids(project: Workspace, name: str) -> list[str]:
         return _in_table(Path(line["file"]), int(line["line"])) if line else _in_table(path)
     target = _view_of(project, name)
     if target and plan_path(*target).is_file():
-        return [_id(artifact) for artifact in read_plan(plan_path(*target))["artifacts"]]
+        return [id_of(artifact) for artifact in read_plan(plan_path(*target))["artifacts"]]
     if target is None and path.exists():
         return _with_content(path, project.root)
     return [node.id for node in nodes_of(project, name)]
@@ -103,7 +103,7 @@ def _in_table(path: Path, line: int | None = None) -> list[str]:
         if not 2 <= line <= len(rows) + 1:
             raise UserError(f"{path} has no row in line {line}: its rows are lines 2 to {len(rows) + 1}.")
         rows = [rows[line - 2]]
-    ids = dict.fromkeys(_id(name) for row in rows for name in _names_in(row))
+    ids = dict.fromkeys(id_of(name) for row in rows for name in _names_in(row))
     if not ids:
         raise UserError(f"{path} names no artifacts: it has no column that ends in {_ARTIFACT_COLUMN}. Make it again.")
     return list(ids)
@@ -113,12 +113,6 @@ def _names_in(row: dict[str, str]) -> Iterator[str]:
     for column, cell in row.items():
         if column and column.endswith(_ARTIFACT_COLUMN) and cell:
             yield from cell.split(";")
-
-
-def _id(name: str) -> str:
-    """The id of `stage/slug-key`."""
-    stage, _, folder = name.partition("/")
-    return f"{stage}/{folder[-12:]}"
 
 
 def _with_content(path: Path, root: Path) -> list[str]:

@@ -25,6 +25,7 @@ from selfdistill.plan.retries import with_memory_for_retry
 from selfdistill.plan.runtime import check_models, load_runtime, merged_settings
 from selfdistill.plan.settings import load_config
 from selfdistill.plan.site import REFUSED, Site, machine_resources, slurm_resources
+from selfdistill.plan.used_configs import record_used_config
 from selfdistill.plan.views import ViewPlan, plan_view, targets_of
 from selfdistill.schema.assets import read_assets
 from selfdistill.schema.errors import SettingError, UserError
@@ -96,6 +97,7 @@ class Workspace:
         if (view, name) not in self._views:
             if self.plans:
                 self._freeze(self.plan(view, name))
+                record_used_config(self.files)
             plan = plan_path(view, name)
             artifacts = read_plan(plan)["artifacts"]
             self._views[view, name] = [str(plan), *(str(self.root / a / "manifest.json") for a in artifacts)]

@@ -13,6 +13,7 @@ import argparse
 import errno
 import importlib
 import os
+import shutil
 import signal
 import sys
 import traceback
@@ -154,8 +155,10 @@ def _run(options: argparse.Namespace, tee: Tee) -> int:
         raise UserError(f"{options.manifest} is an artifact of stage {artifact.stage}, not {options.stage}.")
     shard = Shard.parse(options.shard) if options.shard else Shard()
     with _locked(artifact, tee, shard) as lock:
+        artifact = Artifact.open(options.manifest)  # It may have been removed while this job waited.
         if artifact.is_sealed or artifact.restore():
             tee.print("already sealed: nothing to compute.")
+            shutil.rmtree(artifact.state, ignore_errors=True)  # A kill after the manifest leaves it.
         else:
             _compute(options, tee, artifact, shard, lock)
         if options.marker is not None:

@@ -1,0 +1,327 @@
+"""gc, discard, undo and pin: nothing that runs, is pinned or is needed goes; what goes can be brought back."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from selfdistill.artifacts.lineage import closure, descendants, last_attempt
+from selfdistill.artifacts.lock import hold_lock, lock_path
+from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
+from selfdistill.artifacts.trash import TRASH, removals
+from selfdistill.artifacts.verification import verify
+from selfdistill.cli import app
+from selfdistill.plan.config_files import ConfigFiles
+from selfdistill.plan.used_configs import record_used_config
+from selfdistill.plan.workspace import Workspace
+from selfdistill.schema.errors import UserError
+from tracking_project import CONFIG, fill, of_stage, plan
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """Two finished experiments, of which the config names only tiny_sdpo any more."""
+    monkeypatch.chdir(tmp_path)
+    plan()
+    for artifact in all_artifacts():
+        if not artifact.is_sealed:
+            fill(artifact)
+    write_config(lambda config: config["experiments"].pop("tiny_grpo"))
+    return tmp_path
+
+
+def write_config(change=lambda config: None, path="config/config.yaml"):
+    config = copy.deepcopy(CONFIG)
+    change(config)
+    Path("config").mkdir(exist_ok=True)
+    Path(path).write_text(yaml.safe_dump(config))
+
+
+def cli(*arguments):
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False, env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def train(name="grpo"):
+    return next(a for a in of_stage("train") if name in a.slug)
+
+
+def content(folder=ROOT):
+    """Every file with its bytes, apart from locks, the trash, and records."""
+    return {
+        path.relative_to(folder): path.read_bytes()
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and not path.name.startswith((".lock", "provenance")) and TRASH not in path.parts
+    }
+
+
+def problems():
+    return [problem for artifact in all_artifacts() for problem in verify(artifact.folder).problems]
+
+
+def needed_by_grpo_alone():
+    return {a.name for a in (train(), *descendants([train()], all_artifacts()))}
+
+
+# --- gc ---------------------------------------------------------------------------------------------------------------
+
+
+def test_gc_moves_what_nothing_needs_to_the_trash_and_undo_brings_back_the_same_bytes(project):
+    before, found, unused = content(), problems(), needed_by_grpo_alone()
+    assert all(name in cli("gc") for name in unused) and content() == before
+    cli("gc", "--yes")
+    assert {a.name for a in all_artifacts()} & unused == set() and train("sdpo").is_sealed
+    assert set(removals()[-1].artifacts) == unused
+    shown = cli("undo")
+    assert all(f"put back {name}" in shown for name in unused)
+    assert content() == before and removals() == []
+    assert problems() == found
+
+
+def test_gc_leaves_alone_what_a_job_computes_and_what_that_is_made_from(project):
+    running = next(a for a in of_stage("evaluate") if train().id in a.input_ids.values())
+    running.manifest_path.unlink()
+    with hold_lock(lock_path(running.folder)):
+        shown = cli("gc", "--yes")
+        assert f"{running.id} is being computed now" in shown
+        assert all(artifact.folder.is_dir() for artifact in closure([running]))
+    cli("gc", "--yes")
+    assert not running.folder.exists()
+
+
+def test_a_shard_that_runs_counts_as_well(project):
+    running = next(a for a in of_stage("evaluate") if train().id in a.input_ids.values())
+    with hold_lock(lock_path(running.folder, "2-of-4")):
+        cli("gc", "--yes")
+        assert running.folder.is_dir() and train().is_sealed
+        with pytest.raises(UserError, match="is being computed now"):
+            cli("discard", running.key, "--yes")
+
+
+def test_gc_leaves_alone_a_job_on_a_machine_whose_locks_are_not_seen(project):
+    path = train().folder / "provenance.json"
+    record = json.loads(path.read_text())
+    record["attempts"][-1] |= {"host": "another-node", "finished": None}
+    path.write_text(json.dumps(record))
+    cli("gc", "--yes")
+    assert train().folder.is_dir()
+    for name in ("payload", "metrics.jsonl"):
+        os.utime(train().folder / name, (0, 0))
+    cli("gc", "--yes")  # Silent for long: that job is dead.
+    assert not [a for a in of_stage("train") if "grpo" in a.slug]
+
+
+def test_gc_does_not_remove_anything_while_a_workflow_runs(project):
+    lock = Path(".snakemake/locks/0.input.lock")
+    lock.parent.mkdir(parents=True)
+    lock.touch()
+    with pytest.raises(UserError, match="a workflow is running in this folder.*snakemake --unlock"):
+        cli("gc", "--yes")
+    assert train().is_sealed
+    lock.unlink()
+    cli("gc", "--yes")
+
+
+def test_a_job_that_waited_while_gc_removed_its_artifact_computes_nothing(project):
+    """It gets the lock of a folder that has gone, or of one that is planned anew; here the folder has gone."""
+    artifact, code = train(), "import sys; from selfdistill.run.launch import main; sys.exit(main(sys.argv[1:]))"
+    with hold_lock(lock_path(artifact.folder)):
+        command = [sys.executable, "-c", code, "train", str(artifact.manifest_path), "--log", "job.log"]
+        job = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        for line in job.stderr:
+            if "waiting" in line:
+                break
+        shutil.move(artifact.folder, project / "removed")
+    assert "was removed" in job.communicate(timeout=60)[1]
+    assert job.returncode == 2 and not artifact.folder.exists()
+
+
+def test_gc_keeps_what_was_made_with_files_merged_over_the_config(project):
+    overlay = {"experiments": {"tiny_grpo": CONFIG["experiments"]["tiny_grpo"]}}
+    Path("config/mine.yaml").write_text(yaml.safe_dump(overlay))
+    files = ConfigFiles(["config/mine.yaml"])
+    Workspace(files.merged(), files=files).view_inputs("ood", "tiny_grpo")
+    shown = cli("gc", "--yes")
+    assert "Kept for config/mine.yaml (last planned" in shown and train().is_sealed
+    assert train().name in cli("gc", "--only-config")
+    Path("config/mine.yaml").unlink()
+    shown = cli("gc")
+    assert "config/mine.yaml is gone" in shown and train().name in shown
+
+
+def test_a_used_file_that_is_no_longer_valid_keeps_everything_that_was_planned(project):
+    Path("config/mine.yaml").write_text("experiments: {tiny_grpo: {seeds: [1]}}")
+    files = ConfigFiles(["config/mine.yaml"])
+    record_used_config(files)
+    shown = cli("gc", "--yes")
+    assert "is not valid any more" in shown and train().is_sealed
+
+
+def test_gc_takes_several_settings_files(project):
+    for name, seeds in (("one", [1]), ("two", [5])):
+        experiment = CONFIG["experiments"]["tiny_grpo"] | {"seeds": seeds}
+        Path(f"config/{name}.yaml").write_text(yaml.safe_dump({"experiments": {f"tiny_{name}": experiment}}))
+    assert train().name in cli("gc")
+    assert train().name not in cli("gc", "--configfile", "config/two.yaml", "--configfile", "config/one.yaml")
+
+
+def test_gc_by_age(project):
+    assert train().name not in cli("gc", "--older-than", "100000")
+    path = train().folder / "provenance.json"
+    record = json.loads(path.read_text())
+    record["attempts"][-1]["finished"] = (datetime.now(UTC) - timedelta(days=3)).isoformat()
+    path.write_text(json.dumps(record))
+    assert train().name in cli("gc", "--older-than", "2") and train().name not in cli("gc", "--older-than", "4")
+
+
+def test_what_was_removed_long_ago_is_removed_for_good(project):
+    cli("gc", "--yes")
+    path = removals()[0].folder / "trash.json"
+    cli("gc", "--yes")
+    assert path.exists()
+    path.write_text(path.read_text().replace(f'"when": "{datetime.now(UTC).year}', '"when": "2020'))
+    assert "were removed for good" in cli("gc", "--yes")
+    assert removals() == []
+
+
+def test_gc_without_an_undo_period_frees_the_space_at_once(project):
+    cli("gc", "--yes", "--undo-days", "0")
+    assert removals() == [] and not [a for a in of_stage("train") if "grpo" in a.slug]
+
+
+def test_folders_of_dry_runs_are_no_artifacts(project):
+    planned = copy.deepcopy(CONFIG)
+    planned["experiments"]["tiny_grpo"]["seeds"] = [7, 8]
+    plan(planned)
+    count = len([a for a in all_artifacts() if not a.is_sealed])
+    shown = cli("gc", "--yes")
+    assert f"{count} planned folders without results removed." in shown
+    assert all(a.is_sealed for a in all_artifacts())
+    assert len(removals()[-1].artifacts) == int(shown.rsplit(" artifacts removed", 1)[0].rsplit("\n", 1)[-1])
+
+
+def test_status_does_not_count_folders_of_dry_runs_and_weighs_every_kind_of_content(project):
+    plan(CONFIG | {"experiments": {"tiny_grpo": CONFIG["experiments"]["tiny_grpo"] | {"seeds": [7]}}})
+    (train("sdpo").payload / "checkpoints/step-2/more").write_bytes(b"x" * 3_000_000)
+    (train("sdpo").state / "step-2").mkdir(parents=True)
+    (train("sdpo").state / "step-2/weights").write_bytes(b"x" * 2_000_000)
+    shown = cli("status")
+    sealed = {stage: sum(a.is_sealed for a in of_stage(stage)) for stage in ("train", "evaluate")}
+    lines = [line.split() for line in shown.splitlines()]
+    assert ["train", "sealed", str(sealed["train"])] in lines and not [x for x in lines if x[1:2] == ["planned"]]
+    assert f"{sum(not a.is_sealed for a in all_artifacts())} more are planned" in shown
+    assert ["train", "checkpoints", "3.0"] in lines and ["train", "resume", "states", "2.0"] in lines
+
+
+def test_resume_states_of_finished_runs_go(project):
+    state = train("sdpo").state
+    state.mkdir()
+    (state / "weights").write_text("left by a kill right after the manifest")
+    assert "1 resume states of finished runs would be removed" in cli("gc") and state.is_dir()
+    cli("gc", "--yes")
+    assert not state.exists() and train("sdpo").is_sealed
+
+
+# --- discard, undo, explain -------------------------------------------------------------------------------------------
+
+
+def test_discard_can_be_undone_and_explain_says_that_it_was_there(project):
+    write_config()
+    before = content()
+    cli("discard", train().key, "--yes")
+    assert not train().is_sealed and last_attempt(train().folder)["discarded"]
+    shown = cli("explain", "tiny_grpo")
+    assert "was there (finished 2026-01-02T03:05), until discard removed it on" in shown
+    cli("undo")
+    assert content() == before and "discarded" not in last_attempt(train().folder)
+    assert "Nothing would be computed" in cli("explain", "tiny_grpo")
+    cli("discard", train().key, "--yes")
+    shutil.rmtree(ROOT / TRASH)
+    assert "until it was discarded on" in cli("explain", "tiny_grpo")
+
+
+def test_explain_says_that_gc_removed_it(project):
+    cli("gc", "--yes")
+    write_config()
+    assert "until gc removed it on" in cli("explain", "tiny_grpo")
+
+
+def test_discard_refuses_while_something_below_is_computed(project):
+    below = next(a for a in of_stage("evaluate") if train().id in a.input_ids.values())
+    with hold_lock(lock_path(below.folder)), pytest.raises(UserError, match=f"{below.name} is being computed now"):
+        cli("discard", train().key, "--yes")
+    assert train().is_sealed
+
+
+def test_an_unfinished_run_can_be_started_over(project):
+    train().manifest_path.unlink()
+    train().seal_path.unlink()
+    train().state.mkdir()
+    cli("discard", train().key, "--yes")
+    assert not train().payload.exists() and not train().state.exists() and not train().metrics.exists()
+
+
+def test_undo_does_not_replace_what_was_made_again(project):
+    cli("discard", train().key, "--no-dependants", "--yes")
+    fill(train())
+    again = content()
+    assert "was made again since" in cli("undo")
+    assert content() == again and len(removals()) == 1
+
+
+def test_undo_of_gc_after_the_artifact_was_planned_again(project):
+    before = content()
+    cli("gc", "--yes")
+    plan()
+    cli("undo")
+    assert content() == before
+
+
+# --- pins -------------------------------------------------------------------------------------------------------------
+
+
+def test_pinned_artifacts_and_what_they_were_made_from_are_kept(project):
+    evaluation = next(a for a in of_stage("evaluate") if train().id in a.input_ids.values())
+    assert "paper" in cli("pin", evaluation.key, "--reason", "table 2 of the paper")
+    cli("gc", "--yes")
+    assert evaluation.is_sealed and train().is_sealed
+    for name in (evaluation.key, train().key):  # The second would take it along.
+        with pytest.raises(UserError, match=r"is pinned \(table 2 of the paper\)"):
+            cli("discard", name, "--yes")
+    cli("unpin", evaluation.key)
+    cli("gc", "--yes")
+    assert not evaluation.folder.exists()
+
+
+def test_an_experiment_can_be_pinned_by_name(project):
+    write_config()
+    cli("pin", "tiny_grpo", "--reason", "baseline")
+    write_config(lambda config: config["experiments"].pop("tiny_grpo"))
+    cli("gc", "--yes")
+    assert train().is_sealed
+
+
+def test_mistakes_with_pins_are_one_line(project):
+    with pytest.raises(UserError, match="say why with --reason"):
+        cli("pin", train().key)
+    with pytest.raises(UserError, match="is not pinned"):
+        cli("unpin", train().key)
+    Path("results/pins.json").write_text("[")
+    with pytest.raises(UserError, match="is damaged"):
+        cli("gc", "--yes")
+    assert train().is_sealed
+
+
+def test_the_names_in_the_trash_are_not_those_of_artifacts(project):
+    cli("gc", "--yes")
+    assert not [a for a in all_artifacts() if TRASH in str(a.folder)]
+    assert Artifact(ROOT / removals()[0].artifacts[0]).folder.exists() is False
