@@ -11,7 +11,6 @@ import typer
 from selfdistill.artifacts.lineage import closure, last_attempt
 from selfdistill.artifacts.store import Artifact, locate
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import artifact_ids
 from selfdistill.reproduction.comparison import Difference, circumstances, compare, is_on_gpu
 from selfdistill.reproduction.scratch import Code, Scratch
@@ -37,7 +36,7 @@ def reproduce(
         float, typer.Option(min=0, help="Largest relative difference of a metric that passes on GPUs.")
     ] = 0.05,
     profile: Annotated[str, typer.Option(help="Profile of Snakemake.")] = "local",
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Make finished results again from their specs, and compare: equal bytes on CPUs, close metrics on GPUs.
 
