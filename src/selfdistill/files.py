@@ -96,10 +96,10 @@ def read_json(path: Path) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def write_atomically(path: Path, text: str, *, durable: bool = True) -> None:
-    """Write a text file. Flushing takes milliseconds; many small files that can be made again at once go without."""
+def write_atomically(path: Path, content: str | bytes, *, durable: bool = True) -> None:
+    """Write a file (text: UTF-8). Flushing takes milliseconds; many small files that can be made again go without."""
     with replacing(path, durable=durable, shared=True) as partial:
-        partial.write_text(text, encoding="utf-8", newline="")
+        partial.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_if_changed(path: Path, text: str, *, durable: bool = True) -> bool:

@@ -33,6 +33,7 @@ from selfdistill.views.claims import Check, Comparison, adjusted, headline, summ
 from selfdistill.views.coverage import _moves
 from selfdistill.views.csv_table import as_csv
 from selfdistill.views.measures import DENSITY, LENGTH, measure
+from selfdistill.views.part_files import as_latex, as_markdown, part_file, parts
 from selfdistill.views.study import read_study
 from selfdistill.views.style import looks
 from selfdistill.views.words import shift
@@ -552,6 +553,52 @@ def test_the_report_is_byte_equal_when_another_process_makes_it(page):
     command = [sys.executable, "-m", "selfdistill.views", "report", str(plan), "again.html"]
     subprocess.run(command, cwd=folder, check=True, env={**os.environ, "PYTHONHASHSEED": "7"})
     assert (folder / "again.html").read_text() == text
+
+
+@pytest.fixture(scope="module")
+def report_plan(page) -> Path:
+    _, folder = page
+    return folder / "results/plans/report/report/plan.json"
+
+
+@pytest.mark.parametrize("name", ["tiny-main-1", "tiny-curves-1", "tiny-coverage-1"])
+def test_a_figure_of_the_report_is_a_file_of_a_papers_width(page, report_plan, name, monkeypatch):
+    monkeypatch.chdir(page[1])
+    for ending, start in (("svg", b"<?xml"), ("pdf", b"%PDF")):
+        output = Path(f"results/figures/report/{name}.{ending}")
+        output.parent.mkdir(parents=True, exist_ok=True)
+        main(view_arguments(report_plan, str(output), view="figures"))
+        first = output.read_bytes()
+        assert first.startswith(start)
+        main(view_arguments(report_plan, str(output), view="figures"))
+        assert output.read_bytes() == first
+    width = re.search(r'<svg [^>]*width="([0-9.]+)pt"', output.with_suffix(".svg").read_text())
+    assert float(width[1]) == pytest.approx(5.5 * 72)
+
+
+def test_a_table_of_the_report_is_markdown_and_latex_with_the_reports_numbers(page, report_plan, monkeypatch):
+    monkeypatch.chdir(page[1])
+    found = parts(json.loads(report_plan.read_text()))
+    table = found["tiny-scores-1"]
+    markdown, latex = as_markdown(table).splitlines(), as_latex(table)
+    header = [part.strip() for part in markdown[0].strip("|").split("|")]
+    assert header == [name for name in table.header if name != "artifacts"]
+    assert len(markdown) == len(table.rows) + 2
+    for row, line in zip(table.rows, markdown[2:], strict=True):
+        assert all(cell.text.replace("|", "\\|") in line for cell in row)
+    assert latex.count(r" \\") == len(table.rows) + 1 and r"\toprule" in latex
+    assert "\u00a0" not in latex and "−" not in latex
+
+
+def test_an_unknown_part_is_answered_with_those_that_there_are(page, report_plan, monkeypatch):
+    monkeypatch.chdir(page[1])
+    plan = json.loads(report_plan.read_text())
+    with pytest.raises(
+        UserError, match="unknown part of the report `report` `tiny-man-1`. Did you mean `tiny-main-1`?"
+    ):
+        part_file("figures", plan, Path("results/figures/report/tiny-man-1.svg"))
+    with pytest.raises(UserError, match=r"figures are written as \.svg or \.pdf"):
+        part_file("figures", plan, Path("results/figures/report/tiny-main-1.md"))
 
 
 def test_links_of_a_named_report_lead_out_of_its_folder(project):

@@ -37,10 +37,13 @@ elif PLAN.runtime.warm_start:
 VIEW = f"exec {PYTHON} -m selfdistill.views"
 
 
+NAME = r"[a-z][a-z0-9_]*"
+
+
 wildcard_constraints:
     run=r"[a-z0-9._-]{1,60}-[0-9a-f]{12}",
     view="|".join(TABLES),
-    name=r"[a-z][a-z0-9_]*",
+    name=NAME,
     shard=r"[0-9]+-of-[0-9]+",
 
 
@@ -89,6 +92,22 @@ def view_manifests(wildcards):
 def view_digest(wildcards):
     """Digest of a view's plan: the job checks that it reads the plan it was scheduled with."""
     return PLAN.plan_digest(*view_and_name(wildcards))
+
+
+@one_line
+def part_plan(wildcards):
+    """The plan of the report that a figure or table is a part of."""
+    return PLAN.view_inputs("report", wildcards.report)[0]
+
+
+@one_line
+def part_manifests(wildcards):
+    return PLAN.view_inputs("report", wildcards.report)[1:]
+
+
+@one_line
+def part_digest(wildcards):
+    return PLAN.plan_digest("report", wildcards.report)
 
 
 def shards(stage):

@@ -36,6 +36,29 @@ use rule report as named_report with:
         "Report results/reports/{wildcards.name}.html"
 
 
+# One figure or table of a report, for a paper; an unknown part is answered with those that there are.
+rule report_part:
+    input:
+        plan=part_plan,
+        manifests=part_manifests,
+    output:
+        "results/{parts}/{report}/{part}.{format}",
+    log:
+        "logs/views/{parts}-{report}-{part}-{format}.log",
+    wildcard_constraints:
+        parts="figures|tables",
+        report=NAME,
+        part=r"[a-z0-9_-]+",
+        format="svg|pdf|md|tex",
+    localrule: True
+    params:
+        digest=part_digest,
+    message:
+        "Part of a report: {output}"
+    shell:
+        make_view("{wildcards.parts}")
+
+
 # `snakemake NAME`, for every NAME of the config's `reports`.
 for report_name in PLAN.report_names if workflow.is_main_process else ():
 

@@ -20,7 +20,7 @@ from selfdistill.schema.stages import STAGES
 CONFIG_FILE = "config/config.yaml"
 
 #: Targets of the workflow that are no reports.
-RULES = frozenset({*STAGES, "all", "table", "report", "named_report"})
+RULES = frozenset({*STAGES, "all", "table", "report", "named_report", "report_part"})
 
 Loaded = TypeVar("Loaded", bound=Model)
 

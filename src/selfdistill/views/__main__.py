@@ -34,6 +34,9 @@ MODULES = {
     "report": "report",
 }
 
+#: Single figures and tables of a report; they are made from the report's plan (`part_files`).
+PARTS = ("figures", "tables")
+
 log = logging.getLogger("selfdistill.views")
 
 
@@ -63,21 +66,30 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _write(options: argparse.Namespace) -> None:
     plan = read_plan(options.plan, options.digest)
-    if plan.get("view") != options.view:
-        raise UserError(f"{options.plan} is a plan of the view `{plan.get('view')}`, not of `{options.view}`.")
+    wanted = "report" if options.view in PARTS else options.view
+    if plan.get("view") != wanted:
+        raise UserError(f"{options.plan} is a plan of the view `{plan.get('view')}`, not of `{wanted}`.")
     what = f"{options.view} {plan['name']}"
     log.info("%s: reading %d artifacts", what, len(plan["artifacts"]))
-    text = builder(options.view)(plan)
+    content = _content(options.view, plan, options.output)
     try:
-        write_atomically(options.output, text)
+        write_atomically(options.output, content)
     except OSError as error:
         raise UserError(f"{options.output} cannot be written: {error.strerror or error}.") from None
-    log.info("%s: wrote %s (%d lines)", what, options.output, text.count("\n"))
+    log.info("%s: wrote %s (%d bytes)", what, options.output, options.output.stat().st_size)
+
+
+def _content(view: str, plan: dict[str, Any], output: Path) -> str | bytes:
+    if view not in PARTS:
+        return builder(view)(plan)
+    from selfdistill.views.part_files import part_file  # tables need none of what draws figures
+
+    return part_file(view, plan, output)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m selfdistill.views", description="Write a table or the report.")
-    parser.add_argument("view", choices=MODULES)
+    parser.add_argument("view", choices=[*MODULES, *PARTS])
     parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>/plan.json")
     parser.add_argument("output", type=Path, help="the file to write")
     parser.add_argument("--digest", help="SHA-256 of the plan that this job was scheduled with")

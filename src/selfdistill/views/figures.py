@@ -1,17 +1,17 @@
-"""Small figures as SVG text that sits inside a page: no file, no network, colours from the page's CSS.
-
-Equal input gives equal bytes. Every panel is one SVG, so that panels wrap on a narrow screen.
+"""Figures: on the page as SVG text whose colours come from its CSS, one SVG per panel so that panels wrap on a narrow
+screen; in files as SVG or PDF of a paper's width. Equal input gives equal bytes.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from selfdistill.seeds import Uncertain
 from selfdistill.views.style import INK, Look, Scale
@@ -26,6 +26,8 @@ _RC = {
     "svg.hashsalt": "selfdistill",
     "font.family": "sans-serif",
     "font.size": 11,
+    "lines.markersize": 6.0,
+    "lines.linewidth": 2.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.spines.left": False,
@@ -40,9 +42,13 @@ _RC = {
     "figure.facecolor": "none",
     "axes.facecolor": "none",
 }
+#: Smaller by the ratio of a paper's text width to the page's.
+_IN_A_FILE = {"font.size": 7, "axes.titlesize": 7.5, "lines.markersize": 3.5, "lines.linewidth": 1.2}
 _INCHES = 1 / 72
 #: Width of a panel in a row of three, in the page's pixels; text keeps its size in narrower ones.
 WIDE = 330
+#: Width of a figure in a file, in inches: the text width of common conference styles.
+TEXT_WIDTH = 5.5
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,23 @@ class Line:
         return cls(look, x, values, low, high, has_markers=True)
 
 
+@dataclass(frozen=True)
+class Plot:
+    """What is drawn into axes; `width` and `height` on the page, in its pixels."""
+
+    draw: Callable[[Axes], None]
+    width: int
+    height: int
+
+    @property
+    def svg(self) -> str:
+        """The plot alone."""
+        with _style():
+            figure = _figure(self.width * _INCHES, self.height * _INCHES)
+            self.draw(figure.add_subplot())
+            return _svg(figure)
+
+
 def dots(
     rows: Sequence[Sequence[Dot]],
     scale: Scale,
@@ -84,13 +107,13 @@ def dots(
     width: int = WIDE,
     limits: tuple[float, float] | None = None,
     bounds: Sequence[float] = (),
-) -> str:
+) -> Plot:
     """Dot plot: a row per entry (several dots in one row are set one below the other); values are printed if alone.
 
     `reference` is dashed; `bounds`, such as chance and the ceiling of an accuracy, are dotted.
     """
-    with _style():
-        figure, axes = _panel(width, 34 + 30 * len(rows))
+
+    def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
             for index, dot in enumerate(row):
                 offset = (index - (len(row) - 1) / 2) * min(0.8 / max(len(row), 1), 0.3)
@@ -106,7 +129,8 @@ def dots(
         axes.set_xlim(limits)
         _format(axes.xaxis, scale, 5 if width >= WIDE else 3)
         axes.grid(axis="x", linewidth=0.6)
-        return _svg(figure)
+
+    return Plot(draw, width, 34 + 30 * len(rows))
 
 
 def lines(
@@ -116,10 +140,10 @@ def lines(
     ticks: Sequence[str] = (),
     width: int = WIDE,
     bounds: Sequence[float] = (),
-) -> str:
+) -> Plot:
     """Curves over steps, or over named places when `ticks` are given (x = 0, 1, ...); `bounds` are dotted."""
-    with _style():
-        figure, axes = _panel(width, 215)
+
+    def draw(axes: Axes) -> None:
         for line in series:
             _draw_line(axes, line)
         for bound in bounds:
@@ -131,7 +155,46 @@ def lines(
         axes.tick_params(axis="y", length=0)
         _format(axes.yaxis, scale, 5)
         axes.grid(axis="y", linewidth=0.6)
-        return _svg(figure)
+
+    return Plot(draw, width, 215)
+
+
+def legend_mark(look: Look) -> Plot:
+    """A method's line and marker, as figures draw them."""
+
+    def draw(axes: Axes) -> None:
+        _draw_line(axes, Line(look, (0, 1, 2), (0, 0, 0)), markevery=[1])
+        axes.set_axis_off()
+
+    return Plot(draw, 34, 14)
+
+
+def figure_file(panels: Sequence[tuple[str, Plot]], legend: Sequence[Look], columns: int, kind: str) -> bytes:
+    """Panels (title, plot) and a legend of their marks in one file of a paper's text width; `kind` is svg or pdf."""
+    with _style(), _rc(_IN_A_FILE):
+        columns = min(columns, len(panels))
+        rows = -(-len(panels) // columns)
+        heights = [max(plot.height for _, plot in panels[row * columns : (row + 1) * columns]) for row in range(rows)]
+        scale = TEXT_WIDTH / (columns * WIDE)
+        figure = _figure(TEXT_WIDTH, sum(heights) * scale + 0.3 * rows + (0.3 if legend else 0.0))
+        grid = figure.add_gridspec(rows, columns, height_ratios=heights)
+        for place, (title, plot) in enumerate(panels):
+            axes = figure.add_subplot(grid[place // columns, place % columns])
+            axes.set_title(textwrap.fill(title, 72 // columns), loc="left", fontweight="bold")
+            plot.draw(axes)
+        if legend:
+            _draw_legend(figure, legend)
+        buffer = io.BytesIO()
+        stamp = {"Date": None} if kind == "svg" else {"CreationDate": None}
+        figure.savefig(buffer, format=kind, metadata=stamp)
+        return buffer.getvalue()
+
+
+def _draw_legend(figure: Figure, legend: Sequence[Look]) -> None:
+    from matplotlib.lines import Line2D
+
+    handles = [Line2D([], [], color=k.light, marker=k.marker, linestyle=k.line, label=k.label) for k in legend]
+    figure.legend(handles=handles, loc="outside lower center", ncols=min(len(legend), 4), frameon=False)
 
 
 def spread(values: Sequence[float]) -> tuple[float, float]:
@@ -143,16 +206,20 @@ def spread(values: Sequence[float]) -> tuple[float, float]:
 
 def _style() -> AbstractContextManager[None]:
     # Imported where a figure is drawn: tables, whose modules hold figures too, start in half the time.
+    return _rc(_RC)
+
+
+def _rc(settings: dict[str, Any]) -> AbstractContextManager[None]:
     import matplotlib
 
-    return matplotlib.rc_context(_RC)
+    return matplotlib.rc_context(settings)
 
 
-def _panel(width: int, height: int) -> tuple[Figure, Axes]:
+def _figure(width: float, height: float) -> Figure:
+    """An empty figure, inches."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width * _INCHES, height * _INCHES), layout="constrained")
-    return figure, figure.add_subplot()
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def _format(axis: Axis, scale: Scale, most: int) -> None:
@@ -163,25 +230,31 @@ def _format(axis: Axis, scale: Scale, most: int) -> None:
 
 
 def _draw_dot(axes: Axes, dot: Dot, place: float, scale: Scale | None) -> None:
-    color = dot.look.light
+    import matplotlib
+
+    color, size, width = dot.look.light, *map(matplotlib.rcParams.get, ("lines.markersize", "lines.linewidth"))
     if dot.low is not None and dot.high is not None:
-        axes.plot([dot.low, dot.high], [place, place], color=color, linewidth=2.2, solid_capstyle="round", zorder=2)
+        axes.plot([dot.low, dot.high], [place, place], color=color, linewidth=1.1 * width, solid_capstyle="round",
+                  zorder=2)  # fmt: skip
     if len(dot.points) > 1:
-        axes.plot(dot.points, [place] * len(dot.points), "|", color=color, markersize=11, markeredgewidth=1.2, zorder=3)
+        axes.plot(dot.points, [place] * len(dot.points), "|", color=color, markersize=1.8 * size,
+                  markeredgewidth=0.6 * width, zorder=3)  # fmt: skip
     face = "none" if dot.is_hollow else color
-    axes.plot([dot.value], [place], dot.look.marker, color=color, markerfacecolor=face, markersize=7.5,
-              markeredgewidth=1.4, zorder=4)  # fmt: skip
+    axes.plot([dot.value], [place], dot.look.marker, color=color, markerfacecolor=face, markersize=1.25 * size,
+              markeredgewidth=0.7 * width, zorder=4)  # fmt: skip
     if scale is not None:
-        axes.annotate(scale.value(dot.value), (dot.value, place), (0, 7), textcoords="offset points", ha="center",
-                      va="bottom", fontsize=10)  # fmt: skip
+        axes.annotate(scale.value(dot.value), (dot.value, place), (0, size), textcoords="offset points", ha="center",
+                      va="bottom", fontsize="small")  # fmt: skip
 
 
-def _draw_line(axes: Axes, line: Line) -> None:
+def _draw_line(axes: Axes, line: Line, markevery: list[int] | None = None) -> None:
+    """Markers at every value, or some along a curve, so that methods differ without colours as well."""
     color = line.look.light
     for x, y in line.faint:
         axes.plot(x, y, color=color, linewidth=0.8, alpha=0.35)
-    marker = line.look.marker if line.has_markers else None
-    axes.plot(line.x, line.y, line.look.line, color=color, linewidth=2.0, marker=marker, markersize=7)
+    apart = None if line.has_markers else max(len(line.x) // 5, 1)
+    axes.plot(line.x, line.y, line.look.line, color=color, marker=line.look.marker,
+              markevery=markevery or apart)  # fmt: skip
     if line.low is not None and line.high is not None:
         axes.vlines(line.x, line.low, line.high, color=color, linewidth=1.6, alpha=0.8)
 

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from selfdistill.views.figures import Plot
 from selfdistill.views.lineage import link
 from selfdistill.views.style import Look
 
@@ -34,10 +35,10 @@ class Table:
 
 @dataclass(frozen=True)
 class Panel:
-    """One SVG with its title."""
+    """A plot with its title."""
 
     title: str
-    svg: str
+    plot: Plot
 
 
 @dataclass(frozen=True)

@@ -22,7 +22,7 @@ from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.diagnostics import diagnostics_section
-from selfdistill.views.figures import for_page
+from selfdistill.views.figures import for_page, legend_mark
 from selfdistill.views.forced import forced_section
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
 from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
@@ -51,13 +51,21 @@ class ModelPage:
 
 def build_report(plan: dict[str, Any]) -> str:
     """results/report.html, or results/reports/{name}.html."""
-    studies = read_study(plan)
-    artifacts = ancestry(plan["artifacts"])
-    breadth = breadth_section(studies, plan["trained_on"])
-    shared = _present(breadth, silent_section(artifacts), assumptions_section(artifacts), provenance_section(artifacts))
-    looks = [look for study in studies for look in study.looks.values()]
-    root = "" if plan["name"] == DEFAULT_REPORT else "../"
-    return render([_model_page(study) for study in studies], shared, looks, TITLE, root)
+    pages, shared = pages_of(plan)
+    looks = [look for study in read_study(plan) for look in study.looks.values()]
+    return render(pages, shared, looks, TITLE, "" if plan["name"] == DEFAULT_REPORT else "../")
+
+
+def pages_of(plan: dict[str, Any]) -> tuple[list[ModelPage], list[Section]]:
+    """What a report shows of each base model, and the sections for all of them."""
+    studies, artifacts = read_study(plan), ancestry(plan["artifacts"])
+    shared = _present(
+        breadth_section(studies, plan["trained_on"]),
+        silent_section(artifacts),
+        assumptions_section(artifacts),
+        provenance_section(artifacts),
+    )
+    return [_model_page(study) for study in studies], shared
 
 
 def render(
@@ -131,9 +139,12 @@ def _environment(colours: dict[str, tuple[str, str]]) -> Environment:
     numbers = count(1)
 
     def svg(panel: Panel) -> Markup:
-        return Markup(for_page(panel.svg, colours, next(numbers), panel.title))
+        return Markup(for_page(panel.plot.svg, colours, next(numbers), panel.title))
 
-    environment.filters["svg"] = svg
+    def mark(look: Look) -> Markup:
+        return Markup(for_page(legend_mark(look).svg, colours, next(numbers), look.label))
+
+    environment.filters |= {"svg": svg, "mark": mark}
     return environment
 
 

@@ -73,8 +73,8 @@ def _main_figure(name: str, within: list[str], study: ModelStudy) -> Figure:
 def _main_panel(benchmark: str, metric: str, title: str, scale: Scale, study: ModelStudy) -> Panel:
     found = study.on(benchmark)
     bounds = _first(found).bounds() if metric == SCORE else ()
-    svg = dots(_dots(found, study.looks, metric), scale, _first(found).base.mean(metric), bounds=bounds)
-    return Panel(f"{benchmark}: {title[0].lower()}{title[1:]}", svg)
+    plot = dots(_dots(found, study.looks, metric), scale, _first(found).base.mean(metric), bounds=bounds)
+    return Panel(f"{benchmark}: {title[0].lower()}{title[1:]}", plot)
 
 
 def _dots(found: dict[str, Evaluation], looks: dict[str, Look], metric: str, family: str = ALL) -> list[list[Dot]]:

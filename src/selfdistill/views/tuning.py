@@ -60,8 +60,8 @@ def _figure(experiment: str, found: Sequence[Evaluation], study: ModelStudy) -> 
     panels = []
     for benchmark in dict.fromkeys(e.benchmark for e in found):
         shown = [e for e in found if e.benchmark == benchmark]
-        svg = dots([_dots(e, look) for e in shown], PERCENT, shown[0].base.mean(SCORE), bounds=shown[0].bounds())
-        panels.append(Panel(f"{benchmark}: accuracy", svg))
+        plot = dots([_dots(e, look) for e in shown], PERCENT, shown[0].base.mean(SCORE), bounds=shown[0].bounds())
+        panels.append(Panel(f"{benchmark}: accuracy", plot))
     caption = f"{look.label}: filled, the last checkpoint; hollow, the best. {INTERVAL}. {BOUNDS}"
     return Figure(panels, caption, keys(name for e in found for name in e.names("evaluate_artifact")))
 
