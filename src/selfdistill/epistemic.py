@@ -25,6 +25,12 @@ _LOWERED_TO_ASCII = ("\u212a", "\u0130")
 _UNSPACED = frozenset(("CJK", "HIRAGANA", "KATAKANA", "THAI", "LAO", "KHMER", "MYANMAR", "TIBETAN"))
 
 
+def in_canonical_order(words: Iterable[str]) -> list[str]:
+    """A lexicon as a set, written in one way: lower case, the paper's words in its order, then the others sorted."""
+    lexicon = {word.lower() for word in words}
+    return [word for word in PAPER_WORDS if word in lexicon] + sorted(lexicon - set(PAPER_WORDS))
+
+
 def count(text: str, words: Sequence[str], mode: Mode) -> dict[str, int]:
     """Occurrences of each word of a lexicon in one text; case does not matter.
 

@@ -54,14 +54,14 @@ class Experiment:
             raise UserError(f"method {self.method.name}: there is no Python source of {error}.") from None
 
     def train_spec(self, seed: int) -> TrainSpec:
-        """The spec of one run."""
-        on_policy = None
+        """The spec of one run. The last step has a checkpoint, so an interval beyond it means the last step."""
+        train, on_policy = self.train, None
         if self.method.samples:
             on_policy = OnPolicy(
                 sampling=self.model.training_sampling,
                 grader=self.reward,
                 engine=self.model.engine,
-                **self.train.values_of(GroupFields),
+                **train.values_of(GroupFields),
             )
         return TrainSpec(
             method=self.method,
@@ -72,7 +72,7 @@ class Experiment:
             thinking=self.model.thinking,
             thinking_marks=self.model.thinking_marks,
             evaluation=self.evaluation,
-            **self.train.values_of(TrainingFields),
+            **train.values_of(TrainingFields) | {"checkpoint_every": min(train.checkpoint_every, train.steps)},
         )
 
     def evaluated_steps(self) -> list[int]:
@@ -220,6 +220,6 @@ def _training_evaluation(
     return TrainingEvaluation(
         sampling=benchmark.sampling(model.evaluation_sampling),
         engine=model.engine,
-        **entry.values_of(EvaluationFields),
+        **entry.values_of(EvaluationFields) | {"every_steps": min(entry.every_steps, train.steps)},
         **benchmark.values_of(GradingFields),
     )

@@ -6,6 +6,7 @@ from functools import cache
 from typing import Any
 
 from selfdistill.artifacts.store import slugify
+from selfdistill.epistemic import in_canonical_order
 from selfdistill.plan.experiments import Experiment, resolve
 from selfdistill.plan.graph import Node
 from selfdistill.schema.assets import AssetLock
@@ -58,8 +59,7 @@ class Planner:
             pin = self._pin(source, "datasets", name, "source")
             source = LiveCodeBenchSource(pin=pin, **source.values_of(LiveCodeBenchFields))
         spec = DatasetSpec(source=source, near=entry.near if entry.compare else None, **entry.values_of(DatasetFields))
-        compared = {f"compare.{index}": self.dataset(name) for index, name in enumerate(sorted(entry.compare))}
-        return Node(spec, self._excluded(entry.exclude) | compared)
+        return Node(spec, self._datasets("exclude", entry.exclude) | self._datasets("compare", entry.compare))
 
     def _file_source(self, dataset: str, entry: AssetFile) -> FileSource:
         """A file of an asset in the lock; or a folder of the user's own, pinned as a whole, and its part."""
@@ -80,7 +80,7 @@ class Planner:
             chat = {"chat_template": entry.chat_template, "chat_date": entry.chat_date}
             return Node(ModelSpec(pin=self._pin(entry, "models", name), **chat), {})
         made = entry.pretrain
-        return Node(PretrainSpec(**made.values_of(PretrainFields)), self._excluded(made.exclude))
+        return Node(PretrainSpec(**made.values_of(PretrainFields)), self._datasets("exclude", made.exclude))
 
     def _pin(self, entry: AssetFile | LiveCodeBenchFile | ModelEntry, *keys: str) -> AssetPin:
         """What identifies the asset (and its file) that an entry of the config names; SettingError."""
@@ -100,8 +100,11 @@ class Planner:
                 slugs.add(self.model(name).slug)
         return slugs
 
-    def _excluded(self, names: list[str]) -> dict[str, Node]:
-        return {f"exclude.{index}": self.dataset(name) for index, name in enumerate(sorted(names))}
+    def _datasets(self, role: str, names: list[str]) -> dict[str, Node]:
+        """Data sets as the inputs `role.0`, `role.1`, ...: each once, in an order that does not depend on the names."""
+        nodes = {node.id: node for node in map(self.dataset, names)}
+        ordered = sorted(nodes.values(), key=lambda node: (node.slug, node.key))
+        return {f"{role}.{index}": node for index, node in enumerate(ordered)}
 
     def problems(self, dataset: str, distinct: int | None, seed: int) -> Node:
         """Task coverage: the whole data set, or n distinct problems of it."""
@@ -219,6 +222,7 @@ class Planner:
         if variant is not None:
             chosen = self.config.variants[variant]
             sampling, changes = chosen.sampling(sampling), chosen.values_of(InterventionFields)
+            changes |= {"banned_words": in_canonical_order(chosen.banned_words)}
         spec = EvaluateSpec(
             steps=steps if trained else [0],
             samples=entry.samples,
@@ -259,7 +263,7 @@ class Planner:
         ]
 
     def epistemics(self, rollouts: Node) -> Node:
-        return Node(EpistemicsSpec(words=self.config.lexicon), {"rollouts": rollouts})
+        return Node(EpistemicsSpec(words=in_canonical_order(self.config.lexicon)), {"rollouts": rollouts})
 
     def evaluations(
         self, experiment: Experiment, benchmark: str, variant: str | None = None

@@ -41,7 +41,7 @@ class Model(BaseModel):
         return {name: getattr(self, name) for name in shared.model_fields}
 
     def identity(self) -> dict[str, Any]:
-        """The hashed form: JSON types only, later fields left out at their frozen default."""
+        """The hashed form: JSON types only, no negative zero, later fields left out at their frozen default."""
         return _identity(self)
 
 
@@ -98,6 +98,8 @@ def _identity(value: Any) -> Any:
         return kept
     if isinstance(value, (list, tuple)):
         return [_identity(item) for item in value]
+    if isinstance(value, float):
+        return value + 0.0  # -0.0 is 0.0.
     if isinstance(value, dict):
         return {str(key): _identity(item) for key, item in value.items()}
     return value

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from selfdistill.schema.base import Model, Since
 from selfdistill.schema.common import AssetPin
@@ -63,6 +65,25 @@ class ToySource(Model):
     seed: int = Field(0, ge=0, description="Seed of the generator.")
 
 
+_NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+
+
+def _plain_number(value: Any) -> Any:
+    """2, 2.0 and "2" as 2 (YAML reads 1e-5 as a text); in a list, texts are texts."""
+    if isinstance(value, list):
+        return [item if isinstance(item, str) else _plain_number(item) for item in value]
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value) if re.search(r"[.eE]", value) else int(value)
+    is_whole = isinstance(value, float) and value.is_integer() and abs(value) < 2**53
+    return int(value) if is_whole else value
+
+
+def _plain_numbers(options: Any) -> Any:
+    """The options of a task, with every number written in one way."""
+    is_mapping = isinstance(options, Mapping)
+    return {name: _plain_number(value) for name, value in options.items()} if is_mapping else options
+
+
 class ReasoningGymSource(Model):
     """Procedural problems of the reasoning-gym library."""
 
@@ -70,9 +91,9 @@ class ReasoningGymSource(Model):
     task: str = Field(description="Name of the task, e.g. basic_arithmetic.")
     count: int = Field(gt=0, description="Number of problems.")
     seed: int = Field(0, ge=0, description="Seed of the generator.")
-    options: dict[str, int | float | str | bool | list[int] | list[float] | list[str]] = Field(
-        {}, description="Options of the task."
-    )
+    options: Annotated[
+        dict[str, int | float | str | bool | list[int] | list[float] | list[str]], BeforeValidator(_plain_numbers)
+    ] = Field({}, description="Options of the task.")
 
 
 class LiveCodeBenchFields(Model):
