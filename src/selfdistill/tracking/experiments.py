@@ -16,7 +16,8 @@ EXPERIMENTS = {
 }
 #: Group of each stage; the others are data.
 GROUPS = {"pretrain": "training", "model": "training", "train": "training",
-          "evaluate": "evaluation", "epistemics": "evaluation"}  # fmt: skip
+          "evaluate": "evaluation", "epistemics": "evaluation",
+          "diagnostics": "evaluation"}  # fmt: skip
 _NOTES = {
     "training": "Base models and training runs. [Methods, seeds and scores side by side]({page}). Evaluations are "
     "`BENCHMARK/METRIC`, the base model at step 0. One experiment: `tags.experiment = 'toy_sdpo'`. "
