@@ -5,10 +5,16 @@ from __future__ import annotations
 import itertools
 import random
 import re
+from pathlib import Path
 
 import pytest
+import yaml
 
 from selfdistill.epistemic import PAPER_WORDS
+from selfdistill.plan.planner import Planner
+from selfdistill.plan.settings import load_config, merge
+from selfdistill.plan.views import plan_view
+from selfdistill.schema.assets import read_assets
 from selfdistill.schema.sources import ToySource
 from selfdistill.schema.toy import ChainMixture
 from selfdistill.toy.chain_text import ChainTextMaker, Search, _Knowledge
@@ -132,6 +138,19 @@ def test_evaluation_problems_are_in_no_text():
     excluded = {text.prompt for text in texts(200, textbook=1.0)}
     maker = ChainTextMaker(ChainMixture(textbook=1.0), str, END, excluded, random.Random(0))
     assert not excluded & {maker.draw().prompt for _ in range(200)}
+
+
+def test_the_shipped_study_of_chains_can_be_planned():
+    root = Path(__file__).resolve().parents[2]
+    shipped, chains = (yaml.safe_load((root / "config" / name).read_text()) for name in ("config.yaml", "chains.yaml"))
+    planner = Planner(load_config(merge(shipped, chains)), read_assets(root))
+    plan = plan_view(planner, "report", "chains_toy")
+    made = {node.stage: node for node in plan.nodes.values()}
+    assert {"train", "evaluate", "epistemics", "rollouts", "diagnostics"} <= set(made)
+    base = planner.model("toy_chains")
+    assert {node.spec.source.seed for node in base.inputs.values()} == {1000}
+    for experiment in ("chain_grpo", "chain_sdpo", "chain_sdpo_nothink", "chain_sft_guided", "chain_sft_unguided"):
+        assert planner.experiments[experiment].seeds == (0, 1, 2)
 
 
 def test_prompts_with_a_solution_fit_the_shipped_limits():
