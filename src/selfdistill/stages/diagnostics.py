@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import closing
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -55,6 +56,7 @@ class Diagnosis:
         temperature = self.sampled.sampling.temperature or 1.0
         self.network = lambda folder: Network(load_model(folder, job.runtime.device), temperature=temperature)
         self.base = self.network(base)
+        self._text_of = cache(lambda token: self.tokenizer.decode([token]))
         self.openings = [mark.opening for mark in Thinking.of(self.tokenizer).marks]
         prompts = read_prompts(self.evaluation)[: spec.limit]
         self.prompts = {prompt.row_id: prompt for prompt in prompts}
@@ -134,7 +136,7 @@ class Diagnosis:
         return tokens, completions, gradients
 
     def _texts(self, row: Row) -> list[str]:
-        return [self.tokenizer.decode([token]) for token in row["completion_ids"]]
+        return list(map(self._text_of, row["completion_ids"]))
 
     def _gradients(self, student: Network, shown: list[Shown], classes: list[list[str]]) -> dict[str, float]:
         total = sum(map(len, classes))
