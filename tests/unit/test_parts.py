@@ -57,12 +57,33 @@ def test_what_is_finished_is_known_whoever_did_it(tmp_path):
     write(tmp_path, [7], shard=Shard(0, 2))
     write(tmp_path, [4, 9], shard=Shard(1, 2))
     assert PartFiles(tmp_path, Shard()).finished() == {4, 7, 9}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["1-of-2-000001.arrow", "2-of-2-000001.arrow"]
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert [name[:13] for name in names] == ["1-of-2-000001", "2-of-2-000001"]
+
+
+def test_a_damaged_part_does_not_count_wherever_the_damage_is(tmp_path, caplog):
+    """Values in an arrow file have no checksum of their own: another reward would be believed."""
+    parts = write(tmp_path, [1], [2])
+    damaged, _ = sorted(tmp_path.glob("*.arrow"))
+    intact = damaged.read_bytes()
+    for place in range(0, len(intact), 7):
+        damaged.write_bytes(intact[:place] + bytes([intact[place] ^ 1]) + intact[place + 1 :])
+        assert parts.finished() == {2}
+    assert "its prompts are sampled again" in caplog.text
+    parts.add(rows_of(1))
+    assert parts.finished() == {1, 2} and len(list(tmp_path.glob("*.arrow"))) == 3
+
+
+def test_parts_of_earlier_versions_are_read(tmp_path):
+    parts = write(tmp_path, [1])
+    (path,) = tmp_path.glob("*.arrow")
+    path.rename(tmp_path / "1-of-1-000001.arrow")
+    assert parts.finished() == {1}
 
 
 def test_a_part_whose_writing_was_cut_off_does_not_count(tmp_path):
     parts = write(tmp_path, [1])
-    (tmp_path / ".1-of-1-000002.arrow.part").write_bytes(b"ARROW1 half")
+    (tmp_path / ".1-of-1-000002.part").write_bytes(b"ARROW1 half")
     assert parts.finished() == {1}
     parts.add(rows_of(2))
     assert parts.finished() == {1, 2}

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from selfdistill.files import replacing
+from selfdistill.files import replacing, sha256_file
 
 #: Largest patch that is kept, and largest new file that is part of it (bytes).
 MAX_PATCH, MAX_NEW_FILE = 1_000_000, 200_000
@@ -41,7 +41,8 @@ _MIN_SECRET = 8
 def record_code(folder: Path) -> dict[str, Any]:
     """`commit` and `dirty` (digest of the changes) of an attempt, and the name of its patch; nulls outside a checkout.
 
-    `folder` is the artifact's; the patch is written there once. `masked` counts what was masked in it.
+    `folder` is the artifact's; the patch is written there once. `masked` counts what was masked in it, and
+    `changes_sha256` is the digest of what was written.
     """
     code: dict[str, Any] = {"commit": _line("rev-parse", "HEAD"), "dirty": None}
     changes, left_out = uncommitted() if code["commit"] else (b"", [])
@@ -53,11 +54,12 @@ def record_code(folder: Path) -> dict[str, Any]:
     if len(changes) > MAX_PATCH:
         return code | {"changes": None, "changes_note": f"larger than {MAX_PATCH} bytes, so not kept"}
     text, masked = mask_secrets(changes.decode(_ANY_BYTES), os.environ)
-    name = f"changes-{code['dirty']}.patch"
-    if not (folder / name).is_file():
+    name, patch = f"changes-{code['dirty']}.patch", text.encode(_ANY_BYTES)
+    digest = hashlib.sha256(patch).hexdigest()
+    if not (folder / name).is_file() or sha256_file(folder / name) != digest:
         with replacing(folder / name, durable=False, shared=True) as partial:
-            partial.write_bytes(text.encode(_ANY_BYTES))
-    return code | {"changes": name, "masked": masked}
+            partial.write_bytes(patch)
+    return code | {"changes": name, "masked": masked, "changes_sha256": digest}
 
 
 def uncommitted() -> tuple[bytes, list[str]]:

@@ -63,6 +63,7 @@ def _records(artifact: Artifact, unchecked: list[str]) -> Iterator[str]:
             yield f"{artifact.name}: {path.name} {damage}"
         elif not has_digest(path):
             unchecked.append(f"{artifact.name}: {path.name}")
+        yield from _changed_patches(artifact, path)
     if not artifact.seal_path.is_file():
         yield f"{artifact.name}: .sealed.json is missing, so a lost manifest could not be restored"
     recorded = sealed_manifest(read_attempts(provenance_path(artifact.folder)))
@@ -73,6 +74,15 @@ def _records(artifact: Artifact, unchecked: list[str]) -> Iterator[str]:
         unchecked.append(f"{artifact.name}: manifest.json")
         if artifact.manifest_path.read_bytes() != artifact.seal_path.read_bytes():
             yield f"{artifact.name}: manifest.json and .sealed.json differ, and are copies of each other"
+
+
+def _changed_patches(artifact: Artifact, record: Path) -> Iterator[str]:
+    """Patches of uncommitted code; the last attempt that names one has written it."""
+    digests = {attempt.get("changes"): attempt.get("changes_sha256") for attempt in read_attempts(record)}
+    for name, digest in digests.items():
+        path = artifact.folder / str(name)
+        if name and digest and not (path.is_file() and sha256_file(path) == digest):
+            yield f"{artifact.name}: {name} (uncommitted code) is missing or has changed"
 
 
 def changed_content(artifact: Artifact) -> Iterator[str]:

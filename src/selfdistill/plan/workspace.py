@@ -19,6 +19,7 @@ from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_file, write_if_changed
 from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.graph import Node
+from selfdistill.plan.made_views import outdate
 from selfdistill.plan.names import Names
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.retries import with_memory_for_retry
@@ -98,6 +99,7 @@ class Workspace:
             if self.plans:
                 self._freeze(self.plan(view, name))
                 record_used_config(self.files)
+                outdate(plan_path(view, name), self.root)
             plan = plan_path(view, name)
             artifacts = read_plan(plan)["artifacts"]
             self._views[view, name] = [str(plan), *(str(self.root / a / "manifest.json") for a in artifacts)]

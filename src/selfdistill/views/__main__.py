@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.files import write_atomically
+from selfdistill.plan.made_views import record_view
 from selfdistill.plan.workspace import read_plan
 from selfdistill.schema.errors import EXIT_USER_ERROR, UserError
 
@@ -49,7 +50,11 @@ def builder(view: str) -> Callable[[dict[str, Any]], str]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Read the plan, build the text, write it; exits with code 2 for a UserError."""
     options = _parse(arguments)
-    handlers = _start_logging(options.log)
+    try:
+        handlers = _start_logging(options.log)
+    except OSError as error:
+        print(f"error: {options.log} cannot be written: {error.strerror or error}.", file=sys.stderr)
+        sys.exit(EXIT_USER_ERROR)
     try:
         _write(options)
     except UserError as error:
@@ -74,6 +79,7 @@ def _write(options: argparse.Namespace) -> None:
     content = _content(options.view, plan, options.output)
     try:
         write_atomically(options.output, content)
+        record_view(options.plan, options.output)
     except OSError as error:
         raise UserError(f"{options.output} cannot be written: {error.strerror or error}.") from None
     log.info("%s: wrote %s (%d bytes)", what, options.output, options.output.stat().st_size)

@@ -2,11 +2,13 @@
 
 A part holds all completions of some prompts. One or several processes add parts in the order in which prompts finish;
 the result has the order of the prompts and does not depend on the parts. Reading and writing need memory for one group
-of rows at a time.
+of rows at a time. The name of a part holds its digest: a damaged part does not count, its prompts are sampled again.
 """
 
 from __future__ import annotations
 
+import logging
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from selfdistill.artifacts.tables import COLUMNS, ROLLOUTS
-from selfdistill.files import replacing
+from selfdistill.files import move_into_place, replacing, sha256_file
 from selfdistill.run.job import Shard
 
 #: Rows of the result that are compressed at a time; a group ends with a prompt.
 _GROUP_ROWS = 8192
+#: `1-of-2-000007-DIGEST`; parts of earlier versions have no digest.
+_NAME = re.compile(r".+-(?P<number>[0-9]{6})(?:-(?P<digest>[0-9a-f]{16}))?")
+
+_LOG = logging.getLogger(__name__)
 
 
 class PartFiles:
@@ -43,13 +49,16 @@ class PartFiles:
         """Write one part: all completions of one or more prompts."""
         if not rows:
             return
-        used = [int(path.stem.rsplit("-", 1)[1]) for path in self.folder.glob(f"{self.shard}-*.arrow")]
-        path = self.folder / f"{self.shard}-{max(used, default=0) + 1:06d}.arrow"
+        self.folder.mkdir(parents=True, exist_ok=True)
+        number = 1 + max((_number(path) for path in self.folder.glob(f"{self.shard}-*.arrow")), default=0)
+        partial = self.folder / f".{self.shard}-{number:06d}.part"
         table = pa.Table.from_pylist(
             [{name: row[name] for name in self.schema.names} for row in rows], schema=self.schema
         )
-        with replacing(path) as partial, pa.ipc.new_file(partial, self.schema) as writer:
+        with pa.ipc.new_file(partial, self.schema) as writer:
             writer.write_table(table)
+        digest = sha256_file(partial)[:16]
+        move_into_place(partial, self.folder / f"{self.shard}-{number:06d}-{digest}.arrow")
 
     def groups(self, keys: Iterable[int]) -> Iterator[pa.Table]:
         """The completions of each prompt, in this order. KeyError for a prompt without completions."""
@@ -66,8 +75,22 @@ class PartFiles:
             yield table.slice(start, length)
 
     def _tables(self) -> list[pa.Table]:
-        """The parts as memory maps."""
-        return [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in sorted(self.folder.glob("*.arrow"))]
+        """The intact parts as memory maps."""
+        paths = [path for path in sorted(self.folder.glob("*.arrow")) if _is_intact(path)]
+        return [pa.ipc.open_file(pa.memory_map(str(path))).read_all() for path in paths]
+
+
+def _number(path: Path) -> int:
+    name = _NAME.fullmatch(path.stem)
+    return int(name["number"]) if name else 0
+
+
+def _is_intact(path: Path) -> bool:
+    name = _NAME.fullmatch(path.stem)
+    if name and name["digest"] in (None, sha256_file(path)[:16]):
+        return True
+    _LOG.warning("%s is damaged: its prompts are sampled again", path)
+    return False
 
 
 def merge(path: Path, all_parts: Sequence[PartFiles], row_ids: Sequence[int]) -> None:

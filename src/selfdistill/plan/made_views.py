@@ -1,0 +1,74 @@
+"""What a table or page was made from: `made-OUTPUT.json` beside its plan.
+
+    {"output": path, "plan": SHA-256 of the plan, "manifests": digest of the manifests behind it, "sha256": of the file}
+
+Time stamps and Snakemake's own records can be lost or wrong; this says of each file what it shows.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from selfdistill.artifacts.store import ROOT
+from selfdistill.files import pretty_json, read_json, sha256_file, sha256_text, write_atomically
+
+
+def record_view(plan: Path, output: Path) -> None:
+    """Record, after a file was written, what it was made from."""
+    made = {
+        "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "sha256": sha256_file(output)
+    }  # fmt: skip
+    write_atomically(_record_of(plan, str(output)), pretty_json(made))
+
+
+def outdate(plan: Path, root: Path = ROOT) -> None:
+    """Make every file that shows something else older than its plan, whatever the clock said when it was made."""
+    for record in plan.parent.glob("made-*.json"):
+        made = _read(record)
+        output = Path(made.get("output", ""))
+        if made and output.is_file() and not _shows(made, plan, root):
+            before = plan.stat().st_mtime - 1
+            os.utime(output, (before, before))
+
+
+def check_views(plans: Path) -> Iterator[str]:
+    """What is wrong with the tables and pages that are on record; one that was removed is no problem."""
+    for record in sorted(plans.glob("*/*/made-*.json")):
+        plan, made = record.with_name("plan.json"), _read(record)
+        output = Path(made.get("output", ""))
+        if not made:
+            yield f"{record} is damaged: make {record.parent.name} again"
+        elif not output.is_file():
+            continue
+        elif made["sha256"] != sha256_file(output):
+            yield f"{output} has changed since it was made"
+        elif made["plan"] != (sha256_file(plan) if plan.is_file() else None):
+            yield f"{output} shows another plan than {plan}: the next run of snakemake makes it again"
+        elif made["manifests"] != _manifests(plan):
+            yield f"{output} was made from other results than those that are here: make it again"
+
+
+def _shows(made: dict[str, str], plan: Path, root: Path) -> bool:
+    return (made["plan"], made["manifests"]) == (sha256_file(plan), _manifests(plan, root))
+
+
+def _manifests(plan: Path, root: Path = ROOT) -> str:
+    paths = [root / artifact / "manifest.json" for artifact in read_json(plan)["artifacts"]]
+    return sha256_text("\n".join(sha256_file(path) if path.is_file() else "missing" for path in paths))
+
+
+def _record_of(plan: Path, output: str) -> Path:
+    return plan.with_name(f"made-{output.replace('/', '_')}.json")
+
+
+def _read(record: Path) -> dict[str, str]:
+    """An intact record; empty if it is damaged."""
+    try:
+        text = record.read_text(encoding="utf-8")
+        made = read_json(record)
+        is_intact = set(made) == {"output", "plan", "manifests", "sha256"} and text == pretty_json(made)
+        return made if is_intact and _record_of(record, made["output"]) == record else {}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
