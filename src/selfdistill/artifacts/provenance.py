@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import json
 import os
 import platform
 import shutil
@@ -20,7 +19,7 @@ from selfdistill.artifacts.environment import LOCKS, container, devices, package
 from selfdistill.artifacts.lineage import damage_to_record, provenance_path, read_attempts, record_text
 from selfdistill.artifacts.refusal import current_run
 from selfdistill.artifacts.store import Artifact
-from selfdistill.files import sha256_file, write_atomically
+from selfdistill.files import read_json, sha256_file, write_atomically
 from selfdistill.schema.runtime import StageRuntime
 
 _LIBRARIES = (
@@ -73,8 +72,11 @@ class Provenance:
         return provenance
 
     def will_seal(self, manifest: str) -> None:
-        """Record the digest of the manifest that is about to be written; a seal that is not it restores nothing."""
-        self.attempts[-1]["manifest"] = manifest
+        """Record the digest of the manifest that is about to be written; a seal that is not it restores nothing.
+
+        Names that a later plan has added since the start are taken, too: from here on names.json stays as it is.
+        """
+        self.attempts[-1] |= {"manifest": manifest, "names": _names(self.path.parent)}
         self._write()
 
     def finish(self, *, sealed: bool, out_of_memory: bool = False) -> None:
@@ -126,7 +128,7 @@ def _now() -> str:
 
 def _names(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / NAMES_FILE).read_text(encoding="utf-8"))
+        return read_json(folder / NAMES_FILE)
     except (OSError, ValueError):
         return {}
 

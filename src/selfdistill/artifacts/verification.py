@@ -17,8 +17,9 @@ from selfdistill.artifacts.lineage import (
     read_attempts,
     sealed_manifest,
 )
+from selfdistill.artifacts.provenance import NAMES_FILE
 from selfdistill.artifacts.store import Artifact, find, manifest_digest
-from selfdistill.files import sha256_file
+from selfdistill.files import pretty_json, sha256_file
 from selfdistill.schema.errors import UserError
 
 
@@ -64,6 +65,10 @@ def _records(artifact: Artifact, unchecked: list[str]) -> Iterator[str]:
         elif not has_digest(path):
             unchecked.append(f"{artifact.name}: {path.name}")
         yield from _changed_patches(artifact, path)
+    names = artifact.folder / NAMES_FILE
+    recorded_names = last_attempt(artifact.folder).get("names")
+    if recorded_names and not (names.is_file() and names.read_bytes() == pretty_json(recorded_names).encode()):
+        yield f"{artifact.name}: {NAMES_FILE} is missing or has changed"
     if not artifact.seal_path.is_file():
         yield f"{artifact.name}: .sealed.json is missing, so a lost manifest could not be restored"
     recorded = sealed_manifest(read_attempts(provenance_path(artifact.folder)))

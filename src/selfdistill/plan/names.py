@@ -41,5 +41,7 @@ class Names:
     def write(self, root: Path, artifacts: Iterable[str]) -> None:
         """Write names.json of each artifact that is not finished; it is not flushed, as it can be planned again."""
         for artifact in artifacts:
-            if not (root / artifact / "manifest.json").is_file():
-                write_if_changed(root / artifact / NAMES_FILE, pretty_json(self.by_artifact[artifact]), durable=False)
+            folder = root / artifact
+            # A finished artifact whose manifest was lost is restored from its seal, with the names it has.
+            if not any((folder / name).is_file() for name in ("manifest.json", ".sealed.json")):
+                write_if_changed(folder / NAMES_FILE, pretty_json(self.by_artifact[artifact]), durable=False)
