@@ -12,5 +12,13 @@ selfdistill track
 if [ "$(age)" = "$before" ]; then
     echo "Nothing to do: the report is up to date."
 fi
-printf 'Done in %d min %02d s. The report: %s   (open it: xdg-open %s; the runs: make mlflow)\n' \
-    $((SECONDS / 60)) $((SECONDS % 60)) "$PWD/$report" "$report"
+echo
+sed -n 's/^finding: //p' logs/views/report.log
+cat <<END
+
+Done in $((SECONDS / 60)) min $((SECONDS % 60)) s. Next:
+  xdg-open $report                         the report ($PWD/$report)
+  selfdistill show toy_sdpo --diff toy_grpo              what they wrote   (with .venv/bin in PATH)
+  selfdistill compare toy_grpo toy_sdpo                  two experiments, side by side
+  make mlflow                                            the runs
+END

@@ -141,7 +141,10 @@ def make_view(view):
 def label(stage):
     """The readable name of an artifact, with the experiments that use it."""
     return lambda wildcards: PLAN.label(
-        stage, wildcards.run, wildcards.get("shard", "")
+        stage,
+        wildcards.run,
+        wildcards.get("shard", ""),
+        on_cluster=SITE is not None,
     )
 
 

@@ -133,12 +133,12 @@ class Workspace:
         artifact = Artifact.open(self.root / stage / run)
         return [str(locate(i, self.root) / "manifest.json") for i in artifact.input_ids.values()]
 
-    def label(self, stage: str, run: str, shard: str = "") -> str:
-        """Readable name of an artifact with the experiments that use it."""
+    def label(self, stage: str, run: str, shard: str = "", *, on_cluster: bool = False) -> str:
+        """Readable name of an artifact with the experiments that use it, and what its job requests from a cluster."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        needed = _short(self.needs(stage, run, shard=shard))
-        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + f" ({needed})"
+        needed = f" ({_short(self.needs(stage, run, shard=shard))})" if on_cluster else ""
+        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + needed
 
     def needs(self, stage: str, run: str, attempt: int = 1, shard: str = "") -> Resources:
         """What a job requests.

@@ -6,6 +6,7 @@ elsewhere; links lead to the manifests of the artifacts, relative to results/.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
@@ -34,6 +35,7 @@ from selfdistill.views.training_curves import curves_section
 from selfdistill.views.tuning import tuning_section
 from selfdistill.views.words import words_section
 
+log = logging.getLogger("selfdistill.views.report")
 TITLE = "Does self-distillation degrade reasoning? A reproduction of arXiv 2603.24472"
 _TEMPLATES = files("selfdistill.views") / "templates"
 
@@ -52,6 +54,9 @@ class ModelPage:
 def build_report(plan: dict[str, Any]) -> str:
     """results/report.html, or results/reports/{name}.html."""
     pages, shared = pages_of(plan)
+    for page in pages:
+        if page.finding:
+            log.info("finding: %s", page.finding.replace("\u00a0", " "))
     looks = [look for study in read_study(plan) for look in study.looks.values()]
     return render(pages, shared, looks, TITLE, "" if plan["name"] == DEFAULT_REPORT else "../")
 

@@ -1,0 +1,76 @@
+"""What is printed while a workflow runs."""
+
+import logging
+
+import pytest
+from snakemake_interface_logger_plugins.common import LogEvent
+
+from selfdistill.plan.messages import INTERRUPTED, PlainMessages
+
+
+class Clock:
+    seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def messages(clock) -> PlainMessages:
+    return PlainMessages(lambda: None, is_dry_run=False, now=clock)
+
+
+def record(text: str | None = None, level: int = logging.INFO, **fields) -> logging.LogRecord:
+    made = logging.LogRecord("snakemake", level, "", 0, text, (), None)
+    made.__dict__.update(fields)
+    return made
+
+
+def shown(messages: PlainMessages, *records: logging.LogRecord) -> list[str]:
+    return [r.getMessage() for r in records if messages.filter(r)]
+
+
+def started(job: int, what: str) -> logging.LogRecord:
+    return record("Rule", event=LogEvent.JOB_INFO, jobid=job, rule_msg=what, rule_name="train")
+
+
+def finished(job: int) -> logging.LogRecord:
+    return record("Finished jobid", event=LogEvent.JOB_FINISHED, job_id=job)
+
+
+def progress(done: int, total: int) -> logging.LogRecord:
+    return record(None, event=LogEvent.PROGRESS, done=done, total=total)
+
+
+def test_a_job_is_one_line_with_its_number_its_duration_and_the_time_left(messages, clock):
+    assert shown(messages, record("Select jobs to execute..."), started(3, "Train a"), started(4, "Train b")) == []
+    clock.seconds = 20.0
+    assert shown(messages, finished(3), progress(2, 12)) == [" 2/12  Train a (20 s), about 2 min left"]
+    clock.seconds = 7200.0
+    assert shown(messages, finished(4), progress(12, 12)) == ["12/12  Train b (2.0 h)"]
+
+
+def test_a_dry_run_is_listed_as_snakemake_lists_it(clock):
+    messages = PlainMessages(lambda: None, is_dry_run=True, now=clock)
+    assert len(shown(messages, started(1, "Train a"), record("Job stats:"))) == 2
+
+
+def test_other_messages_and_errors_pass(messages):
+    assert shown(messages, record("Job stats:"), record("Error in rule train", logging.ERROR)) == [
+        "Job stats:", "Error in rule train",
+    ]  # fmt: skip
+
+
+def test_ctrl_c_ends_in_one_sentence(messages):
+    ended = [
+        record("Terminating processes on user request, this might take some time."),
+        record("Error in rule train", logging.ERROR),
+        record("WorkflowError: ...", logging.ERROR, exception="WorkflowError"),
+    ]
+    assert shown(messages, *ended)[1:] == [INTERRUPTED]
+    assert messages.is_interrupted
