@@ -22,7 +22,7 @@ LAYERS = (
     {"schema", "files", "parent", "epistemic", "statistics", "seeds", "losses"},
     {"prompts", "thinking", "grading", "generation", "estimate", "artifacts", "assets", "toy", "diagnostics"},
     {"contexts", "contamination", "plan", "rollouts", "sources"},
-    {"training", "run", "tracking", "views", "reproduction"},
+    {"training", "run", "tracking", "views", "reproduction", "exchange"},
     {"stages", "cli"},
 )
 #: Text, numbers and tensors in and out: these know of no artifact, no plan and no tracking.
@@ -30,7 +30,7 @@ DOMAIN = {
     "prompts", "epistemic", "statistics", "seeds", "losses", "grading", "generation", "contexts", "contamination",
     "toy", "training", "estimate", "rollouts", "thinking",
 }  # fmt: skip
-ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking", "reproduction"}
+ARTIFACTS = {"artifacts", "plan", "assets", "run", "stages", "views", "tracking", "reproduction", "exchange"}
 HEAVY = ("torch", "vllm", "transformers", "mlflow", "pandas", "datasets", "accelerate")
 #: Units and modules that every Slurm job loads when it parses the Snakefile.
 PLANNING = ("schema/", "files.py", "artifacts/store.py", "artifacts/refusal.py", "artifacts/lineage.py", "plan/")

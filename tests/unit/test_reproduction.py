@@ -19,7 +19,7 @@ from selfdistill.schema.errors import UserError
 
 def made(root: Path, payload: str = "weights", loss: float = 1.0, **attempt: Any) -> Artifact:
     """A sealed artifact with a metric, a cost, and a record of how it was made."""
-    spec = make_frozen_spec("sample", {"n": 1}, {})
+    spec = make_frozen_spec("sample", {"distinct": 1, "repeats": 1, "seed": 0}, {})
     artifact = Artifact(root / "results/artifacts/sample" / f"x-{key_of(spec)}")
     artifact.payload.mkdir(parents=True)
     freeze(artifact.folder, spec)

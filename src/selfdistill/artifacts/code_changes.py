@@ -75,7 +75,8 @@ def uncommitted() -> tuple[bytes, list[str]]:
         # A copy of the index that also names the new files: the index of the user stays as it is.
         environment = {"GIT_INDEX_FILE": str(Path(folder, "index"))}
         if Path(index).is_file():
-            shutil.copy(index, environment["GIT_INDEX_FILE"])
+            # With its time: git compares it with the times of files to find changes of the last second.
+            shutil.copy2(index, environment["GIT_INDEX_FILE"])
         if new:
             _git("add", "--intent-to-add", "--", *map(str, new), environment=environment)
         changes = _git("diff", "--binary", "--no-ext-diff", "HEAD", "--", ":/", environment=environment)

@@ -17,6 +17,7 @@ from selfdistill.cli import (
     doctor,
     estimate,
     examples,
+    exchange,
     grading,
     identity,
     lineage,
@@ -34,8 +35,8 @@ app = typer.Typer(
     help="Inspect a study and its artifacts, check this machine, and grade completions of your own.",
 )
 _MODULES = (
-    identity, lineage, reproduce, reading, maintenance, cleaning, tracking, contamination, counting, doctor, estimate,
-    grading,
+    identity, lineage, reproduce, exchange, reading, maintenance, cleaning, tracking, contamination, counting, doctor,
+    estimate, grading,
 )  # fmt: skip
 for module in _MODULES:
     module.register(app)

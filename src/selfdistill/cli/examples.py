@@ -10,6 +10,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "status": ("status",),
     "lineage": ("lineage results/ood/toy_sdpo.csv:3", "lineage 0123456789ab --json"),
     "reproduce": ("reproduce train/0123456789ab", "reproduce toy_sdpo --scratch /tmp/again --present-code"),
+    "export": ("export toy_sdpo study.tar.zst", "export toy_sdpo small.tar.zst --without-weights --without-rollouts"),
+    "import": ("import study.tar.zst",),
     "show": ("show toy_sdpo --which changed", "show toy_sdpo --diff toy_grpo --limit 3"),
     "compare": ("compare toy_grpo toy_sdpo", "compare toy_sdpo:0:50 toy_sdpo:0:100 --json"),
     "verify": ("verify", "verify train/0123456789ab"),

@@ -1,0 +1,1 @@
+"""Taking results elsewhere: archives that other machines continue from, research crates, and Hugging Face formats."""
