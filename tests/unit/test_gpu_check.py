@@ -1,0 +1,76 @@
+"""tools/gpu_check.sh: on a GPU where there is one (make test-gpu); its logic on a CPU, with torch and few packages."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).parents[2]
+CHECK = ROOT / "benchmarks" / "gpu_check.py"
+#: What a machine with torch and transformers alone does not have.
+ABSENT = ("vllm", "snakemake", "accelerate", "pyarrow", "pandas", "mlflow", "click", "datasets", "math_verify")
+
+
+def check(out: Path, *arguments: str, absent: tuple[str, ...] = ()) -> tuple[int, dict]:
+    """Run the check in a process of its own where some packages cannot be imported; exit code and JSON."""
+    code = (
+        "import runpy, sys, importlib.abc\n"
+        f"absent = {absent!r}\n"
+        "class Absent(importlib.abc.MetaPathFinder):\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        if name in absent:\n"
+        "            raise ModuleNotFoundError(name)\n"
+        "sys.meta_path.insert(0, Absent())\n"
+        "import importlib.util\n"
+        "real = importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, package=None: None if name in absent else real(name, package)\n"
+        f"sys.argv = ['gpu_check.py', '--out', {str(out)!r}, *{arguments!r}]\n"
+        f"runpy.run_path({str(CHECK)!r}, run_name='__main__')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=600)
+    print(done.stdout, done.stderr[-3000:])
+    return done.returncode, json.loads(out.read_text())
+
+
+def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_path):
+    code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=ABSENT)
+    assert code == 0
+    lines = {(line["part"], line["name"]): line for line in found["lines"]}
+    assert {part for part, _ in lines} == {"losses", "head", "fsdp2", "step", "vllm", "speed"}
+    assert lines["vllm", ""]["note"] == "not here: vllm"
+    assert lines["step", "sdpo: gradient norm"]["measured"] > 0
+    assert lines["step", "grpo: sampler gap"]["measured"] < 0.1
+    assert all(line["measured"] is not None for line in found["lines"] if line["limit"] is not None)
+
+
+def test_a_wrong_gradient_fails_the_check(tmp_path):
+    """The check is run with a backward pass that forgets the normaliser."""
+    source = CHECK.read_text()
+    broken = tmp_path / "gpu_check.py"
+    spoil = (
+        "from selfdistill.losses import normalise\n"
+        "def wrong(ctx, g):\n"
+        "    logits, _, index = ctx.saved_tensors\n"
+        "    return torch.zeros_like(logits).scatter_add_(-1, index, g), None\n"
+        "normalise._ChosenLogprobs.backward = staticmethod(wrong)\n"
+    )
+    path = f"sys.path[:0] = [{str(CHECK.parent)!r}, {str(ROOT / 'src')!r}]\n"
+    source = source.replace("#: Dense bfloat16", path + spoil + "#: Dense bfloat16", 1)
+    broken.write_text(source)
+    command = [sys.executable, str(broken), "--device", "cpu", "--small", "--parts", "losses", "--out", "out.json"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "divergence, top k and tail: gradient" in done.stdout and "FAILED" in done.stdout
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU is visible")
+def test_everything_on_this_gpu(tmp_path):
+    code, found = check(tmp_path / "gpu.json")
+    assert code == 0
+    assert found["device"] != "cpu"
