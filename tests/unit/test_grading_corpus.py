@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from random import Random
 
 import pytest
 
@@ -17,6 +18,7 @@ from selfdistill.grading import WorkerPool, grade
 from selfdistill.schema.common import MathGrader
 
 CORPUS = Path(__file__).parents[1] / "golden" / "grading_corpus.csv"
+TABLE = CORPUS.with_name("grading.csv")
 ROWS = list(csv.DictReader(CORPUS.open(encoding="utf-8", newline="")))
 
 
@@ -113,3 +115,32 @@ def test_every_named_form_gets_its_verdict(label):
         graded = grade(answers, golds, ["eos"] * len(golds), MathGrader(rules="extended", timeout_seconds=20), pool)
     found = [(answer, item.outcome) for answer, item in zip(answers, graded, strict=True)]
     assert [pair for pair in found if (pair[1] == "correct") != (label == "correct")] == []
+
+
+#: Other notations of one value among the golds: the only pairs that may be accepted.
+EQUAL = {
+    frozenset(pair) for pair in [
+        (r"\frac{1}{2}+\frac{i}{2}", r"\frac{1+i}{2}"), ("3, 5, 7", "3,5,7"), (r"5\text{ m}", "5"), ("1,-2", "-2,1"),
+        (r"5 \text{ m}", "5"), ("-2,1", "1,-2"), (r"5:00 \text{ p.m.}", "5:00"), ("0.5", r"50\%"),
+        (r"\frac{1}{2}", r"50\%"), (r"\frac{1}{2}", "0.5"),
+    ]
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("count", [600, pytest.param(9000, marks=pytest.mark.slow)])
+def test_golds_of_different_problems_are_told_apart(count):
+    golds = sorted({row["gold"] for row in [*ROWS, *csv.DictReader(TABLE.open(encoding="utf-8", newline=""))]})
+    golds += [str(number) for number in range(0, 1000, 7)]
+    random = Random(count)
+    pairs = list({tuple(random.sample(golds, 2)): None for _ in range(count * 2)})[:count]
+    with WorkerPool(2) as pool:
+        graded = grade(
+            [f"\\boxed{{{answer}}}" for answer, _ in pairs],
+            [gold for _, gold in pairs],
+            ["eos"] * count,
+            MathGrader(rules="extended", timeout_seconds=20),
+            pool,
+        )
+    accepted = [pair for pair, item in zip(pairs, graded, strict=True) if item.outcome == "correct"]
+    assert [pair for pair in accepted if frozenset(pair) not in EQUAL] == []
+    assert not {"timeout", "unreadable_gold"} & {item.outcome for item in graded}

@@ -164,6 +164,8 @@ def _compare_labels(answer: str, gold: str) -> Verdict | None:
     label = _LABEL.match(gold)
     if label and (letter := _choice_letter(answer)):
         return "correct" if (label[1] or label[2]) == letter else "wrong"
+    if _choice_letter(gold) and len(gold) > 1:
+        return "wrong"  # A styled or bracketed letter is no variable, so nothing else is equal to it.
     return None
 
 
