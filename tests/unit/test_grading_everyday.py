@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import csv
+import json
 from pathlib import Path
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
+from selfdistill.cli import app
 from selfdistill.grading import WorkerPool, extract_answer_line, extract_choice, grade
+from selfdistill.plan.settings import load_config
 from selfdistill.schema.common import ChoiceGrader, MathGrader
+from selfdistill.schema.config import BenchmarkEntry, DatasetEntry, ModelEntry
+from selfdistill.schema.shared import GradingFields
 
-TABLE = Path(__file__).parents[1] / "golden" / "grading.csv"
+ROOT = Path(__file__).parents[2]
+TABLE = ROOT / "tests/golden/grading.csv"
+SOURCE = {
+    "kind": "asset",
+    "asset": "math_evaluation",
+    "file": "aime24.parquet",
+    "fields": {"question": "q", "answer": "a"},
+}
 
 
 @pytest.mark.parametrize(
@@ -109,3 +123,33 @@ def test_the_published_reward_hands_math_verify_the_content_of_the_box_alone():
         )
     assert found == [published(*pair) for pair in zip(answers, golds, strict=True)]
     assert len(found) > 90 and found != ours
+
+
+def test_rules_are_extended_in_the_settings_and_in_the_command_unless_they_say_another(tmp_path):
+    assert BenchmarkEntry(dataset="a").grader.rules == "extended"
+    assert BenchmarkEntry(dataset="a", grader={"kind": "math", "requires_eos": True}).grader.rules == "extended"
+    assert ModelEntry.model_fields["reward"].default.rules == "extended"
+    assert DatasetEntry(source=SOURCE, reward={"kind": "math"}).reward.rules == "extended"
+    stated = BenchmarkEntry(dataset="a", grader={"kind": "math", "rules": "math_verify"}).grader
+    assert stated.rules == "math_verify"
+    path = tmp_path / "rows.jsonl"
+    path.write_text(json.dumps({"answer": "3,5", "completion": r"\boxed{3}, \boxed{5}"}) + "\n")
+    result = CliRunner().invoke(app, ["grade", str(path), "--format", "json"])
+    assert json.loads(result.stdout.splitlines()[0])["outcome"] == "correct", result.output
+
+
+def test_a_spec_without_rules_means_those_of_its_time_and_a_new_one_names_its_own():
+    old = {"kind": "math", "scope_characters": None, "requires_eos": False, "timeout_seconds": 5.0}
+    read = GradingFields(grader=old, seed=0)
+    assert read.grader.rules == "math_verify" and read.identity()["grader"] == old
+    new = GradingFields(grader=BenchmarkEntry(dataset="a").grader, seed=0)
+    assert new.identity()["grader"] == old | {"rules": "extended"}
+    stated = BenchmarkEntry(dataset="a", grader={"kind": "math", "rules": "math_verify"}).grader
+    assert GradingFields(grader=stated, seed=0).identity() == read.identity()
+
+
+def test_every_shipped_maths_grader_names_its_rules():
+    config = load_config(yaml.safe_load((ROOT / "config/config.yaml").read_text()))
+    graders = [item.grader for item in config.benchmarks.values()] + [item.reward for item in config.models.values()]
+    rules = {grader.rules for grader in graders if grader.kind == "math"}
+    assert rules == {"math_verify"}

@@ -114,10 +114,10 @@ def test_grader_options_reach_the_grader(tmp_path):
     def outcomes(*options):
         return [record["outcome"] for record in json_lines("grade", path, *options)[0]]
 
-    assert outcomes() == ["correct", "wrong", "unparsed"]
-    assert outcomes("--scope-characters", 100) == ["unparsed", "wrong", "unparsed"]
-    assert outcomes("--rules", "extended") == ["correct", "correct", "unparsed"]
-    assert outcomes("--fallback", "last_number") == ["correct", "wrong", "correct"]
+    assert outcomes() == ["correct", "correct", "unparsed"]
+    assert outcomes("--scope-characters", 100) == ["unparsed", "correct", "unparsed"]
+    assert outcomes("--rules", "math_verify") == ["correct", "wrong", "unparsed"]
+    assert outcomes("--fallback", "last_number") == ["correct", "correct", "correct"]
     hang = tmp_path / "hang.jsonl"
     hang.write_text(
         lines([{"completion": r"\boxed{9^{9^{9^{9}}}}", "answer": 5}, {"completion": r"\boxed{5}", "answer": 5}])

@@ -12,7 +12,7 @@ import typer
 from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
 from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, grade
-from selfdistill.schema.common import ChoiceGrader, Grader, MathGrader
+from selfdistill.schema.common import ChoiceGrader, Grader, MathGraderEntry
 from selfdistill.schema.errors import UserError
 from selfdistill.sources.tables import read_batches
 from selfdistill.sources.text_tables import Record
@@ -26,7 +26,7 @@ _VOTING = ("wrong", "timeout", "unreadable_gold")
 
 
 class Fallback(StrEnum):
-    """`MathGrader.fallback` as a choice on the command line."""
+    """`MathGraderEntry.fallback` as a choice on the command line."""
 
     none = "none"
     answer_line = "answer_line"
@@ -34,7 +34,7 @@ class Fallback(StrEnum):
 
 
 class Rules(StrEnum):
-    """`MathGrader.rules` as a choice on the command line."""
+    """`MathGraderEntry.rules` as a choice on the command line."""
 
     extended = "extended"
     math_verify = "math_verify"
@@ -67,7 +67,7 @@ def grade_command(
         typer.Option(
             help="Other notations of the same answer count, math-verify alone, or the paper's training reward."
         ),
-    ] = Rules.math_verify,
+    ] = Rules.extended,
     workers: Annotated[int, typer.Option(min=1, help="Processes that compare answers.")] = 1,
 ) -> None:
     """Grade completions: correct, wrong, unparsed (no readable answer), timeout or unreadable_gold.
@@ -174,12 +174,12 @@ def _powers(largest: int) -> list[int]:
 def _grader(
     choices: str | None, scope_characters: int | None, timeout: float, fallback: Fallback, rules: Rules
 ) -> Grader:
-    maths = MathGrader(
+    maths = MathGraderEntry(
         scope_characters=scope_characters, timeout_seconds=timeout, fallback=fallback.value, rules=rules.value
     )
     if choices is None:
         return maths
-    if maths != MathGrader(timeout_seconds=timeout):
+    if maths != MathGraderEntry(timeout_seconds=timeout):
         raise UserError("--scope-characters, --fallback and --rules belong to maths; leave them out with --choices.")
     if len(choices) < 2:
         raise UserError(f"--choices `{choices}`: give at least two letters, e.g. ABCD.")

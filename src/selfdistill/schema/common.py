@@ -38,6 +38,13 @@ class ThinkingMarks(Model):
     closing: str = Field(min_length=1, description="For example </think>.")
 
 
+_RULES = (
+    "extended: other notations of the same answer count; math_verify: its verdicts alone, "
+    "as in the shipped experiments; "
+    "paper_reward: as the paper's training reward reads the box (docs/method.md 12)."
+)
+
+
 class MathGrader(Model):
     """The last boxed answer against the gold answer.
 
@@ -53,11 +60,16 @@ class MathGrader(Model):
     fallback: Annotated[Literal["none", "answer_line", "last_number"], Since("none")] = Field(
         "none", description="Where to look if there is no box: nowhere, after the last `answer:`, the last number."
     )
-    rules: Annotated[MathRules, Since("math_verify")] = Field(
-        "math_verify",
-        description="extended: other notations of the same answer count; math_verify: its verdicts alone; "
-        "paper_reward: as the paper's training reward reads the box (docs/method.md 12).",
-    )
+    rules: Annotated[MathRules, Since("math_verify")] = Field("math_verify", description=_RULES)
+
+
+class MathGraderEntry(MathGrader):
+    """The same in the settings, where the rules are `extended` unless they say another.
+
+    In the spec of an artifact, rules that are not named are `math_verify`: the only ones when the first were made.
+    """
+
+    rules: Annotated[MathRules, Since("math_verify")] = Field("extended", description=_RULES)
 
 
 class ChoiceGrader(Model):
@@ -89,6 +101,7 @@ class CodeGrader(Model):
 
 
 Grader = MathGrader | ChoiceGrader | CodeGrader
+GraderEntry = MathGraderEntry | ChoiceGrader | CodeGrader
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

@@ -9,8 +9,8 @@ from pydantic import Field, field_validator, model_validator
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
     Engine,
-    Grader,
-    MathGrader,
+    GraderEntry,
+    MathGraderEntry,
     Precision,
     RepromptTemplate,
     Samples,
@@ -83,7 +83,9 @@ class DatasetEntry(Entry, DatasetFields):
     )
     near: NearDuplicates = Field(NearDuplicates(), description="Near duplicates; used with `compare`.")
     question: str | None = Field(None, description="Name of a question template; null takes the model's.")
-    reward: Grader | None = Field(None, discriminator="kind", description="Training reward; null takes the model's.")
+    reward: GraderEntry | None = Field(
+        None, discriminator="kind", description="Training reward; null takes the model's."
+    )
 
 
 class PretrainEntry(PretrainFields):
@@ -114,7 +116,9 @@ class ModelEntry(Entry, ChatFields):
     training_sampling: Sampling = Field(description="Sampling in training; untruncated.")
     evaluation_sampling: Sampling = Field(description="Sampling on benchmarks.")
     analysis_sampling: Sampling = Field(description="Sampling for the richness table and SFT data.")
-    reward: Grader = Field(MathGrader(scope_characters=100), discriminator="kind", description="Training reward.")
+    reward: GraderEntry = Field(
+        MathGraderEntry(scope_characters=100), discriminator="kind", description="Training reward."
+    )
     precision: Precision = "bfloat16"
 
     @model_validator(mode="after")
@@ -148,6 +152,7 @@ class BenchmarkEntry(Entry, GradingFields):
 
     dataset: str = Field(description="Name of a data set.")
     domain: Literal["in", "ood"] = Field("ood", description="in: the distribution trained on; ood: another.")
+    grader: GraderEntry = Field(MathGraderEntry(), discriminator="kind", description="How completions are graded.")
     samples: Samples = 16
     max_tokens: int | None = Field(None, gt=0, description="Longest completion here; null takes the model's.")
     chance: dict[str, Annotated[float, Field(ge=0, le=1)]] = Field(

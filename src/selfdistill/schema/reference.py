@@ -43,7 +43,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "sampling": common.Sampling,
     "reprompt": common.RepromptTemplate,
     "thinking-marks": common.ThinkingMarks,
-    "grader-math": common.MathGrader,
+    "grader-math": common.MathGraderEntry,
     "grader-choice": common.ChoiceGrader,
     "grader-code": common.CodeGrader,
     "benchmark": config.BenchmarkEntry,

@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model, Since
-from selfdistill.schema.common import Example, Grader, Lora, MathGrader, Optimiser, Samples
+from selfdistill.schema.common import Example, Grader, Lora, Optimiser, Samples
 from selfdistill.schema.sources import Expectation, Part
 from selfdistill.schema.toy import ChainMixture, ToyArchitecture, ToyMixture
 
@@ -52,7 +52,7 @@ class ChatFields(Model):
 class GradingFields(Model):
     """How completions are graded, and the seed that they are sampled with."""
 
-    grader: Grader = Field(MathGrader(), discriminator="kind", description="How completions are graded.")
+    grader: Grader = Field(discriminator="kind", description="How completions are graded.")
     seed: int = Field(0, ge=0, description="Seed of the sampler.")
 
 
