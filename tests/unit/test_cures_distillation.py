@@ -11,7 +11,7 @@ import torch
 from selfdistill.schema.methods import AdOpsd, EntropyAnchor, ForwardKl, GrpoSdpo, PurifiedOpsd, Sdpo, Srpo
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, RowStatistics, TeacherPrompt, TokenStatistics
 from selfdistill.training.methods import Tokens, make_method
-from selfdistill.training.teacher import ShownLogits
+from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from test_cures_credit import train_once
 from test_training_contexts import TEMPLATE, group
 from test_training_processes import assert_same_training, run_alone, run_together
@@ -303,6 +303,22 @@ def test_gradients_are_those_of_the_loss_with_a_fixed_target(name):
         if name == "grpo_sdpo":  # The advantage of tokens 0 and 2 is 1.
             slopes -= [1.0, 0.0, 1.0][place] * (np.eye(size)[targets[place]] - student[place])
         assert found[place].numpy() == pytest.approx(slopes, abs=1e-6)
+
+
+@pytest.mark.parametrize(("name", "passes"), {"sdpo_first": 1, "srpo": 2, "purified_opsd": 3, "ad_opsd": 2}.items())
+def test_teacher_tokens_are_those_that_the_second_network_reads(monkeypatch, name, passes):
+    read = []
+    pass_of = TeacherNetwork.shown
+
+    def counted(self, prompts, completions):
+        read.extend(len(p) + len(c) for p, c in zip(prompts, completions, strict=True) if p is not None)
+        return pass_of(self, prompts, completions)
+
+    monkeypatch.setattr(TeacherNetwork, "shown", counted)
+    rows = some_rows(name)
+    found, _ = train_once(METHODS[name], [rows], budget=1, chunk=2, step=STEP)
+    assert found["teacher_tokens"] == sum(read)
+    assert len(read) == passes * sum(bool(row.plan.teachers) for row in rows)
 
 
 # --- whole runs ------------------------------------------------------------------------------------------------------

@@ -45,7 +45,7 @@ def test_a_run_leaves_checkpoints_metrics_and_rollouts(tmp_path, method):
     }  # fmt: skip
     teacher = {
         "demonstration_share", "teacher_prompt_truncated_share", "leaked_thinking_share", "teacher_gap_epistemic",
-        "teacher_gap_other",
+        "teacher_gap_other", "teacher_tokens",
     }  # fmt: skip
     expected = common | (set() if method is SFT else on_policy) | (teacher if method is SDPO else set())
     assert expected <= set(lines[-1])

@@ -128,6 +128,8 @@ class Updater:
             has_teacher=self.teacher is not None and self.method.shows_context,
             has_reference=self.teacher is not None and not self.method.shows_context,
         )
+        if self.teacher is not None:
+            found["teacher_tokens"] = sum(map(self._teacher_tokens, updates))
         if self.skips_bad_updates:
             found["skipped_updates"] = len(mini_batches) - len(norms)
         return found | {f"method_{name}": value for name, value in self.method.metrics().items()}
@@ -156,6 +158,17 @@ class Updater:
         for (number, place), row in own.items():
             logprobs = torch.from_numpy(row.student.logprobs.astype(np.float32)).to(self.student.device)
             updates[number].old_logprobs[place] = logprobs
+
+    def _teacher_tokens(self, update: _MiniBatch) -> int:
+        """Tokens that the second network reads for an update, in all passes over all its rows."""
+        method = self.method
+        tokens = 0
+        for place in _active(update.rows):
+            row = update.rows[place]
+            for name, prompt in row.plan.teachers.items():
+                is_weighed = method.weighs and (method.weighed is None or name in method.weighed)
+                tokens += (is_weighed + method.reads_logits) * (len(prompt.ids) + len(row.completion_ids))
+        return tokens
 
     def _gradient_norm(self, step: int) -> float:
         """Sum gradients over ranks and clip them; return the norm before clipping."""
