@@ -112,7 +112,7 @@ def test_the_page_on_the_report_names_its_sections():
     assert set(re.findall(r"^\| ([A-Z][^|]+?) \|", page, re.MULTILINE)) == titles
 
 
-@pytest.mark.parametrize("view", ["ood", "epistemic", "richness", "sft", "coverage"])
+@pytest.mark.parametrize("view", ["ood", "epistemic", "richness", "sft", "coverage", "cures"])
 def test_the_page_on_the_report_names_every_column(view):
     columns = getattr(importlib.import_module(f"selfdistill.views.{MODULES[view]}"), f"{view.upper()}_COLUMNS")
     named = set(_CODE.findall((ROOT / DOCS / "report.md").read_text()))

@@ -697,9 +697,9 @@ def test_claims_of_the_small_study_come_out_as_built(page):
 
 def test_every_method_keeps_its_colour_and_twins_get_their_names():
     about = [
-        {"experiment": "a", "method": "grpo", "context": None},
-        {"experiment": "b", "method": "sdpo", "context": "solution"},
-        {"experiment": "c", "method": "sdpo", "context": "solution"},
+        {"experiment": "a", "method": "grpo", "context": None, "label": "GRPO"},
+        {"experiment": "b", "method": "sdpo", "context": "solution", "label": "SDPO (c = s)"},
+        {"experiment": "c", "method": "sdpo", "context": "solution", "label": "SDPO (c = s)"},
         {"experiment": "d", "method": "mine.newest", "context": "x", "label": "Newest (c = x)"},
     ]
     found = looks(about)

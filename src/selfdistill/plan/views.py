@@ -17,7 +17,7 @@ from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
 from selfdistill.schema.shown import ReportEntry
 
 #: Sections of a report that are tables of their own, of the same names.
-SECTIONS = ("richness", "sft", "coverage", "forced", "tuning", "diagnostics")
+SECTIONS = ("richness", "sft", "coverage", "cures", "forced", "tuning", "diagnostics")
 #: The name of the report that `report` describes; those of `reports` have their own.
 DEFAULT_REPORT = "report"
 
@@ -65,6 +65,7 @@ def view_names(planner: Planner) -> dict[str, list[str]]:
         "forced": sorted({e.entry.model for e in _with_variants(planner)}),
         "tuning": sorted({e.tuned_from for e in experiments if e.tuned_from}),
         "diagnostics": sorted(planner.config.diagnostics),
+        "cures": sorted(planner.config.cures),
         "report": [DEFAULT_REPORT, *sorted(planner.config.reports)],
     }
 
@@ -236,6 +237,31 @@ def _forced(planner: Planner, plan: ViewPlan, name: str) -> None:
             _evaluation_rows(planner, plan, experiment, variant)
 
 
+def _cures(planner: Planner, plan: ViewPlan, name: str) -> None:
+    """The experiments of a leaderboard, in the plain way and in their first variant."""
+    if name not in planner.config.cures:
+        raise unknown("model with a leaderboard", name, planner.config.cures)
+    entry = planner.config.cures[name]
+    for listed in entry.experiments:
+        if listed not in planner.experiments:
+            problem: object = unknown("experiment", listed, planner.experiments)
+        elif (model := planner.experiments[listed].entry.model) != name:
+            problem = f"{listed} is an experiment on {model}, not on {name}."
+        else:
+            experiment = planner.experiments[listed]
+            first = len(plan.rows)
+            _training_rows(planner, plan, experiment)
+            for variant in (None, *experiment.entry.variants[:1]):
+                _evaluation_rows(planner, plan, experiment, variant)
+            about = {
+                "is_control": listed in entry.controls,
+                "has_second_network": experiment.method.second_network is not None,
+            }
+            plan.rows[first:] = [row | about for row in plan.rows[first:]]
+            continue
+        raise SettingError.at("cures", name, "experiments", problem=problem)
+
+
 def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
     report = _entry(planner, name)
     place = ("report",) if name == DEFAULT_REPORT else ("reports", name)
@@ -275,6 +301,7 @@ VIEWS: dict[str, Callable[[Planner, ViewPlan, str], None]] = {
     "forced": _forced,
     "tuning": _tuning,
     "diagnostics": _diagnostics,
+    "cures": _cures,
     "report": _report,
 }
 #: Views that are tables: `results/<view>/<name>.csv`.

@@ -30,7 +30,7 @@ from selfdistill.schema.shared import (
     PretrainFields,
     TrainingFields,
 )
-from selfdistill.schema.shown import DiagnosticsEntry, ReportEntry, RichnessEntry
+from selfdistill.schema.shown import CuresEntry, DiagnosticsEntry, ReportEntry, RichnessEntry
 from selfdistill.schema.sources import (
     ISO_DATE,
     FileFields,
@@ -278,6 +278,7 @@ class Config(Model):
     recipes: dict[Name, TrainEntry] = Field(description="Training recipes by name.")
     experiments: dict[Name, ExperimentEntry] = Field(description="Experiments by name.")
     richness: dict[Name, RichnessEntry] = Field({}, description="Richness tables by model name.")
+    cures: dict[Name, CuresEntry] = Field({}, description="Leaderboards of cures by model name.")
     diagnostics: dict[Name, DiagnosticsEntry] = Field({}, description="Tables of diagnostics by model name.")
     report: ReportEntry = Field(ReportEntry(), description="What results/report.html shows.")
     reports: dict[Name, ReportEntry] = Field(

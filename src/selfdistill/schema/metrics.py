@@ -30,9 +30,7 @@ METRICS = (
     Metric("teacher_prompt_truncated_share", _SHOWN, "Of those, the share whose demonstration was cut to fit."),
     Metric("stripped_share", _SHOWN, "Of those, the share from which thinking was removed."),
     Metric("leaked_thinking_share", _SHOWN, "Of those, the share in which thinking is left after stripping."),
-    Metric(
-        "teacher_tokens", "methods with a second network", "Tokens that it read, prompts and completions, in all passes."
-    ),
+    Metric("teacher_tokens", "methods with a second network", "Tokens it read, prompts included, in all passes."),
     Metric("supervised_tokens", _ALL, "Tokens that were forwarded for a gradient."),
     Metric("loss", _ALL, "Loss, mean over the updates of the step."),
     Metric("grad_norm", _ALL, "Norm of the gradient before clipping, mean over the updates."),

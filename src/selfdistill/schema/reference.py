@@ -56,6 +56,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "experiment": config.ExperimentEntry,
     "richness": shown.RichnessEntry,
     "diagnostics": shown.DiagnosticsEntry,
+    "leaderboard": shown.CuresEntry,
     "report": shown.ReportEntry,
     "runtime-file": runtime.RuntimeConfig,
     "runtime-entry": runtime.RuntimeEntry,

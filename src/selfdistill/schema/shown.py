@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.entry import Entry
@@ -36,6 +36,23 @@ class DiagnosticsEntry(DiagnosticsFields):
     seed: int = Field(0, ge=0, description="Seed of their sampler.")
 
 
+class CuresEntry(Model):
+    """The leaderboard of cures on one model (docs/cures.md)."""
+
+    experiments: Annotated[list[str], Distinct] = Field(
+        min_length=1, description="Experiments on this model, in the order of the table."
+    )
+    controls: Annotated[list[str], Distinct] = Field(
+        [], description="Those of them that are controls; table and figure mark them."
+    )
+
+    @model_validator(mode="after")
+    def _knows_its_controls(self) -> CuresEntry:
+        if unlisted := [name for name in self.controls if name not in self.experiments]:
+            raise ValueError(f"controls: {', '.join(unlisted)} must be listed in experiments as well")
+        return self
+
+
 class ReportEntry(Model):
     """What a report shows; of `reports`, also which tables its name makes as a target."""
 
@@ -46,3 +63,4 @@ class ReportEntry(Model):
     forced: Annotated[list[str], Distinct] = Field([], description="Models with a table of variants.")
     tuning: Annotated[list[str], Distinct] = Field([], description="Experiments with a `sweep`.")
     diagnostics: Annotated[list[str], Distinct] = Field([], description="Models with a table of diagnostics.")
+    cures: Annotated[list[str], Distinct] = Field([], description="Models with a leaderboard of cures.")

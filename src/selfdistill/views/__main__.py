@@ -32,6 +32,7 @@ MODULES = {
     "forced": "forced",
     "tuning": "tuning",
     "diagnostics": "diagnostics",
+    "cures": "cures",
     "report": "report",
 }
 

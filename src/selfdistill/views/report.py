@@ -22,6 +22,7 @@ from selfdistill.views.breadth import breadth_section
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
+from selfdistill.views.cures import cures_section
 from selfdistill.views.diagnostics import diagnostics_section
 from selfdistill.views.figures import for_page, legend_mark
 from selfdistill.views.forced import forced_section
@@ -57,7 +58,7 @@ def build_report(plan: dict[str, Any]) -> str:
     for page in pages:
         if page.finding:
             log.info("finding: %s", page.finding.replace("\u00a0", " "))
-    looks = [look for study in read_study(plan) for look in study.looks.values()]
+    looks = [look for study in read_study(plan) for look in (*study.looks.values(), *study.cure_looks.values())]
     return render(pages, shared, looks, TITLE, "" if plan["name"] == DEFAULT_REPORT else "../")
 
 
@@ -88,6 +89,7 @@ def render(
 def _model_page(study: ModelStudy) -> ModelPage:
     # A model may have these without being among the report's experiments.
     tables_only = (
+        cures_section(study),
         richness_section(study),
         sft_section(study),
         coverage_section(study),

@@ -159,6 +159,8 @@ class ModelStudy:
     forced: list[Row] = field(default_factory=list)
     tuning: list[Evaluation] = field(default_factory=list)
     diagnostics: list[Row] = field(default_factory=list)
+    cures: list[Row] = field(default_factory=list)
+    cure_looks: dict[str, Look] = field(default_factory=dict)
 
     @property
     def experiments(self) -> list[str]:
@@ -190,7 +192,12 @@ def read_study(plan: dict[str, Any]) -> list[ModelStudy]:
     rows: list[Row] = plan["rows"]
     # What a sweep makes shares the look of its parent experiment, so it gets no label of its own.
     chosen = looks(
-        row for row in rows if row["kind"] != "richness" and row.get("distinct") is None and not row.get("setting")
+        row
+        for row in rows
+        if row["kind"] != "richness"
+        and row.get("distinct") is None
+        and not row.get("setting")
+        and row.get("section") != "cures"
     )
     return [_model_study(name, rows, chosen, plan["lexicon"]) for name in dict.fromkeys(row["model"] for row in rows)]
 
@@ -209,6 +216,8 @@ def _model_study(model: str, rows: list[Row], chosen: dict[str, Look], lexicon: 
     study.forced = section("forced")
     study.tuning = evaluations(section("tuning"))
     study.diagnostics = section("diagnostics")
+    study.cures = section("cures")
+    study.cure_looks = looks(section("cures"))
     return study
 
 

@@ -62,20 +62,21 @@ CONTEXT_SYMBOLS = {"none": "none", "solution": "s", "solution_no_think": "s\\thi
 def looks(experiments: Iterable[dict[str, Any]]) -> dict[str, Look]:
     """Experiment name -> look, for the experiments of a plan (`experiment`, `method`, `context`, `label`) in its order.
 
-    Experiments of one method share its colour; a second one gets another line, and both their names as labels.
+    Experiments of one method share its colour; a second one gets another line. Where two have one label, both get
+    their names.
     """
     chosen: dict[str, Look] = {}
     spare = iter(_SPARE * 10)
     methods = dict(METHODS)
     for about in experiments:
         kind = (about["method"], about["context"])
+        label = about["label"].replace(" = ", "\u00a0=\u00a0")
         if kind not in methods:
             light, dark, marker = next(spare)
-            label = about["label"].replace(" = ", "\u00a0=\u00a0")
             methods[kind] = Look(f"extra{len(methods)}", label, light, dark, marker)
         if about["experiment"] not in chosen:
             taken = sum(look.key == methods[kind].key for look in chosen.values())
-            chosen[about["experiment"]] = replace(methods[kind], line=_LINES[taken % len(_LINES)])
+            chosen[about["experiment"]] = replace(methods[kind], label=label, line=_LINES[taken % len(_LINES)])
     labels = [look.label for look in chosen.values()]
     return {
         name: look if labels.count(look.label) == 1 else replace(look, label=f"{look.label}, {name}")

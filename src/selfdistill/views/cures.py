@@ -1,0 +1,191 @@
+"""The leaderboard of cures for one base model: results/cures/{model}.csv and the report's section.
+
+A row per method and benchmark, training seeds averaged, last checkpoint, after a row for the base. Its columns are
+described in docs/report.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
+from selfdistill.views.leaderboard import REFERENCES, WINDOW, Leaderboard, Versus, steps_to_90_percent, teacher_tokens
+from selfdistill.views.measures import DENSITY, LENGTH, PASS, SCORE
+from selfdistill.views.page import Cell, Figure, Panel, Section, Table, key_cell, keys, method, num, text
+from selfdistill.views.scatter import Point, scatter
+from selfdistill.views.study import ALL_SEEDS, BASE, FINAL_STEPS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy
+from selfdistill.views.style import BASE_LOOK, NUMBER, PERCENT, interval, number, percent, signed
+
+_NAMES = {"base": "the base", "grpo": "GRPO", "sdpo": "SDPO (c\u00a0=\u00a0s)"}
+_DENSITY = ("epistemic_density_low", "epistemic_density_high")
+_VARIANT = ("variant_avg_at_k", "variant_avg_at_k_low", "variant_avg_at_k_high")
+_COST = ("steps_to_90_percent", "teacher_tokens")
+#: Columns of a difference, by reference; those of the base are the tables' own.
+_DIFFERENCES = {
+    name: DIFFERENCES if name == "base" else tuple(f"difference_to_{name}{end}" for end in ("", "_low", "_high"))
+    for name in REFERENCES
+}
+_COMPARED = tuple(c for name, columns in _DIFFERENCES.items() for c in (*columns, f"p_{name}", f"versus_{name}"))
+CURES_COLUMNS = ("model", "experiment", "label", "method", "context", "control", "seeds", "benchmark", "domain", "step",
+                 *MEASURES, *_DENSITY, "variant", *_VARIANT, *_COST, *_COMPARED, *SOURCES)  # fmt: skip
+# --- the table --------------------------------------------------------------------------------------------------------
+
+
+def build_cures(plan: dict[str, Any]) -> str:
+    """results/cures/{model}.csv."""
+    board = Leaderboard.of(plan["rows"])
+    rows = []
+    for members in board.benchmarks.values():
+        rows.append(_base_row(members[0], board))
+        rows += [_row(e, board) for e in members]
+    return as_csv(rows, CURES_COLUMNS)
+
+
+def _base_row(evaluation: Evaluation, board: Leaderboard) -> dict[str, Any]:
+    row = _shared(evaluation, board, BASE, 0)
+    return row | {"experiment": BASE, "label": BASE_LOOK.label, "method": BASE}
+
+
+def _row(evaluation: Evaluation, board: Leaderboard) -> dict[str, Any]:
+    row = _shared(evaluation, board, ALL_SEEDS, evaluation.steps[-1])
+    about = evaluation.base_row
+    row |= {name: about[name] for name in ("label", "method", "context")}
+    row |= {
+        "control": "yes" if about["is_control"] else "no",
+        "seeds": len(evaluation.seeds),
+        "steps_to_90_percent": steps_to_90_percent(evaluation.names("train_artifact")),
+        "teacher_tokens": teacher_tokens(evaluation),
+    }
+    for reference in REFERENCES:
+        versus = board.versus.get((evaluation.experiment, evaluation.benchmark, reference))
+        if versus is None:
+            continue
+        row |= dict(zip(_DIFFERENCES[reference], versus.difference, strict=True))
+        row |= {f"p_{reference}": versus.p_value, f"versus_{reference}": versus.verdict}
+    return row
+
+
+def _shared(evaluation: Evaluation, board: Leaderboard, seed: int | str, step: int) -> dict[str, Any]:
+    row = evaluation_row(evaluation, seed, step)
+    del row["seed"]
+    _, low, high = evaluation.measurement(step, seed).estimate(DENSITY)
+    row |= {"model": evaluation.base_row["model"]} | dict(zip(_DENSITY, (low, high), strict=True))
+    forced = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
+    if forced is not None:
+        scores = forced.measurement(step, seed).estimate(SCORE)
+        row |= {"variant": forced.base_row["variant"], **dict(zip(_VARIANT, scores, strict=True))}
+    return row
+
+
+# --- the report's section ---------------------------------------------------------------------------------------------
+
+
+def cures_section(study: ModelStudy) -> Section | None:
+    """Accuracy against density, and the methods by accuracy on every benchmark; None without a leaderboard."""
+    if not study.cures:
+        return None
+    board = Leaderboard.of(study.cures)
+    outside = {n: m for n, m in board.benchmarks.items() if m[0].domain == OUT_OF_DISTRIBUTION} or board.benchmarks
+    blocks: list[Figure | Table] = [_figure(name, members, study) for name, members in outside.items()]
+    blocks += [_table(name, members, board, study) for name, members in board.benchmarks.items()]
+    notes = (
+        "Verdicts: the paired difference in accuracy over training seeds and problems, p-value at most 5 % after "
+        "Holm's adjustment for all comparisons of the leaderboard. Intervals hold for one comparison at a time.",
+        f"Steps: until the training score, over {WINDOW} steps, is 90 % of that of the last {FINAL_STEPS}; “–” where "
+        "it does not rise.",
+        "Teacher tokens: what the second network reads in one run; “–” where it was not counted.",
+    )
+    return Section("cures", "Cures and controls", _lead(outside, board), blocks, notes)
+
+
+def _lead(outside: dict[str, list[Evaluation]], board: Leaderboard) -> str:
+    """How many methods end above and below the base, and how density and accuracy go together."""
+    from scipy.stats import spearmanr
+
+    parts = []
+    for name, members in outside.items():
+        verdicts = [board.versus[e.experiment, name, "base"].verdict for e in members]
+        above, below = verdicts.count("higher"), verdicts.count("lower")
+        part = f"On {name}, {above} of {len(members)} methods end above the base, {below} below it, and " \
+               f"{len(members) - above - below} are not decided"  # fmt: skip
+        if len(members) > 2:
+            pairs = [[e.last().mean(metric) for e in members] for metric in (DENSITY, SCORE)]
+            part += f"; density and accuracy have a rank correlation of {spearmanr(*pairs).statistic:.2f}"
+        parts.append(part + ".")
+    return " ".join(parts)
+
+
+def _figure(name: str, members: Sequence[Evaluation], study: ModelStudy) -> Figure:
+    base = members[0].base
+    points = [Point(BASE_LOOK, BASE_LOOK.label, base.estimate(DENSITY), base.estimate(SCORE))]
+    points += [
+        Point(
+            study.cure_looks[e.experiment],
+            _label(e, study),
+            e.last().estimate(DENSITY),
+            e.last().estimate(SCORE),
+            is_hollow=e.base_row["is_control"],
+        )
+        for e in members
+    ]
+    caption = (
+        f"{name}, last checkpoint: accuracy against epistemic words per 1,000 tokens; n = {base.n()} problems, "
+        f"k = {base.k}. Bars are 95 % intervals over training seeds and problems. Hollow: controls."
+    )
+    sources = keys(artifact for e in members for artifact in e.names("evaluate_artifact"))
+    panel = Panel("Accuracy and density", scatter(points, NUMBER, PERCENT, "epistemic words per 1,000 tokens"))
+    return Figure([panel], caption, sources)
+
+
+def _label(evaluation: Evaluation, study: ModelStudy) -> str:
+    mark = " · control" if evaluation.base_row["is_control"] else ""
+    return study.cure_looks[evaluation.experiment].label + mark
+
+
+def _table(name: str, members: Sequence[Evaluation], board: Leaderboard, study: ModelStudy) -> Table:
+    k = members[0].base.k
+    header = ("method", "control", "seeds", "accuracy", *(f"against {n}" for n in _NAMES.values()), f"pass@{k}",
+              "tokens", "per 1,000 tokens", _variant(members, board), "steps", "teacher tokens",
+              "artifacts")  # fmt: skip
+    base = members[0].base
+    of_base = [interval(SCORE, base.estimate(SCORE)), *["–"] * 3, percent(base.mean(PASS)),
+               number(base.mean(LENGTH)),
+               interval(DENSITY, base.estimate(DENSITY)), _forced(members[0], board, 0), "–", "–"]  # fmt: skip
+    rows = [[method(BASE_LOOK), text(""), num("–"), *map(num, of_base),
+             key_cell(members[0].names("evaluate_artifact", step=0))]]  # fmt: skip
+    for e in sorted(members, key=lambda e: -e.last().mean(SCORE)):
+        m, runs = e.last(), e.names("train_artifact")
+        steps, tokens = steps_to_90_percent(runs), teacher_tokens(e)
+        rows.append([
+            method(study.cure_looks[e.experiment]),
+            text("control" if e.base_row["is_control"] else ""),
+            num(len(e.seeds)),
+            num(interval(SCORE, m.estimate(SCORE))),
+            *(_versus_cell(board.versus.get((e.experiment, name, reference))) for reference in REFERENCES),
+            num(percent(m.mean(PASS))),
+            num(number(m.mean(LENGTH))),
+            num(interval(DENSITY, m.estimate(DENSITY))),
+            num(_forced(e, board, e.steps[-1])),
+            num("–" if steps is None else number(steps)),
+            num("–" if tokens is None else f"{tokens:,.0f}"),
+            key_cell([*runs, *e.names("evaluate_artifact")]),
+        ])  # fmt: skip
+    return Table(header, rows, f"{name}: best first")
+
+
+def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:
+    """Title of the column with the accuracy in the variant."""
+    found = board.in_variant.get((members[0].experiment, members[0].benchmark))
+    return "in the variant" if found is None else f"variant {found.base_row['variant']}"
+
+
+def _forced(evaluation: Evaluation, board: Leaderboard, step: int) -> str:
+    found = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
+    return "–" if found is None else interval(SCORE, found.measurement(step).estimate(SCORE))
+
+
+def _versus_cell(versus: Versus | None) -> Cell:
+    if versus is None:
+        return num("–")
+    return Cell(versus.verdict, detail=signed(SCORE, versus.difference))

@@ -1,0 +1,105 @@
+"""What the leaderboard of cures says of each method: comparisons, speed and cost.
+
+Every method is compared with the base, and with the first GRPO and the first SDPO (c = s) of the table, paired over
+problems; p-values are Holm's for all comparisons of the table.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+
+from selfdistill.seeds import Uncertain
+from selfdistill.statistics import holm
+from selfdistill.views.claims import Comparison
+from selfdistill.views.measures import SCORE
+from selfdistill.views.study import FINAL_STEPS, REWARD, Evaluation, Row, curves, evaluations
+from selfdistill.views.style import GRPO, SDPO
+
+#: What every method is compared with, and the methods' kinds; the base is no method.
+REFERENCES = {"base": None, "grpo": GRPO, "sdpo": SDPO}
+#: Steps over which a training score is smoothed.
+WINDOW = 5
+_WORDS = {"yes": "higher", "no": "lower"}
+
+
+class Versus(NamedTuple):
+    """A difference in accuracy with its adjusted p-value and verdict: higher, lower, unclear or one seed."""
+
+    difference: Uncertain
+    p_value: float
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Leaderboard:
+    """The experiments of one base model. `in_variant`: by experiment and benchmark, where they have a variant."""
+
+    found: Sequence[Evaluation]
+    in_variant: dict[tuple[str, str], Evaluation]
+
+    @classmethod
+    def of(cls, rows: Iterable[Row]) -> Leaderboard:
+        rows = list(rows)
+        found = evaluations(row for row in rows if not row.get("variant"))
+        variants = evaluations(row for row in rows if row.get("variant"))
+        return cls(found, {(e.experiment, e.benchmark): e for e in variants})
+
+    @cached_property
+    def benchmarks(self) -> dict[str, list[Evaluation]]:
+        by_name: dict[str, list[Evaluation]] = {}
+        for evaluation in self.found:
+            by_name.setdefault(evaluation.benchmark, []).append(evaluation)
+        return by_name
+
+    @cached_property
+    def versus(self) -> dict[tuple[str, str, str], Versus]:
+        """By experiment, benchmark and reference."""
+        differences = {}
+        for name, members in self.benchmarks.items():
+            for reference, kind in REFERENCES.items():
+                other = next((e for e in members if e.kind == kind), None)
+                for e in members:
+                    if kind is None:
+                        differences[e.experiment, name, reference] = e.change(SCORE)
+                    elif other is not None and other is not e:
+                        differences[e.experiment, name, reference] = e.last().difference(other.last(), SCORE)
+        compared = {key: Comparison.greater(found) for key, found in differences.items()}
+        adjusted = iter(holm([c.p_value for c in compared.values() if not c.has_one_seed]))
+        found = {}
+        for key, c in compared.items():
+            c = c if c.has_one_seed else replace(c, p_value=float(next(adjusted)))
+            found[key] = Versus(differences[key], c.p_value, _WORDS.get(c.verdict, c.verdict))
+        return found
+
+
+def steps_to_90_percent(runs: Sequence[str]) -> float | None:
+    """Mean over runs of the first step whose training score, averaged over the five steps up to it, is 90 % of the
+    final one (mean of the last ten steps). None where a run does not end above its start, or has no training score.
+    """
+    steps = []
+    for run in runs:
+        table = curves(run)
+        scores = table[REWARD].dropna() if REWARD in table else []
+        if len(scores) < WINDOW:
+            return None
+        final = scores.iloc[-FINAL_STEPS:].mean()
+        if final <= scores.iloc[:WINDOW].mean():
+            return None
+        smooth = scores.rolling(WINDOW, min_periods=1).mean()
+        steps.append(int(smooth.index[smooth >= 0.9 * final][0]))
+    return float(np.mean(steps))
+
+
+def teacher_tokens(evaluation: Evaluation) -> float | None:
+    """Tokens that the second network read in a run, mean over the seeds; 0 without one, None where not measured."""
+    if not evaluation.base_row["has_second_network"]:
+        return 0.0
+    tables = [curves(run) for run in evaluation.names("train_artifact")]
+    if any("teacher_tokens" not in table for table in tables):
+        return None
+    return float(np.mean([table["teacher_tokens"].sum() for table in tables]))
