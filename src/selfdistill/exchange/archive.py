@@ -24,6 +24,7 @@ import zstandard
 from selfdistill.artifacts.store import ROOT, Artifact
 from selfdistill.exchange.selection import WORKFLOW, Selection, plan_of
 from selfdistill.files import pretty_json, replacing, sync_tree
+from selfdistill.plan.made_views import record_of
 from selfdistill.schema.errors import UserError
 
 FORMAT = 1
@@ -231,7 +232,10 @@ def _place_target(staging: Path, target: Path, imported: Imported) -> None:
     if target.is_file() and target.read_bytes() != (staging / target).read_bytes():
         imported.kept.append(str(target))
         return
-    for path in (plan_of(target), target):
+    plan = plan_of(target)
+    for path in (plan, record_of(plan, str(target)), target):
+        if not (staging / path).is_file():
+            continue
         path.parent.mkdir(parents=True, exist_ok=True)
         os.replace(staging / path, path)
     imported.targets.append(str(target))

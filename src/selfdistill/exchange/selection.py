@@ -8,6 +8,7 @@ from pathlib import Path
 
 from selfdistill.artifacts.lineage import closure
 from selfdistill.artifacts.store import Artifact
+from selfdistill.plan.made_views import record_of
 from selfdistill.plan.subjects import targets_showing
 from selfdistill.plan.workspace import PLANS, read_plan
 from selfdistill.schema.errors import UserError
@@ -55,7 +56,7 @@ class Selection:
             records += [path for pattern in _RECORD_PATTERNS for path in sorted(artifact.folder.glob(pattern))]
             yield from ((path, None) for path in records if path.is_file())
         for target in self.targets:
-            yield from ((plan_of(target), None), (target, None))
+            yield from ((path, None) for path in files_of(target))
 
     def workflow_files(self) -> Iterator[Path]:
         """The workflow, its settings and its locks."""
@@ -85,6 +86,12 @@ def _targets(chain: Sequence[Artifact]) -> list[Path]:
     """Finished tables and reports that show nothing but these artifacts."""
     names = {artifact.name for artifact in chain}
     return [path for path in targets_showing(names) if set(read_plan(plan_of(path))["artifacts"]) <= names]
+
+
+def files_of(target: Path) -> list[Path]:
+    """A table or report, after its plan and the record of what it was made from."""
+    plan = plan_of(target)
+    return [path for path in (plan, record_of(plan, str(target)), target) if path.is_file()]
 
 
 def plan_of(target: Path) -> Path:

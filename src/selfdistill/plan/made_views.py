@@ -20,7 +20,7 @@ def record_view(plan: Path, output: Path) -> None:
     made = {
         "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "sha256": sha256_file(output)
     }  # fmt: skip
-    write_atomically(_record_of(plan, str(output)), pretty_json(made))
+    write_atomically(record_of(plan, str(output)), pretty_json(made))
 
 
 def outdate(plan: Path, root: Path = ROOT) -> None:
@@ -59,7 +59,8 @@ def _manifests(plan: Path, root: Path = ROOT) -> str:
     return sha256_text("\n".join(sha256_file(path) if path.is_file() else "missing" for path in paths))
 
 
-def _record_of(plan: Path, output: str) -> Path:
+def record_of(plan: Path, output: str) -> Path:
+    """Where the record of a file is, whether or not there is one."""
     return plan.with_name(f"made-{output.replace('/', '_')}.json")
 
 
@@ -69,6 +70,6 @@ def _read(record: Path) -> dict[str, str]:
         text = record.read_text(encoding="utf-8")
         made = read_json(record)
         is_intact = set(made) == {"output", "plan", "manifests", "sha256"} and text == pretty_json(made)
-        return made if is_intact and _record_of(record, made["output"]) == record else {}
+        return made if is_intact and record_of(record, made["output"]) == record else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
