@@ -26,6 +26,8 @@ from selfdistill.diagnostics import (
     token_classes,
 )
 from selfdistill.plan.graph import Node
+from selfdistill.plan.settings import load_config
+from selfdistill.schema.errors import SettingError
 from selfdistill.schema.shared import DiagnosticsFields
 from selfdistill.schema.stages import DiagnosticsSpec
 from selfdistill.training.network import Network
@@ -287,6 +289,23 @@ def test_the_table_has_a_row_per_part_and_no_run_is_repeated(project):
     assert found == ["0.25", "0.75", "3", "0.5"]
     (row,) = [r for r in rows if (r["experiment"], r["seed"], r["cut"]) == ("tiny_grpo", "base", "completions")]
     assert (row["fork_rate"], row["branch_viability"], row["step"]) == ("0.5", "0.25", "0")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("tiny", {"experiments": ["tiny_grop"]}, "`diagnostics.tiny.experiments`: .*tiny_grop.*tiny_grpo"),
+        ("tiny", {"benchmarks": ["exams"]}, "`diagnostics.tiny.benchmarks`: .*exams.*exam"),
+        ("huge", {}, "`diagnostics.huge`: .*huge"),
+        ("tiny", {"alpha": 2}, "diagnostics.tiny.alpha"),
+    ],
+)
+def test_mistakes_in_the_settings_are_one_line(name, change, message):
+    config = with_diagnostics()
+    config["diagnostics"] = {name: config["diagnostics"]["tiny"] | change}
+    with pytest.raises(SettingError, match=message) as error:
+        load_config(config)
+    assert "\n" not in str(error.value)
 
 
 def test_the_report_says_where_most_of_the_loss_lies(project):
