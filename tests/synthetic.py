@@ -17,7 +17,7 @@ import pyarrow as pa
 from selfdistill.artifacts.store import Artifact, all_artifacts, find
 from selfdistill.artifacts.tables import CONTEXTS, PROBLEMS, PROMPTS, ROLLOUTS, SFT, read_rows, write_rows, write_table
 from selfdistill.epistemic import count
-from selfdistill.files import pretty_json, sha256_text, write_atomically
+from selfdistill.files import pretty_json, sha256_file, sha256_text, write_atomically
 from selfdistill.plan.workspace import Workspace, plan_path
 from selfdistill.schema.stages import TrainSpec
 
@@ -126,6 +126,14 @@ def fill(artifact: Artifact, behaviour: Behaviour, scalars: Scalars) -> None:
     attempt = {"commit": "c" * 40, "dirty": None, "started": "2026-01-02T03:04:05+00:00", "finished": None}
     write_atomically(artifact.folder / "provenance.json", pretty_json({"attempts": [attempt]}))
     artifact.seal(_summary(artifact))
+
+
+def vouch_again(artifact: Artifact) -> None:
+    """Let the manifest vouch for the files as they are now: as if the stage had made them so."""
+    manifest = json.loads(artifact.manifest_path.read_text())
+    for name, entry in manifest["files"].items():
+        entry |= {"sha256": sha256_file(artifact.folder / name), "size": (artifact.folder / name).stat().st_size}
+    write_atomically(artifact.manifest_path, pretty_json(manifest))
 
 
 def _write_problems(artifact: Artifact, params: dict[str, Any]) -> None:

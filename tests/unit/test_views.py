@@ -37,7 +37,7 @@ from selfdistill.views.part_files import as_latex, as_markdown, part_file, parts
 from selfdistill.views.study import read_study
 from selfdistill.views.style import looks
 from selfdistill.views.words import shift
-from synthetic import CONFIG, Said, build_study, kind_of, seed_of
+from synthetic import CONFIG, Said, build_study, kind_of, seed_of, vouch_again
 
 RIGHT = {
     ("base", None): {"long": (1, 0), "mod": (0, 0)},
@@ -209,6 +209,7 @@ def test_curves_hold_every_scalar_and_the_last_writing_of_a_step(project):
     metrics = Path("results/artifacts") / plan["rows"][0]["train_artifact"] / "metrics.jsonl"
     with metrics.open("a") as file:
         file.write(json.dumps({"step": 12, "reward_mean": 0.5, "extra": 2, "note": "text", "flag": True}) + "\n")
+    vouch_again(Artifact(metrics.parent))
     rows = rows_of(builder("curves")(plan))
     assert list(rows[0]) == ["experiment", "seed", "step", "completion_tokens_mean", "epistemic_count_mean", "extra",
                              "reward_mean", "train_artifact"]  # fmt: skip
@@ -323,6 +324,7 @@ def test_counts_of_other_completions_are_an_error(project):
     artifacts = [row["epistemics_artifact"] for row in plan["rows"]]
     path = Path("results/artifacts") / artifacts[0] / "payload/counts.parquet"
     pq.write_table(pq.read_table(path).slice(1), path)
+    vouch_again(Artifact(path.parents[1]))
     with pytest.raises(UserError, match="does not count the completions"):
         builder("ood")(plan)
 

@@ -135,7 +135,8 @@ def launch(stage, is_shard=False):
 
 def make_view(view):
     """The command of a table or of the report."""
-    return f"{VIEW} {view} {{input.plan}} {{output}} --digest {{params.digest}} --log {{log}}"
+    check = f"--check-mb {PLAN.runtime.view_check_mb:g}"
+    return f"{VIEW} {view} {{input.plan}} {{output}} --digest {{params.digest}} {check} --log {{log}}"
 
 
 def label(stage):

@@ -6,7 +6,9 @@ Artifacts that were made before there was a digest for something are readable; w
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import (
@@ -21,6 +23,9 @@ from selfdistill.artifacts.provenance import NAMES_FILE
 from selfdistill.artifacts.store import Artifact, find, manifest_digest
 from selfdistill.files import pretty_json, sha256_file
 from selfdistill.schema.errors import UserError
+
+#: Readers hash files up to this size before they read them, and of larger ones compare the size (bytes).
+check_limit: ContextVar[int] = ContextVar("check_limit", default=256_000_000)
 
 
 @dataclass
@@ -111,3 +116,31 @@ def changed_inputs(artifact: Artifact) -> Iterator[str]:
             yield f"{artifact.name}: input {role} ({entry['id']}) is gone"
         elif manifest_digest(Artifact(folder)) != entry["manifest"]:
             yield f"{artifact.name}: built from an earlier realisation of {role} ({entry['id']})"
+
+
+def check_manifest(artifact: Artifact) -> None:
+    """UserError if the manifest is not the one that was written when the artifact was finished, as far as is known."""
+    recorded = sealed_manifest(read_attempts(provenance_path(artifact.folder)))
+    if recorded not in (None, manifest_digest(artifact)):
+        raise UserError(
+            f"{artifact.manifest_path} is not the one that was written: see `selfdistill verify {artifact.key}`."
+        )
+
+
+def check_file(folder: Path, name: str) -> Path:
+    """The path of a file of a finished artifact; UserError if it is not what the manifest says (see `check_limit`)."""
+    _check_file(folder.absolute(), name, check_limit.get())
+    return folder / name
+
+
+@cache
+def _check_file(folder: Path, name: str, limit: int) -> None:
+    artifact = Artifact(folder)
+    path, entry = folder / name, artifact.manifest["files"].get(name)
+    if not path.is_file():
+        raise UserError(f"{path} is missing: discard its artifact and run again.")
+    size = path.stat().st_size
+    if entry is None or size != entry["size"] or (size <= limit and sha256_file(path) != entry["sha256"]):
+        raise UserError(
+            f"{path} is not what was made: see `selfdistill verify {artifact.key}`, discard it and run again."
+        )

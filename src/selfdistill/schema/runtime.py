@@ -112,6 +112,9 @@ class RuntimeConfig(Model):
 
     warm_start: bool = Field(False, description="On one machine, fork jobs from a process that has torch loaded.")
     mlflow: MlflowSettings = Field(MlflowSettings(), description="Updates of MLflow while a training runs.")
+    view_check_mb: float = Field(
+        256, ge=0, description="Tables and reports hash files up to this size before they read them; else only sizes."
+    )
     defaults: RuntimeEntry = Field(RuntimeEntry(), description="Every job.")
     stages: dict[str, RuntimeEntry] = Field({}, description="By stage.")
     models: dict[str, dict[str, RuntimeEntry]] = Field(

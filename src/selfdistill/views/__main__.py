@@ -16,6 +16,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.verification import check_limit
 from selfdistill.files import write_atomically
 from selfdistill.plan.made_views import record_view
 from selfdistill.plan.workspace import read_plan
@@ -71,6 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _write(options: argparse.Namespace) -> None:
+    check_limit.set(int(options.check_mb * 1e6))
     plan = read_plan(options.plan, options.digest)
     wanted = "report" if options.view in PARTS else options.view
     if plan.get("view") != wanted:
@@ -100,6 +102,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("plan", type=Path, help="results/plans/<view>/<name>/plan.json")
     parser.add_argument("output", type=Path, help="the file to write")
     parser.add_argument("--digest", help="SHA-256 of the plan that this job was scheduled with")
+    parser.add_argument("--check-mb", type=float, default=256, help="hash files up to this size before reading them")
     parser.add_argument("--log", type=Path, help="file that repeats what is printed")
     return parser.parse_args(arguments)
 

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from selfdistill.artifacts.store import ROOT, Artifact
 from selfdistill.artifacts.tables import read_frame
+from selfdistill.artifacts.verification import check_file, check_manifest
 from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Runs, Uncertain, difference, mean
 from selfdistill.statistics import avg_at_k, pass_at_k
@@ -111,7 +112,8 @@ def _measure(rollouts: Path, epistemics: Path) -> dict[int, Measurement]:
 
 
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
-    """A table of a finished artifact; UserError when the file or one of its columns is missing."""
+    """A table in the payload of a finished artifact; UserError when it has changed, or it or a column is missing."""
+    check_file(path.parents[1], f"payload/{path.name}")
     try:
         return read_frame(path, columns)
     except (ValueError, OSError) as error:
@@ -133,6 +135,7 @@ def _open(place: Path, folder: Path) -> Artifact:
     """`place` keeps apart what different working directories call by one name."""
     artifact = Artifact.open(folder)
     _ = artifact.manifest
+    check_manifest(artifact)
     return artifact
 
 

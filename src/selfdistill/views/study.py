@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from selfdistill.artifacts.verification import check_file
 from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Uncertain
 from selfdistill.views.measures import ALL, Measurement, measure, open_artifact, pooled
@@ -228,6 +229,7 @@ def curves(train: str) -> pd.DataFrame:
 
 @cache
 def _curves(path: Path) -> pd.DataFrame:
+    check_file(path.parent, path.name)
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
         records = [json.loads(line) for line in lines if line.strip()]
