@@ -75,6 +75,19 @@ def test_a_setting_that_cannot_work_is_refused_before_anything_runs(config, path
     assert "``" not in str(raised.value)
 
 
+@pytest.mark.parametrize("dataset", ["toy_ood", "a_part"])
+def test_a_benchmark_of_another_distribution_cannot_hold_the_problems_trained_on(config, dataset):
+    config["datasets"]["a_part"] = config["datasets"]["toy_ood"] | {"limit": 5}
+    config["experiments"]["toy_grpo"]["dataset"] = dataset
+    config["report"] = {}
+    with pytest.raises(
+        UserError, match="`experiments.toy_grpo.benchmarks`: toy_ood holds the problems .*domain` to `in`"
+    ):
+        Workspace(config).check()
+    config["benchmarks"]["toy_ood"]["domain"] = "in"
+    Workspace(config).check()
+
+
 @pytest.mark.parametrize("section", ["experiments", "datasets", "models", "recipes", "benchmarks", "questions"])
 @pytest.mark.parametrize(
     ("name", "proposal"), [("my one", "my_one"), ("a/b", "a_b"), ("Qwen-3", "qwen_3"), ("8b", "x_8b")]

@@ -18,6 +18,7 @@ from selfdistill.training import guards
 from selfdistill.training.data import CONTEXT, RowPlan, TeacherPrompt
 from selfdistill.training.methods import Policy
 from selfdistill.training.methods.sdpo import SdpoMethod
+from selfdistill.training.metrics import teacher_metrics
 
 REPROMPT = RepromptTemplate(
     frame="{prompt}{solution}{feedback}!", solution="\n[{successful_previous_attempt}]\n", feedback="{feedback_raw}"
@@ -137,6 +138,14 @@ def test_white_space_around_a_demonstration_is_kept_where_the_recipe_says_so():
     assert "[B\n ]" in made.decode(shown(sdpo(made, keep_space=True), completions).teachers[CONTEXT].ids)
     blank = group(made, ["<think>a</think> \n"] * 2)
     assert not shown(sdpo(made, keep_space=True), blank).is_supervised
+
+
+def test_the_share_of_demonstrations_that_lost_their_thinking_is_shown():
+    made = tokenizer(special=("[THINK]", "[/THINK]"))
+    plans = sdpo(made).plan_step(
+        [group(made, ["[THINK]Wait[/THINK] So \\boxed{2}"] * 2), group(made, ["So \\boxed{2}"] * 2)]
+    )
+    assert teacher_metrics(plans)["stripped_share"] == 0.5
 
 
 def test_a_step_in_which_no_thinking_was_removed_is_an_error():

@@ -67,6 +67,7 @@ def load_config(data: Mapping[str, Any]) -> Config:
             kind = "a rule of the workflow" if name in RULES else "an experiment"
             raise SettingError.at("reports", name, problem=f"is the name of {kind} as well: choose another name.")
     _check_cycles(config)
+    _check_training_sets(config)
     return config
 
 
@@ -79,6 +80,22 @@ def _check_cycles(config: Config) -> None:
         field = "exclude" if cycle[1] in config.datasets[cycle[0]].exclude else "compare"
         problem = f"a data set cannot depend on itself: {' -> '.join(cycle)}."
         raise SettingError.at("datasets", cycle[0], field, problem=problem) from None
+
+
+def _check_training_sets(config: Config) -> None:
+    """SettingError for a benchmark of another distribution (`domain: ood`) that holds the problems trained on."""
+    for name, experiment in config.experiments.items():
+        trained = config.datasets[experiment.dataset]
+        for benchmark in experiment.benchmarks:
+            entry = config.benchmarks[benchmark]
+            tested = config.datasets[entry.dataset]
+            if entry.domain == "ood" and (tested.source, tested.split) == (trained.source, trained.split):
+                problem = (
+                    f"{benchmark} holds the problems that {name} is trained on ({experiment.dataset}), so it is no "
+                    f"benchmark of another distribution. Take another data set, or set `benchmarks.{benchmark}.domain` "
+                    "to `in` where the training problems are to be measured."
+                )
+                raise SettingError.at("experiments", name, "benchmarks", problem=problem)
 
 
 def _references(config: Config) -> Iterator[tuple[str, Iterable[str], Collection[str], Keys]]:
