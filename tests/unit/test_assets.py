@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -10,11 +11,14 @@ import sys
 import zipfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from selfdistill.assets import Assets, add_local, check, fetch, write_lock
 from selfdistill.assets.folders import folder_digest
+from selfdistill.estimate.dimensions import PUBLISHED, dimensions_of
 from selfdistill.schema.assets import LOCAL_FILE, LOCK_FILE, AssetEntry, AssetLock, read_assets
 from selfdistill.schema.common import AssetPin
 from selfdistill.schema.errors import UserError
@@ -366,6 +370,102 @@ def test_a_hub_model_that_was_brought_is_used_and_its_recorded_files_are_checked
     put(elsewhere / "config.json", b"{1}")
     with pytest.raises(UserError, match="changed or cut short"):
         Assets.here(tmp_path).model_folder(pin)
+
+
+HIDDEN, LAYERS, VOCABULARY = 8, 2, 20
+SIZES = {"model_type": "qwen3", "hidden_size": HIDDEN, "num_hidden_layers": LAYERS, "vocab_size": VOCABULARY}
+WEIGHTS = 2 * VOCABULARY * HIDDEN + LAYERS * HIDDEN * HIDDEN
+
+
+def weights(folder: Path, *, tied: bool = False, shards: bool = False) -> Path:
+    """A model folder with safetensors of these sizes."""
+    put(folder / "config.json", json.dumps(SIZES | {"tie_word_embeddings": tied}).encode())
+    head = {name: np.zeros((VOCABULARY, HIDDEN)) for name in ("model.embed_tokens.weight", "lm_head.weight")}
+    body = {f"model.layers.{n}.q_proj.weight": np.zeros((HIDDEN, HIDDEN)) for n in range(LAYERS)}
+    if not shards:
+        save_file(head | body, folder / "model.safetensors")
+        return folder
+    named = {"model-1-of-2.safetensors": head, "model-2-of-2.safetensors": body}
+    for name, tensors in named.items():
+        save_file(tensors, folder / name)
+    save_file(
+        {"x": np.zeros(9)}, folder / "consolidated.safetensors"
+    )  # Not in the index: the library does not read it.
+    index = {"weight_map": {tensor: name for name, tensors in named.items() for tensor in tensors}}
+    put(folder / "model.safetensors.index.json", json.dumps(index).encode())
+    return folder
+
+
+def known(root: Path, **changes) -> Assets:
+    stated = {"kind": "model", "files": {}, "config": SIZES, "parameters": WEIGHTS}
+    return project(root, {"m": entry(**(stated | changes))})
+
+
+def test_the_lock_says_what_the_shipped_models_look_like():
+    shipped = {e.repo: e for e in read_assets(PROJECT).assets.values() if e.kind == "model" and e.source == "hub"}
+    assert len(shipped) == 4
+    for repo, asset in shipped.items():
+        sizes = dataclasses.replace(PUBLISHED[repo], window=None, window_layers=0)
+        assert asset.parameters == sizes.parameters
+        assert dimensions_of(asset.config | {"tie_word_embeddings": sizes.is_tied}, repo) == sizes
+
+
+@pytest.mark.parametrize("shards", [False, True])
+def test_a_model_with_the_sizes_in_the_lock_is_used(tmp_path, shards):
+    assets = known(tmp_path)
+    folder = weights(tmp_path / "resources/models/m", shards=shards)
+    assert assets.model_folder(assets.lock.pin("m")) == folder
+
+
+def test_the_copy_of_a_tied_embedding_is_not_counted(tmp_path):
+    assets = known(tmp_path, parameters=WEIGHTS - VOCABULARY * HIDDEN)
+    weights(tmp_path / "resources/models/m", tied=True)
+    assert assets.model_folder(assets.lock.pin("m"))
+
+
+def test_another_model_in_the_folder_of_a_hub_model_is_refused_in_one_line(tmp_path):
+    lock = read_assets(PROJECT).assets
+    assets = project(tmp_path, {"qwen3_8b": lock["qwen3_8b"]})
+    folder = weights(tmp_path / "resources/models/qwen3_8b")
+    with pytest.raises(UserError, match="vocab_size is 20, but 151936 in .*Qwen/Qwen3-8B.*another model") as refused:
+        assets.model_folder(assets.lock.pin("qwen3_8b"))
+    assert "\n" not in str(refused.value)
+    put(folder / "config.json", json.dumps(lock["qwen3_8b"].config).encode())
+    with pytest.raises(UserError, match="safetensors hold 448 weights, but 8,190,735,360"):
+        assets.model_folder(assets.lock.pin("qwen3_8b"))
+    with pytest.raises(UserError, match="another model"):
+        fetch(assets, "qwen3_8b")
+    assert not read_assets(tmp_path).entry("qwen3_8b").files
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda folder: (folder / "model.safetensors").write_bytes(b"weights"), "no safetensors file, or damaged"),
+        (lambda folder: os.truncate(folder / "model.safetensors", 1000), "it was cut short"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "hold 0 weights"),
+        (lambda folder: (folder / "config.json").write_text("[" * 10**6), "is not JSON"),
+    ],
+)
+def test_damaged_weights_are_one_line(tmp_path, damage, message):
+    assets = known(tmp_path)
+    damage(weights(tmp_path / "resources/models/m"))
+    with pytest.raises(UserError, match=message):
+        assets.model_folder(assets.lock.pin("m"))
+
+
+def test_every_recorded_digest_is_compared_and_what_has_none_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr("selfdistill.assets.places._SMALL_BYTES", 10)
+    folder = weights(tmp_path / "resources/models/m")
+    recorded = {"model.safetensors": hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()}
+    assets = known(tmp_path, files=recorded)
+    pin = assets.lock.pin("m")
+    assert assets.check_model_files(pin, assets.model_folder(pin)) == ["config.json"]
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-1] ^= 1
+    put(folder / "model.safetensors", bytes(content))
+    with pytest.raises(UserError, match="changed or cut short"):
+        assets.check_model_files(pin, assets.model_folder(pin))
 
 
 def test_the_first_fetch_of_a_model_records_its_digests(tmp_path):

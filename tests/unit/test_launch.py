@@ -216,3 +216,14 @@ def test_each_attempt_records_the_names_that_the_artifact_had_when_it_started(ar
         run(artifact)
     attempts = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
     assert [attempt["names"] for attempt in attempts] == [{"experiments": ["first"]}, {"experiments": ["second"]}]
+
+
+def test_what_a_stage_notes_is_in_the_provenance_of_the_attempt(artifact, stage):
+    def main(job):
+        job.notes["files_without_digest_in_lock"] = ["x"]
+        return write_payload(job)
+
+    stage(main)
+    run(artifact)
+    (attempt,) = json.loads((artifact.folder / "provenance.json").read_text())["attempts"]
+    assert attempt["files_without_digest_in_lock"] == ["x"] and attempt["sealed"]

@@ -7,7 +7,7 @@ import os
 import platform
 import shutil
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
@@ -79,8 +79,9 @@ class Provenance:
         self.attempts[-1] |= {"manifest": manifest, "names": _names(self.path.parent)}
         self._write()
 
-    def finish(self, *, sealed: bool, out_of_memory: bool = False) -> None:
-        self.attempts[-1] |= {"finished": _now(), "sealed": sealed, "out_of_memory": out_of_memory}
+    def finish(self, *, sealed: bool, out_of_memory: bool = False, notes: Mapping[str, Any] | None = None) -> None:
+        """`notes`: what the stage has to say about this attempt."""
+        self.attempts[-1] |= {"finished": _now(), "sealed": sealed, "out_of_memory": out_of_memory, **(notes or {})}
         self._write()
 
     def _write(self) -> None:

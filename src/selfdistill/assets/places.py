@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from selfdistill.assets.download import Unreachable, download_file, download_model, extract_from_wheel
-from selfdistill.assets.folders import differs, folder_digest, search, verify
+from selfdistill.assets.folders import differs, folder_digest, search, verify, visible_files
 from selfdistill.assets.gguf import import_gguf
+from selfdistill.assets.weights import check_architecture
 from selfdistill.files import replacing
 from selfdistill.schema.assets import LOCAL_FILE, AssetEntry, AssetLock, read_assets
 from selfdistill.schema.common import AssetPin
@@ -97,6 +98,16 @@ class Assets:
                 f"{MODEL_FOLDER / name}, or give its path in {LOCAL_FILE}: `{name}: /path/to/folder`."
             ) from None
 
+    def check_model_files(self, pin: AssetPin, folder: Path) -> list[str]:
+        """Compare every recorded digest, those of the weights too; returns the files that have none in the lock."""
+        entry = self._known(pin)[1]
+        if entry is None or pin.file is not None:
+            return []
+        for file, sha256 in entry.files.items():
+            verify(folder / file, AssetPin(file=file, sha256=sha256))
+        found = (path.relative_to(folder).as_posix() for path in visible_files(folder))
+        return [file for file in found if file not in entry.files]
+
     def model_place(self, name: str) -> Path | None:
         """Folder of a model in the local file or under resources/; None if only the hub's cache can have it."""
         place = self._local_path(name) or self.root / MODEL_FOLDER / name
@@ -166,6 +177,7 @@ class Assets:
                 raise UserError(f"model `{name}`: {folder} lacks {file}.")
             if path.stat().st_size <= _SMALL_BYTES:
                 verify(path, AssetPin(file=file, sha256=sha256))
+        check_architecture(name, entry, folder)
         return folder
 
     def _missing_file(self, name: str, pin: AssetPin, cause: str) -> UserError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
@@ -99,6 +99,8 @@ class Job:
     stop_file: Path | None = None
     shard: Shard = Shard()
     lock: int | None = None
+    #: What the stage wants to be read in the provenance of this attempt.
+    notes: dict[str, Any] = field(default_factory=dict)
 
     @property
     def stop_requested(self) -> bool:

@@ -195,7 +195,8 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
                 refusal.forget(artifact.folder)
         finally:
             error = sys.exc_info()[1]
-            provenance.finish(sealed=artifact.is_sealed, out_of_memory=error is not None and _is_out_of_memory(error))
+            is_oom = error is not None and _is_out_of_memory(error)
+            provenance.finish(sealed=artifact.is_sealed, out_of_memory=is_oom, notes=job.notes)
     tee.print(f"shard {shard} is done." if shard.is_partial else "sealed.")
 
 

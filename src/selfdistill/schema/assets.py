@@ -54,6 +54,12 @@ class AssetEntry(Model):
     files: dict[PathInside, Sha256] = Field(
         {}, description="Path inside the asset -> sha256, recorded at the first fetch."
     )
+    config: dict[str, str | int | bool] = Field(
+        {}, description="Fields that config.json of this model has: a folder with other values is another model."
+    )
+    parameters: int | None = Field(
+        None, gt=0, description="Weights of the model; those of an output layer tied to the embedding are not counted."
+    )
     licence: str = Field(description="SPDX name, or unknown.")
 
     @model_validator(mode="after")
@@ -67,6 +73,8 @@ class AssetEntry(Model):
             raise ValueError("reason belongs to revision: unresolved, and only to that")
         if self.source == "git" and self.url is None:
             raise ValueError("source git needs url")
+        if (self.config or self.parameters) and (self.kind, self.source) != ("model", "hub"):
+            raise ValueError("config and parameters are for models of the hub")
         if self.kind == "model" and self.source == "package" and len(self.files) != 1:
             raise ValueError("a model from a package is exactly one file")
         return self

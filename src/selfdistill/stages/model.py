@@ -16,7 +16,11 @@ from selfdistill.schema.stages import ModelSpec
 
 def main(job: Job) -> dict[str, Any]:
     spec = job.artifact.spec(ModelSpec)
-    source = Assets.here().model_folder(spec.pin)
+    assets = Assets.here()
+    source = assets.model_folder(spec.pin)
+    if unchecked := assets.check_model_files(spec.pin, source):
+        job.tee.print(f"not checked, since config/assets.lock.yaml has no digest of them: {', '.join(unchecked)}")
+        job.notes["files_without_digest_in_lock"] = unchecked
     target = job.artifact.payload / "model"
     target.mkdir(parents=True)
     files = [path for path in sorted(source.rglob("*")) if path.is_file() and ".cache" not in path.parts]
