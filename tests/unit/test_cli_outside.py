@@ -9,7 +9,7 @@ COMMANDS = (
     "verify", "track", "status", "lock", "gc", "doctor", "where toy_grpo", "lineage toy_grpo", "explain toy_grpo",
     "discard 0123456789ab", "estimate toy_grpo", "assets check", "assets add mine mine.jsonl",
     "assets fetch qwen3_8b", "contamination toy_id", "register 0123456789ab x", "reproduce toy_grpo",
-    "export toy_grpo x.tar.zst", "import x.tar.zst",
+    "export toy_grpo x.tar.zst", "import x.tar.zst", "push 0123456789ab me/x",
 )  # fmt: skip
 
 

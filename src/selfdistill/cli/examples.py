@@ -12,6 +12,7 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "reproduce": ("reproduce train/0123456789ab", "reproduce toy_sdpo --scratch /tmp/again --present-code"),
     "export": ("export toy_sdpo study.tar.zst", "export toy_sdpo small.tar.zst --without-weights --without-rollouts"),
     "import": ("import study.tar.zst",),
+    "push": ("push train/0123456789ab OWNER/toy-sdpo --step 60", "push rollouts/0123456789ab OWNER/rollouts"),
     "show": ("show toy_sdpo --which changed", "show toy_sdpo --diff toy_grpo --limit 3"),
     "compare": ("compare toy_grpo toy_sdpo", "compare toy_sdpo:0:50 toy_sdpo:0:100 --json"),
     "verify": ("verify", "verify train/0123456789ab"),

@@ -1,13 +1,13 @@
-"""export, import: take results to another machine."""
+"""export, import, push: take results to another machine, or to the Hugging Face hub."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from selfdistill.artifacts.store import Artifact, locate
+from selfdistill.artifacts.store import Artifact, locate, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import artifact_ids
@@ -19,6 +19,7 @@ Name = Annotated[str, typer.Argument(help="Experiment, target, or key or path of
 def register(app: typer.Typer) -> None:
     app.command("export", rich_help_panel=RESULTS)(in_project(export_archive))
     app.command("import", rich_help_panel=RESULTS)(in_project(import_archive))
+    app.command(rich_help_panel=RESULTS)(in_project(push))
 
 
 def export_archive(
@@ -65,3 +66,37 @@ def import_archive(path: Annotated[Path, typer.Argument(help="Archive that `self
             f"and what needs them cannot be made here. The first: {done.left_out[0]}",
             markup=False, soft_wrap=True,
         )  # fmt: skip
+
+
+def push(
+    key: Annotated[str, typer.Argument(help="Key or path of an artifact: a model, a training, or any table.")],
+    repo: Annotated[str, typer.Argument(help="Repository on the hub: OWNER/NAME.")],
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Folder to write (default: results/hub/NAME).")
+    ] = None,
+    step: Annotated[int | None, typer.Option(help="Which checkpoint of a training; the last one if left out.")] = None,
+    form: Annotated[
+        Literal["parquet", "saved"], typer.Option(help="Tables: parquet files, or what datasets.load_from_disk reads.")
+    ] = "parquet",
+) -> None:
+    """Write a model or a table for the Hugging Face hub, with a card from its lineage, and print how to upload it.
+
+    Nothing is uploaded.
+    """
+    from selfdistill.exchange import hub
+
+    found = named(key)
+    if len(found) != 1:
+        raise UserError(f"`{key}` is the key of {len(found)} artifacts. List keys with: selfdistill where EXPERIMENT")
+    artifact, out = found[0], out or Path("results/hub") / repo.rpartition("/")[2]
+    if not artifact.is_sealed:
+        raise UserError(f"{artifact.name} is not finished.")
+    if out.exists():
+        raise UserError(f"{out} exists. Remove it, or name another folder: --out DIR.")
+    kind = hub.kind_of(artifact)
+    if kind == "model":
+        hub.write_model(artifact, step, out, repo)
+    else:
+        hub.write_dataset(artifact, out, repo, form)
+    console.print(f"{out} holds the {kind} and its card. Look at it, then:", soft_wrap=True, markup=False)
+    console.print(f"    {hub.upload_command(out, repo, kind)}", soft_wrap=True, markup=False)
