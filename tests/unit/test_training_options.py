@@ -117,7 +117,7 @@ def test_a_trust_region_teacher_mixes_the_logits_of_the_first_and_the_present_po
     teacher.separate()
     student.model.load_state_dict(now.state_dict())
     packed = pack(PROMPTS, COMPLETIONS, student.device)
-    with teacher.logits(packed) as logits:
+    with teacher.logits(PROMPTS, COMPLETIONS) as logits:
         found = logits(slice(1, 4))
     rows = [0, 0, 1]
     places = [2, 3, 3]

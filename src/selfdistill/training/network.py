@@ -100,9 +100,16 @@ class Network:
     def hidden(self, packed: Packed) -> Tensor:
         """Last hidden states of the completion positions [N, H]."""
         positions = {} if packed.position_ids_BT is None else {"position_ids": packed.position_ids_BT}
+        return self.states(packed.ids_BT, **positions).flatten(0, 1).index_select(0, packed.positions_N)
+
+    def states(self, ids_BT: Tensor, **arguments: Any) -> Tensor:
+        """Last hidden states of all positions [B, T, H]; further arguments are the library's."""
         with self._casting():
-            states = last_hidden_states(self.model, input_ids=packed.ids_BT, **positions)
-        return states.flatten(0, 1).index_select(0, packed.positions_N)
+            return last_hidden_states(self.model, input_ids=ids_BT, **arguments)
+
+    @property
+    def is_sharded(self) -> bool:
+        return is_sharded(self.model)
 
     @contextmanager
     def head(self, *, trains: bool = False) -> Iterator[Head]:
@@ -112,7 +119,7 @@ class Network:
         """
         layer = self.model.get_output_embeddings()
         scale = (self.softcap, self.temperature)
-        if not is_sharded(self.model):
+        if not self.is_sharded:
             if is_matrix(layer):
                 yield matrix_head(layer.weight, layer.bias, self.compute_dtype, *scale)
             else:

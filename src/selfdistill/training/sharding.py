@@ -85,5 +85,5 @@ def _sharded_state(model: Any, adamw: torch.optim.Optimizer, weights: dict[str, 
     return {**weights, "optimiser": optimiser, "generator": torch.get_rng_state()}
 
 
-def _hidden_states(model: nn.Module, **inputs: Any) -> Tensor:
-    return model.base_model(**inputs, use_cache=False).last_hidden_state
+def _hidden_states(model: nn.Module, *, use_cache: bool = False, **inputs: Any) -> Tensor:
+    return model.base_model(**inputs, use_cache=use_cache).last_hidden_state

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 
 from selfdistill.schema.methods import Teacher
-from selfdistill.training.network import Network, Packed
+from selfdistill.training.network import Network
+from selfdistill.training.prefix import hidden_after_prompt, is_shared
 from selfdistill.training.weights import trained_parameters
 
 #: A slice of the micro-batch's tokens -> the teacher's logits [n, V].
@@ -60,13 +61,13 @@ class TeacherNetwork:
         self.network = Network(model, temperature=self.student.temperature, compute_dtype=self.student.compute_dtype)
 
     @contextmanager
-    def logits(self, packed: Packed) -> Iterator[TeacherLogits]:
+    def logits(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Iterator[TeacherLogits]:
         """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded."""
         networks = [self.network]
         if self.settings.kind == "trust_region":
             networks.append(self.student)
         with ExitStack() as stack, torch.no_grad():
-            hidden = [_hidden(network, packed) for network in networks]
+            hidden = [_hidden(network, prompts, completions) for network in networks]
             heads = [stack.enter_context(network.head()) for network in networks]
 
             @torch.no_grad()
@@ -89,7 +90,7 @@ class TeacherNetwork:
         lengths = [len(completion) for completion in completions]
         is_shown = np.repeat([prompt is not None for prompt in prompts], lengths)
         before = np.concatenate([[0], np.cumsum(is_shown)]).tolist()
-        with self.logits(self.student.pack(*map(list, zip(*rows, strict=True)))) as logits:
+        with self.logits(*map(list, zip(*rows, strict=True))) as logits:
 
             def of(part: slice) -> ShownLogits | None:
                 own = slice(before[part.start], before[part.stop])
@@ -119,13 +120,15 @@ class TeacherNetwork:
         return {name: own[name] for name in trained_parameters(self.student.model)}
 
 
-def _hidden(network: Network, packed: Packed) -> Tensor:
-    """Hidden states in evaluation mode (no dropout)."""
+def _hidden(network: Network, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+    """Hidden states in evaluation mode (no dropout); a long prompt that all rows have is read once."""
     was_training = network.model.training
     if was_training:
         network.model.eval()
     try:
-        return network.hidden(packed)
+        if is_shared(prompts, network):
+            return hidden_after_prompt(network, prompts[0], completions)
+        return network.hidden(network.pack(prompts, completions))
     finally:
         network.model.train(was_training)
 

@@ -25,6 +25,7 @@ from selfdistill.training.data import CONTEXT, PLAIN, Row, RowStatistics, plan_m
 from selfdistill.training.distributed import World
 from selfdistill.training.methods.base import Tokens, TrainingMethod
 from selfdistill.training.network import Network, Packed, backward_through_head, completion_logprobs
+from selfdistill.training.prefix import LEAST_TOKENS, can_share
 from selfdistill.training.sums import TokenSums
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.token_statistics import row_statistics
@@ -195,11 +196,31 @@ class Updater:
         return own
 
     def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
-        student = [len(rows[place].prompt_ids) + len(rows[place].completion_ids) for place in places]
-        teacher = [_longest_teacher(rows[place]) for place in places]
-        plan = plan_micro_batches(student, teacher, self.micro_batch_tokens, unpadded=self.student.unpadded)
-        chosen = [[places[index] for index in micro] for micro in plan]
-        return [MicroBatch(micro, [rows[place] for place in micro]) for micro in chosen]
+        return [
+            MicroBatch([together[index] for index in micro], [rows[together[index]] for index in micro])
+            for together, prefix in self._sharing(rows, places)
+            for micro in self._plan_lengths([rows[place] for place in together], prefix)
+        ]
+
+    def _sharing(self, rows: Sequence[Row], places: Sequence[int]) -> list[tuple[list[int], int]]:
+        """Places that are planned together: those whose teacher reads one long prompt (of this length); all others."""
+        if self.teacher is None or not can_share(self.student):
+            return [(list(places), 0)]
+        by_prompts: dict[tuple[tuple[int, ...], ...], list[int]] = {}
+        for place in places:
+            prompts = tuple(tuple(prompt.ids) for prompt in rows[place].plan.teachers.values())
+            is_long = bool(prompts) and max(map(len, prompts)) >= LEAST_TOKENS
+            by_prompts.setdefault(prompts if is_long else (), []).append(place)
+        shared = [(group, max(map(len, key))) for key, group in by_prompts.items() if key and len(group) > 1]
+        others = [place for place in places if not any(place in group for group, _ in shared)]
+        return [*shared, (others, 0)] if others or not shared else shared
+
+    def _plan_lengths(self, rows: Sequence[Row], prefix: int) -> list[list[int]]:
+        """Micro-batches of rows; `prefix` is read once in each."""
+        student = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
+        teacher = [len(row.completion_ids) if prefix else _longest_teacher(row) for row in rows]
+        budget = max(1, self.micro_batch_tokens - prefix)
+        return plan_micro_batches(student, teacher, budget, unpadded=self.student.unpadded)
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> dict[int, Tensor] | None:
         """Log-probs of the completions under the policy before the step, by place in the mini-batch."""

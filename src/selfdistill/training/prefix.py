@@ -1,0 +1,65 @@
+"""Hidden states of several completions of one long prompt, which is read once.
+
+    prompt without its last token [1, P]  ->  keys and values of each layer
+    last token and completion of each row [R, T]  ->  hidden states, with these keys and values before their own
+
+Exact, up to rounding. Only without gradient, and where every layer attends to every position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import DynamicCache, DynamicLayer
+
+from selfdistill.training.network import Network, pack
+
+#: Tokens of a prompt from which on two passes take less time than one.
+LEAST_TOKENS = 512
+
+
+class _Prefix(DynamicLayer):
+    """Keys and values of one row, which stand before those of all rows; what a pass adds is not kept."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.keys, self.values = layer.keys, layer.values
+        self.dtype, self.device, self.is_initialized = self.keys.dtype, self.keys.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        rows = len(key_states)
+        return tuple(
+            torch.cat([before.expand(rows, -1, -1, -1), own], dim=-2)
+            for before, own in ((self.keys, key_states), (self.values, value_states))
+        )
+
+
+def is_shared(prompts: Sequence[Sequence[int]], network: Network) -> bool:
+    """Whether these rows have one long prompt, and the network can read it once."""
+    return (
+        len(prompts) > 1
+        and len(prompts[0]) >= LEAST_TOKENS
+        and all(prompt == prompts[0] for prompt in prompts[1:])
+        and can_share(network)
+    )
+
+
+def can_share(network: Network) -> bool:
+    """Whether every layer keeps every position; sharded networks are left out, whose ranks must do the same passes."""
+    if network.is_sharded or network.unpadded:
+        return False
+    return all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.model.config).layers)
+
+
+@torch.no_grad()
+def hidden_after_prompt(network: Network, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Tensor:
+    """As `Network.hidden` of the rows that this prompt makes with each completion [N, H]."""
+    cache = DynamicCache(config=network.model.config)
+    network.states(torch.tensor([prompt[:-1]], device=network.device), past_key_values=cache, use_cache=True)
+    cache.layers = [_Prefix(layer) for layer in cache.layers]
+    packed = pack([prompt[-1:]] * len(completions), completions, network.device)
+    states = network.states(packed.ids_BT, past_key_values=cache)
+    return states.flatten(0, 1).index_select(0, packed.positions_N)
