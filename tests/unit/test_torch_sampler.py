@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from selfdistill.generation import decoders, torch_sampler
 from selfdistill.generation.base import sample_seed
 from selfdistill.generation.randomness import random_bits, uniforms
 from selfdistill.generation.torch_sampler import TorchSampler, draw_tokens
+from selfdistill.generation.vllm_sampler import VllmSampler
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
 from tiny import tiny_model
@@ -230,3 +233,15 @@ def test_logits_that_are_not_finite_are_one_error(temperature):
     sampling = Sampling(temperature=temperature, max_tokens=5)
     with pytest.raises(UserError, match=r"token 1 of 8 completions: the model's logits are not finite"):
         TorchSampler(broken, EOS).generate(PROMPTS, seeds(2), sampling)
+
+
+def test_log_probs_of_vllm_that_are_not_numbers_are_the_same_error():
+    sampler = object.__new__(VllmSampler)
+    sampler.eos_token_ids = EOS
+    output = SimpleNamespace(
+        token_ids=[3, 4],
+        logprobs=[{3: SimpleNamespace(logprob=-0.5)}, {4: SimpleNamespace(logprob=float("nan"))}],
+        finish_reason="length",
+    )
+    with pytest.raises(UserError, match="vLLM: the model's logits are not finite"):
+        sampler._completion(SimpleNamespace(outputs=[output]))
