@@ -388,9 +388,7 @@ def weights(folder: Path, *, tied: bool = False, shards: bool = False) -> Path:
     named = {"model-1-of-2.safetensors": head, "model-2-of-2.safetensors": body}
     for name, tensors in named.items():
         save_file(tensors, folder / name)
-    save_file(
-        {"x": np.zeros(9)}, folder / "consolidated.safetensors"
-    )  # Not in the index: the library does not read it.
+    save_file({"x": np.zeros(9)}, folder / "other.safetensors")  # Not in the index: the library does not read it.
     index = {"weight_map": {tensor: name for name, tensors in named.items() for tensor in tensors}}
     put(folder / "model.safetensors.index.json", json.dumps(index).encode())
     return folder
