@@ -19,7 +19,7 @@ from selfdistill.schema.common import Grader
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question as the student sees it; `answer` is the gold answer."""
+    """A question as the student sees it; `answer` is the gold answer, `solution` the data set's own, if it has one."""
 
     row_id: int
     problem_id: str
@@ -27,6 +27,7 @@ class Prompt:
     answer: str
     messages: list[dict[str, str]]
     prompt_ids: list[int]
+    solution: str | None = None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pyarrow.parquet as pq
 import pytest
 import torch
 from pydantic import ValidationError
 
 from chat_tokenizers import tokenizer
+from selfdistill.artifacts.tables import prompt_columns, write_rows
 from selfdistill.generation.base import Completion
 from selfdistill.losses import divergence
 from selfdistill.prompts import encode_chat
 from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Sdpo
+from selfdistill.stages.shared.generate import read_prompts
+from selfdistill.stages.train import training_prompts
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import Tokens, make_method
@@ -71,6 +79,31 @@ def test_each_context_shows_what_its_name_says(context, expected):
     assert shown(context, group(0, 0, 1, 0)) == expected
 
 
+def test_a_reference_solution_is_that_of_the_data_set_where_there_is_one():
+    given, without = (
+        [replace(r, prompt=replace(r.prompt, solution=text)) for r in group(place, 1, 0)]
+        for place, text in ((0, "so 0"), (1, None))
+    )
+    assert shown("reference", given, without) == ["which 0 solution so 0 solve"] * 2 + [None] * 2
+
+
+def test_a_solution_of_the_data_set_reaches_the_prompts_of_training(tmp_path):
+    made = [{"row_id": 0, "problem_id": "p", "family": "", "question": "q", "answer": "0", "messages": "[]",
+             "prompt_ids": [1]}]  # fmt: skip
+    artifact = SimpleNamespace(input=lambda role: SimpleNamespace(payload=tmp_path))
+    for solution in (None, "so 0"):
+        rows = [row | {"solution": solution} for row in made]
+        write_rows(tmp_path / "prompts.parquet", rows, prompt_columns(rows))
+        assert ("solution" in pq.read_schema(tmp_path / "prompts.parquet").names) == (solution is not None)
+        assert [prompt.solution for prompt in read_prompts(artifact)] == [solution]
+        spec = make_spec(Sdpo(context="reference", reprompt=TEMPLATE))
+        if solution is None:
+            with pytest.raises(UserError, match="none of the problems has a solution"):
+                training_prompts(SimpleNamespace(artifact=artifact), spec)
+        else:
+            assert training_prompts(SimpleNamespace(artifact=artifact), spec)[0].answer == "0"
+
+
 def test_feedback_tells_wrong_completions_what_was_wrong_and_right_ones_nothing():
     wrong, right = shown("feedback", group(0, 0, 1))
     assert wrong.startswith("which 0 check <unk>") and wrong.endswith("solve") and right is None
@@ -125,7 +158,7 @@ def update(rows: list[Row], budget: int, chunk: int):
         Optimiser(learning_rate=1.0, max_grad_norm=1e9), World("cpu"), budget, 2.0,
         torch.arange(len(TOKENIZER)) % 5 == 0,
     )  # fmt: skip
-    return updater.run([rows], 1, lambda: None), [p.grad for p in student.model.parameters()]
+    return updater.run([rows], 1, lambda *_: None), [p.grad for p in student.model.parameters()]
 
 
 @pytest.mark.parametrize(("budget", "chunk"), [(100_000, 1000), (100_000, 7), (60, 1000), (1, 3)])

@@ -50,6 +50,11 @@ def problem_columns(problems: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return PROBLEMS + (("system",) if any(problem.get("system") for problem in problems) else ())
 
 
+def prompt_columns(prompts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
+    """Columns of a table of prompts; `solution` only if a problem has one, so that other tables keep their bytes."""
+    return PROMPTS + (("solution",) if any(prompt.get("solution") for prompt in prompts) else ())
+
+
 def rollout_columns(grader_kind: str) -> tuple[str, ...]:
     """Columns of a table of completions; `feedback` only from the grader of programs."""
     return ROLLOUTS + (("feedback",) if grader_kind == "code" else ())

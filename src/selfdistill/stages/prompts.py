@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from selfdistill.artifacts.tables import PROMPTS, read_rows, write_rows
+from selfdistill.artifacts.tables import prompt_columns, read_rows, write_rows
 from selfdistill.generation.loading import load_tokenizer
 from selfdistill.prompts import chat, encode_chat, render_question
 from selfdistill.run.job import Job
@@ -35,7 +35,7 @@ def main(job: Job) -> dict[str, Any]:
         raise UserError(f"max_prompt_tokens: all {len(problems)} prompts are longer than {spec.max_prompt_tokens}.")
     if unknown:
         raise UserError(f"{unknown} of {len(problems)} prompts contain words that the tokenizer does not know.")
-    write_rows(job.artifact.payload / "prompts.parquet", prompts, PROMPTS)
+    write_rows(job.artifact.payload / "prompts.parquet", prompts, prompt_columns(prompts))
     lengths = [len(p["prompt_ids"]) for p in prompts]
     return {"prompts": len(prompts), "dropped": {"too long": too_long}, "longest_prompt_tokens": max(lengths)}
 

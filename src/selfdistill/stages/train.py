@@ -11,7 +11,7 @@ from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
 from selfdistill.generation.loading import empty_model, load_model, load_tokenizer
 from selfdistill.grading import WorkerPool, check_machine
-from selfdistill.rollouts import grade_function
+from selfdistill.rollouts import Prompt, grade_function
 from selfdistill.run.job import Job
 from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import UserError
@@ -50,7 +50,7 @@ def main(job: Job) -> dict[str, Any]:
             model,
             tokenizer,
             spec,
-            prompts=read_prompts(artifact) if spec.on_policy else [],
+            prompts=training_prompts(job, spec) if spec.on_policy else [],
             examples=None if spec.on_policy else sft_examples(job, spec),
             sampler=sampler,
             grade=grade_function(spec.on_policy.grader, pool) if spec.on_policy else None,
@@ -70,6 +70,17 @@ def main(job: Job) -> dict[str, Any]:
     return {name: value for name, value in asdict(summary).items() if name != "resumed_from"} | {
         "last_metrics": {name: value for name, value in summary.last_metrics.items() if is_result(name)}
     }
+
+
+def training_prompts(job: Job, spec: TrainSpec) -> list[Prompt]:
+    """The prompts; UserError where the teacher is to be shown reference solutions, and no problem has one."""
+    prompts = read_prompts(job.artifact)
+    if getattr(spec.method, "context", None) == "reference" and not any(prompt.solution for prompt in prompts):
+        raise UserError(
+            "method.context = reference: none of the problems has a solution. Map the data set's column with "
+            "`source: {fields: {solution: COLUMN}}`."
+        )
+    return prompts
 
 
 def check_method_code(spec: TrainSpec) -> None:

@@ -14,7 +14,16 @@ from selfdistill.schema.methods.base import MethodSettings, ModelDefaults, Teach
 _LONGEST_REPROMPT = 22528
 #: What a teacher may be shown in training; training/methods/teacher_prompts.py has their meaning.
 TeacherContext = Literal[
-    "none", "solution", "solution_no_think", "answer", "feedback", "donor", "concise", "wrong", "reference_only"
+    "none",
+    "solution",
+    "solution_no_think",
+    "answer",
+    "feedback",
+    "donor",
+    "concise",
+    "wrong",
+    "reference_only",
+    "reference",
 ]
 _SYMBOLS = {"solution": "s", "solution_no_think": "s\\think"}
 
@@ -24,7 +33,8 @@ class DemonstrationSettings(MethodSettings):
 
     context: TeacherContext = Field(
         "solution",
-        description="What the teacher is shown: a demonstration with its thinking, without it, or a control.",
+        description="What the teacher is shown: a demonstration with its thinking, or without, the data set's solution, "
+        "or a control.",
     )
     instruction: Annotated[str | None, Since(None)] = Field(
         None, min_length=1, description="The instruction of context `concise`, which needs one."

@@ -29,8 +29,9 @@ _DESCRIBED = ("step", "outcome", "reward", "completion_tokens", "stop_reason")
 
 def read_prompts(artifact: Artifact, role: str = "prompts") -> list[Prompt]:
     """The prompts of an input artifact, in order."""
-    rows = read_rows(artifact.input(role).payload / "prompts.parquet", _PROMPT_COLUMNS)
-    return [Prompt(**{**row, "messages": json.loads(row["messages"])}) for row in rows]
+    rows = read_rows(artifact.input(role).payload / "prompts.parquet")
+    values = ({name: row[name] for name in _PROMPT_COLUMNS if name in row} for row in rows)
+    return [Prompt(**{**row, "messages": json.loads(row["messages"])}) for row in values]
 
 
 @dataclass

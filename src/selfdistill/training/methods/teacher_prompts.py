@@ -8,6 +8,7 @@ concise            an instruction, no solution
 wrong              a wrong completion of the group, shown as if it were correct (a control)
 donor              question and correct completion of another problem of the step (a control)
 reference_only     a correct completion of the group without the question (a control)
+reference          the data set's own solution; problems without one have none
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class TeacherPrompts:
         """One prompt per rollout, over all groups of the step in their order; None where there is no such context."""
         if kind == "donor":
             return [prompt for place, group in enumerate(groups) for prompt in self._donor(groups, place, len(group))]
-        if kind in ("none", "answer", "feedback", "concise"):
+        if kind in ("none", "answer", "feedback", "concise", "reference"):
             return [self._alone(kind, rollout) for group in groups for rollout in group]
         return [prompt for group in groups for prompt in self._siblings(kind, group)]
 
@@ -77,6 +78,8 @@ class TeacherPrompts:
             return self._encode(kind, rollout, fill(ANSWER_TEMPLATE, {"answer": rollout.prompt.answer}))
         if kind == "concise":
             return self._encode(kind, rollout, self.settings.instruction)
+        if kind == "reference":
+            return self._encode(kind, rollout, rollout.prompt.solution) if rollout.prompt.solution else None
         if self._is_right(rollout):
             return None
         return self._encode(kind, rollout, feedback_text(_attempt(rollout)))
