@@ -33,8 +33,8 @@ class DemonstrationSettings(MethodSettings):
 
     context: TeacherContext = Field(
         "solution",
-        description="What the teacher is shown: a demonstration with its thinking, or without, the data set's solution, "
-        "or a control.",
+        description="What the teacher is shown: a demonstration with or without its thinking, a control, or the data "
+        "set's own solution.",
     )
     instruction: Annotated[str | None, Since(None)] = Field(
         None, min_length=1, description="The instruction of context `concise`, which needs one."
