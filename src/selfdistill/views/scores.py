@@ -62,8 +62,10 @@ def _main_figure(name: str, within: list[str], study: ModelStudy) -> Figure:
     score, length, density = _PANELS
     chosen = [(name, score), *((other, score) for other in within), (name, density), (name, length), (name, cut),
               *((other, density) for other in within)]  # fmt: skip
-    panels = [_main_panel(benchmark, *about, study) for benchmark, about in chosen]
     found = study.on(name)
+    k = _first(found).base.k
+    chosen += [(name, (PASS, f"at least one of {k} right (pass@{k})", PERCENT))] if k > 1 else []
+    panels = [_main_panel(benchmark, *about, study) for benchmark, about in chosen]
     sources = _sources(e for benchmark in (name, *within) for e in study.on(benchmark).values())
     others = "".join(f"; {other}: n = {_first(study.on(other)).base.n()}" for other in within)
     return Figure(panels, f"Last checkpoint. {name}: {_size(found)[:-1]}{others}. {INTERVAL}; ticks are the training "
