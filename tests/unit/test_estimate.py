@@ -244,6 +244,13 @@ def test_the_command_says_what_is_held_and_whether_it_fits(project):
     assert "Does not fit" in run("qwen3_sdpo", "--gpus", "1", "--gpu-memory", "80").output
 
 
+def test_the_command_says_how_long_a_step_takes_and_which_fraction_fits(project):
+    result = run("qwen3_sdpo", "--gpus", "8", "--gpu", "H200", "--sharding", "full")
+    assert result.exit_code == 0, result.output
+    assert "141 GB" in result.output and "tokens/s" in result.output
+    assert "Largest gpu_memory_fraction that fits: 0.8" in result.output
+
+
 def test_a_model_that_will_be_made_here_is_planned_from_its_architecture(project):
     result = run("toy_sdpo")
     assert result.exit_code == 0, result.output

@@ -9,13 +9,16 @@ import typer
 
 from selfdistill.cli.console import MACHINE, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.estimate import (
+    GPUS,
     PUBLISHED,
     Dimensions,
     Plan,
     Workload,
+    at_largest_fraction,
     dimensions_of,
     plan_memory,
     step_cost,
+    step_time,
     suggestions,
     workload_of,
 )
@@ -39,6 +42,10 @@ def estimate(
         int | None, typer.Option(min=1, help="GPUs, one process each (default: as in the runtime file).")
     ] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="Memory of one GPU in GB (1e9 bytes).")] = None,
+    gpu: Annotated[
+        Literal["A100", "H100", "H200", "B200"] | None,
+        typer.Option(help="Kind of GPU: its memory, and time of a step."),
+    ] = None,
     sharding: Annotated[
         Literal["none", "full"] | None,
         typer.Option(help="full: FSDP, weights spread over the GPUs (default: as in the runtime file)."),
@@ -52,12 +59,16 @@ def estimate(
     """Show what a training run keeps in the memory of each GPU, whether it fits, and which settings would help."""
     project = workspace(configfile)
     work = _workload(project, experiment, gpus, sharding, completion_tokens)
+    if gpu is not None and gpu_memory is None:
+        gpu_memory = GPUS[gpu].memory / 1e9
     capacity = None if gpu_memory is None else round(gpu_memory * 1e9)
     plan = plan_memory(work, capacity)
     _show_parts(experiment, work, plan)
     _show_verdict(plan, gpu_memory)
     _show_suggestions(work, plan)
     _show_work(work)
+    if gpu is not None and work.device == "cuda":
+        _show_time(work, gpu)
 
 
 def _workload(
@@ -177,6 +188,25 @@ def _show_work(work: Workload) -> None:
         "This assumes that every completion reaches the token limit; --completion-tokens N shows a shorter case. "
         "How long it takes depends on the FLOP/s that the machine reaches, which must be measured."
     )
+
+
+def _show_time(work: Workload, name: str) -> None:
+    """Time of a step by the roofline, with the memory fraction as set and with the largest that fits."""
+    gpu, best = GPUS[name], at_largest_fraction(work, GPUS[name])
+    console.print(f"\nOne step on {work.processes} x {name}, from published peaks and assumed shares of them:\n")
+    rows = []
+    for each in (work, best) if work.engine == "vllm" and best.engine_fraction > 0 else (work,):
+        found = step_time(each, step_cost(each), gpu)
+        minutes = [f"{s / 60:.1f}" for s in (found.sampling_seconds, found.teacher_seconds, found.student_seconds)]
+        rows.append(
+            (f"{each.engine_fraction:g}", f"{found.running:,}", f"{found.tokens_per_second:,.0f}", *minutes,
+             f"{found.seconds / 60:.1f}")
+        )  # fmt: skip
+    show_table(
+        ("gpu_memory_fraction", "running", "tokens/s", "sampling min", "teacher min", "student min", "step"), rows
+    )
+    if len(rows) == 2:
+        console.print(f"\nLargest gpu_memory_fraction that fits: {best.engine_fraction:g}.")
 
 
 def _gb(count: int) -> str:

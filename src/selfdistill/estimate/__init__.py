@@ -4,6 +4,7 @@
     workload     what decides the memory: model, recipe, machine settings, number of GPUs
     memory       bytes by part and phase; does it fit; which settings would help
     arithmetic   tokens and floating-point operations of a step
+    speed        seconds of a step from what a GPU can do at most
 
 The trainer is modelled as it is written (training/network.py, update.py, parts.py), and held against measured peaks
 (tests/unit/test_estimate_measured.py).
@@ -12,9 +13,14 @@ The trainer is modelled as it is written (training/network.py, update.py, parts.
 from selfdistill.estimate.arithmetic import StepCost, step_cost
 from selfdistill.estimate.dimensions import PUBLISHED, Dimensions, dimensions_of
 from selfdistill.estimate.memory import Part, Plan, plan_memory, suggestions
+from selfdistill.estimate.speed import GPUS, Gpu, at_largest_fraction, step_time
 from selfdistill.estimate.workload import Workload, workload_of
 
 __all__ = [
+    "GPUS",
+    "Gpu",
+    "at_largest_fraction",
+    "step_time",
     "PUBLISHED",
     "Dimensions",
     "Part",
