@@ -21,12 +21,12 @@ import argparse
 import importlib
 import json
 import os
+import secrets
 import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -79,7 +79,9 @@ def _attempt_folder(artifact: Artifact) -> Path:
     workers.mkdir(exist_ok=True)
     for earlier in workers.glob("attempt-*"):
         shutil.rmtree(earlier)
-    return Path(tempfile.mkdtemp(prefix="attempt-", dir=workers))
+    folder = workers / f"attempt-{secrets.token_hex(4)}"
+    folder.mkdir()
+    return folder
 
 
 def run_stage(job: Job) -> tuple[dict[str, Any], int]:
