@@ -25,9 +25,8 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     made["optimiser"] |= {"warmup_steps": 5}
     for name in [name for name in config["recipes"] if name.startswith("toy_")]:
         config["recipes"][name] |= {"steps": 4, "prompts_per_step": 4, "prompts_per_update": 4, "checkpoint_every": 4}
-    for entry in config["experiments"].values():
-        if entry["model"] == "toy":
-            entry |= {"seeds": [0], "benchmarks": ["toy_id"], "coverage": None}
+    for name in [name for name in config["experiments"] if name.startswith("toy_")]:
+        config["experiments"][name] |= {"seeds": [0], "benchmarks": ["toy_id"], "coverage": None}
     return config
 
 

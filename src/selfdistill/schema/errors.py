@@ -57,6 +57,8 @@ def disk_problem(error: BaseException) -> str | None:
     code, file = (error.errno, error.filename) if isinstance(error, OSError) else (None, None)
     if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
         return f"the disk is full{f' ({file})' if file else ''}. Free space, run again."
+    if code == errno.EFBIG:
+        return f"{file or 'a file'} is larger than this disk or a limit (ulimit -f) allows. Raise it, run again."
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) and file:
         return f"{file} cannot be read or written: {error.strerror}. Correct its permissions, run again."
     return None
