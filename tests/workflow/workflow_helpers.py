@@ -12,7 +12,7 @@ TARGET = "results/ood/toy_grpo.csv"
 
 def set_learning_rate(value: float) -> Callable[[dict[str, Any]], None]:
     def change(config: dict[str, Any]) -> None:
-        config["recipes"]["toy_grpo"]["optimiser"]["learning_rate"] = value
+        config["recipes"]["toy_grpo"].setdefault("optimiser", {})["learning_rate"] = value
 
     return change
 

@@ -26,7 +26,7 @@ def shrunk(config: dict[str, Any]) -> dict[str, Any]:
     for name in [name for name in config["recipes"] if name.startswith("toy_")]:
         config["recipes"][name] |= {"steps": 4, "prompts_per_step": 4, "prompts_per_update": 4, "checkpoint_every": 4}
     for name in [name for name in config["experiments"] if name.startswith("toy_")]:
-        config["experiments"][name] |= {"seeds": [0], "benchmarks": ["toy_id"], "coverage": None}
+        config["experiments"][name] |= {"seeds": [0], "benchmarks": ["toy_id"], "variants": [], "coverage": None}
     return config
 
 
