@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from selfdistill.artifacts.lineage import closure, descendants
 from selfdistill.artifacts.store import all_artifacts, locate
 from selfdistill.cli import app
+from selfdistill.plan.made_views import record_view
 from selfdistill.plan.workspace import plan_path, read_plan
 from selfdistill.schema.errors import UserError
 from tracking_project import COMMIT, CONFIG, fill, of_stage, plan
@@ -93,6 +94,16 @@ def test_an_experiment_and_a_target_are_what_their_plan_names(project):
     planned = {a.rsplit("-", 1)[1] for a in read_plan(plan_path("ood", "tiny_sdpo"))["artifacts"]}
     for name in ("tiny_sdpo", "results/ood/tiny_sdpo.csv", "ood/tiny_sdpo"):
         assert {i.split("/")[1] for i in found(name)["subjects"]} == planned
+
+
+def test_a_figure_leads_to_what_its_report_shows(project):
+    plan, figure = plan_path("ood", "tiny_grpo"), project / "results/figures/report/tiny-main-1.svg"
+    figure.parent.mkdir(parents=True)
+    figure.write_text("<svg/>")
+    record_view(plan, figure.relative_to(project))
+    for name in ("results/figures/report/tiny-main-1.svg", str(figure)):
+        assert len(found(name)["subjects"]) == len(read_plan(plan)["artifacts"])
+    assert "results/figures/report/tiny-main-1.svg" in found(train().key)["shown_in"]
 
 
 def test_the_tree_says_state_date_code_and_generator(project):

@@ -33,6 +33,11 @@ def outdate(plan: Path, root: Path = ROOT) -> None:
             os.utime(output, (before, before))
 
 
+def recorded_outputs(plan: Path) -> list[Path]:
+    """Files on record as made from a plan: tables, pages, figures; a damaged record names none."""
+    return [Path(made["output"]) for record in sorted(plan.parent.glob("made-*.json")) if (made := _read(record))]
+
+
 def check_views(plans: Path) -> Iterator[str]:
     """What is wrong with the tables and pages that are on record; one that was removed is no problem."""
     for record in sorted(plans.glob("*/*/made-*.json")):

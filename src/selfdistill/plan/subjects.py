@@ -15,6 +15,7 @@ from selfdistill.artifacts.lineage import closure
 from selfdistill.artifacts.store import Artifact, all_artifacts, id_of, named
 from selfdistill.files import sha256_file
 from selfdistill.plan.graph import Node
+from selfdistill.plan.made_views import recorded_outputs
 from selfdistill.plan.views import target_of, view_names
 from selfdistill.plan.workspace import PLANS, Workspace, plan_path, read_plan
 from selfdistill.schema.errors import UserError, nearest
@@ -33,6 +34,9 @@ def artifact_ids(project: Workspace, name: str) -> list[str]:
     line = _LINE.fullmatch(name)
     if line or (path.suffix == ".csv" and path.is_file()):
         return _in_table(Path(line["file"]), int(line["line"])) if line else _in_table(path)
+    behind = _plan_of_file(path)
+    if behind:
+        return [id_of(artifact) for artifact in read_plan(behind)["artifacts"]]
     target = _view_of(project, name)
     if target and plan_path(*target).is_file():
         return [id_of(artifact) for artifact in read_plan(plan_path(*target))["artifacts"]]
@@ -57,15 +61,25 @@ def nodes_behind(project: Workspace, name: str) -> list[Node]:
 
 
 def targets_showing(artifacts: Iterable[str]) -> dict[Path, set[str]]:
-    """Tables and reports on disk whose plans name any of these artifacts (`stage/slug-key`) -> those that it names."""
+    """Tables, reports and figures on disk that show any of these artifacts (`stage/slug-key`) -> those that they show."""
     wanted = set(artifacts)
-    found = {}
+    found: dict[Path, set[str]] = {}
     for path in sorted(PLANS.glob("*/*/plan.json")):
-        target = Path(target_of(*path.parent.relative_to(PLANS).parts))
         shown = wanted & set(read_plan(path)["artifacts"])
-        if shown and target.is_file():
-            found[target] = shown
+        target = Path(target_of(*path.parent.relative_to(PLANS).parts))
+        for output in dict.fromkeys([target, *recorded_outputs(path)]) if shown else ():
+            if output.is_file():
+                found[output] = shown
     return found
+
+
+def _plan_of_file(path: Path) -> Path | None:
+    """The plan that a figure, or another file that is on record, was made from."""
+    wanted = path.resolve()
+    for plan in sorted(PLANS.glob("*/*/plan.json")):
+        if any(output.resolve() == wanted for output in recorded_outputs(plan)):
+            return plan
+    return None
 
 
 def _view_of(project: Workspace, name: str) -> tuple[str, str] | None:
