@@ -61,7 +61,7 @@ def nodes_behind(project: Workspace, name: str) -> list[Node]:
 
 
 def targets_showing(artifacts: Iterable[str]) -> dict[Path, set[str]]:
-    """Tables, reports and figures on disk that show any of these artifacts (`stage/slug-key`) -> those that they show."""
+    """Files of views on disk that show any of these artifacts (`stage/slug-key`) -> those that they show."""
     wanted = set(artifacts)
     found: dict[Path, set[str]] = {}
     for path in sorted(PLANS.glob("*/*/plan.json")):
