@@ -9,7 +9,6 @@ import typer
 
 from selfdistill.artifacts.store import Artifact, locate, named
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
-from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.plan.subjects import artifact_ids
 from selfdistill.schema.errors import UserError
 
@@ -29,7 +28,7 @@ def export_archive(
         bool, typer.Option("--without-weights", help="Leave out the weights of models.")
     ] = False,
     without_rollouts: Annotated[bool, typer.Option("--without-rollouts", help="Leave out completions.")] = False,
-    configfile: ConfigFile = CONFIG_FILE,
+    configfile: ConfigFile = None,
 ) -> None:
     """Write finished results with everything upstream, their tables and the workflow to one archive (an RO-Crate)."""
     from selfdistill.exchange import archive, crate
