@@ -92,7 +92,8 @@ NAMED = {
         ("> 204", "204"), (r"\neq 204", "204"), ("204_8", "204"), (r"204\text{ thousand}", "204"),
         (r"204\text{ or more}", "204"), (r"\{1,\frac{1}{2}\}", r"(1,\frac{1}{2})"), ("1.6e-19", "6.6e-34"),
         (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}"), (r"-50\%", r"50\%"), (r"50\%", r"-50\%"),
-        (r"\sqrt{\frac{b}{a}}", r"\sqrt{\frac{a}{b}}"),
+        (r"\sqrt{\frac{b}{a}}", r"\sqrt{\frac{a}{b}}"), (r"\frac{1}{2}", r"\frac{1}{2} ab"), ("3", "3ab"),
+        ("2", "2 rs"),
     ],
     "correct": [
         (r"\ 204\ ", "204"), (r"204\ ", "204"), (r"\frac\pi2", r"\frac{\pi}{2}"), (r"3\sqrt13", r"3\sqrt{13}"),
@@ -100,7 +101,8 @@ NAMED = {
         (r"204 \pmod{1000}", "204"), ("204个", "204"), ("204。", "204"), (r"\sqrt(2)", r"\sqrt{2}"),
         ("pi/4", r"\frac{\pi}{4}"), ("ln(2)", r"\ln 2"), ("2\u200b04", "204"),
         ("\\text{e\u0301te\u0301}", "\\text{été}"), (r"\sqrt{a}/\sqrt{b}", r"\sqrt{a/b}"),
-        (r"\sqrt{ab}", r"\sqrt{a}\sqrt{b}"), (r"x\sqrt{x}", r"\sqrt{x^3}"),
+        (r"\sqrt{ab}", r"\sqrt{a}\sqrt{b}"), (r"\frac{ab}{2}", r"\frac{1}{2} ab"), ("3ba", "3ab"),
+        (r"2 sr", "2rs"), (r"x\sqrt{x}", r"\sqrt{x^3}"),
         (r"\ln(ab)", r"\ln a+\ln b"), (r"204} and then \boxed{", "204"), (r"204}: \boxed{\text{your answer}", "204"),
         (r"204} \boxed{...", "204"), (r"3}, \boxed{5}, \boxed{7", "3,5,7"),
     ],
@@ -122,15 +124,16 @@ EQUAL = {
     frozenset(pair) for pair in [
         (r"\frac{1}{2}+\frac{i}{2}", r"\frac{1+i}{2}"), ("3, 5, 7", "3,5,7"), (r"5\text{ m}", "5"), ("1,-2", "-2,1"),
         (r"5 \text{ m}", "5"), ("-2,1", "1,-2"), (r"5:00 \text{ p.m.}", "5:00"), ("0.5", r"50\%"),
-        (r"\frac{1}{2}", r"50\%"), (r"\frac{1}{2}", "0.5"),
+        (r"\frac{1}{2}", r"50\%"), (r"\frac{1}{2}", "0.5"), ("x=5", "5"), (r"\{(3,4),(1,2)\}", "(1,2),(3,4)"),
+        ("2:3", "10:15"), ("1", r"\{1\}"), ("e", r"\text{(E)}"),
     ]
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("count", [600, pytest.param(9000, marks=pytest.mark.slow)])
 def test_golds_of_different_problems_are_told_apart(count):
-    golds = sorted({row["gold"] for row in [*ROWS, *csv.DictReader(TABLE.open(encoding="utf-8", newline=""))]})
-    golds += [str(number) for number in range(0, 1000, 7)]
+    table = csv.DictReader(TABLE.open(encoding="utf-8", newline=""))
+    golds = sorted({row["gold"] for row in [*ROWS, *table]} | {str(number) for number in range(0, 1000, 7)})
     random = Random(count)
     pairs = list({tuple(random.sample(golds, 2)): None for _ in range(count * 2)})[:count]
     with WorkerPool(2) as pool:

@@ -87,7 +87,7 @@ def test_what_needs_no_algebra_is_decided(answer, gold, verdict):
         ("60 miles per hour", "60", ("60", "60")),
         (r"500\text{ cm}", r"5\text{ m}", (r"(500)\cdot\frac{1}{100}", "5")),
         ("2 sin", "2", ("2 sin", "2")),
-        (r"\frac{1}{2} ac", r"\frac{1}{2} ab", (r"\frac{1}{2} ac", r"\frac{1}{2} ab")),
+        (r"\frac{1}{2} ac", "3ab", (r"\frac{1}{2}\cdot {a}\cdot {c}", r"3\cdot {a}\cdot {b}")),
         ("3s", "3t", ("3{s}", "3{t}")),
         ("5s", "5", ("5s", "5")),
         ("(1,2)", r"\begin{pmatrix} 1 \\ 2 \end{pmatrix}", (r"\begin{pmatrix}1 \\ 2\end{pmatrix}",)),

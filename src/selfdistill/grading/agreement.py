@@ -14,6 +14,7 @@ from typing import Literal
 from selfdistill.grading.intervals import as_intervals
 from selfdistill.grading.quantities import split_quantity
 from selfdistill.grading.quick import read_number
+from selfdistill.grading.variables import ends_in_variables, with_variables
 from selfdistill.grading.wording import contrary_words, list_words_as_commas, split_modulus
 
 Verdict = Literal["correct", "wrong"]
@@ -35,7 +36,6 @@ _ARTICLE = re.compile(r"(?:a|an|the) (?=.)")
 _LABEL = re.compile(r"\s*(?:\\text\{\s*)?(?:\(([A-J])\)|([A-J])[.)])\s*(\}?)\s*(?=\S)")
 _ANOTHER_LABEL = re.compile(r"\([A-J]\)|\A\s*[A-J]\b")
 _ANGLE = re.compile(r"(?<![\d.])(-?\d{1,4}(?:\.\d{1,4})?)\^\\circ\s*")
-_LETTER_AFTER_NUMBER = re.compile(r"([+-]?[\d.]+)\s?([A-Za-z])")
 _SIGN = re.compile(r"<|>|\\(?:le|ge|ne|notin|not|nless|ngtr|ll|gg)(?![A-Za-z])")
 _BARE_SIGN = re.compile(r"(?:<|>|\\(?:le|ge|ne)(?![A-Za-z])|=)\s*")
 _RELATION_OF = re.compile(r"([A-Za-z])\s*(?=<|>|\\(?:le|ge|ne)(?![A-Za-z]))")
@@ -74,9 +74,8 @@ def decide(answer: str, gold: str) -> Verdict | None:
 
 def align(answer: str, gold: str) -> tuple[str, str]:
     """Both sides so written that math-verify reads the answer in the sense of the gold answer."""
-    if _LETTER_AFTER_NUMBER.fullmatch(gold):
-        # The gold answer ends in a variable: a letter there is not to be read as a unit (3t as 3 tons).
-        return _protected(answer), _protected(gold)
+    if ends_in_variables(gold):
+        return with_variables(answer), with_variables(gold)
     answer, gold = _without_label(answer, gold), _without_label(gold, answer)
     (answer, modulus), (gold, wanted) = split_modulus(answer), split_modulus(gold)
     if modulus and wanted and modulus != wanted:
@@ -282,8 +281,3 @@ def _brackets(text: str) -> Literal["set", "tuple"] | None:
     if text.startswith("(") and text.endswith(")") and text.count("(") == 1 and "," in text:
         return "tuple"
     return None
-
-
-def _protected(text: str) -> str:
-    found = _LETTER_AFTER_NUMBER.fullmatch(text)
-    return f"{found[1]}{{{found[2]}}}" if found else text
