@@ -198,6 +198,16 @@ def test_engines_beside_each_other_have_a_gpu_each(vllm, tmp_path, monkeypatch):
         VllmSampler.load(tmp_path, StageRuntime(device="cuda", tensor_parallel=2), is_colocated=True)
 
 
+def test_options_of_the_engine_are_passed_on_and_those_that_change_results_refused(vllm, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    tiny_model(40).config.save_pretrained(tmp_path)
+    runtime = StageRuntime(device="cuda", engine_options={"max_num_seqs": 17})
+    assert VllmSampler.load(tmp_path, runtime).engine.options["max_num_seqs"] == 17
+    for name in ("kv_cache_dtype", "quantization", "max_model_len", "enable_prefix_caching"):
+        with pytest.raises(ValueError, match=f"{name}: not an option of the machine"):
+            StageRuntime(engine_options={name: "fp8"})
+
+
 def test_prompts_that_do_not_fit_are_refused(vllm):
     with pytest.raises(UserError, match="64 positions"):
         VllmSampler(StandIn(), [2]).generate([[5] * 60], [[0]], Sampling(max_tokens=5))

@@ -105,7 +105,7 @@ def _set_environment(runtime: StageRuntime) -> None:
 
 
 def _gpu_options(runtime: StageRuntime) -> dict[str, Any]:
-    return {"dtype": "auto", "gpu_memory_utilization": runtime.gpu_memory_fraction}
+    return {"dtype": "auto", "gpu_memory_utilization": runtime.gpu_memory_fraction, **runtime.engine_options}
 
 
 def _cpu_options(length: int | None) -> dict[str, Any]:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from selfdistill.schema.base import Model
+
+#: Options of vLLM's engine that the project sets itself, or that decide what is sampled.
+_NOT_RUNTIME = {
+    "distributed_executor_backend", "dtype", "enable_prefix_caching", "enable_sleep_mode", "gpu_memory_utilization",
+    "hf_overrides", "kv_cache_dtype", "load_format", "logits_processors", "logprobs_mode", "max_logprobs",
+    "max_model_len", "model", "quantization", "rope_scaling", "seed", "speculative_config", "tensor_parallel_size",
+    "tokenizer", "trust_remote_code",
+}  # fmt: skip
 
 
 class StageRuntime(Model):
@@ -29,6 +37,11 @@ class StageRuntime(Model):
     )
     gpu_memory_fraction: float = Field(0.85, gt=0, lt=1, description="Share of a GPU's memory that vLLM may take.")
     tensor_parallel: int = Field(1, gt=0, description="GPUs that share one vLLM engine.")
+    engine_options: dict[str, bool | int | float | str] = Field(
+        {},
+        description="Further options of vLLM's engine on GPUs that change speed and memory alone, such as "
+        "`max_num_seqs` or `max_num_batched_tokens`.",
+    )
     separate_samplers: int = Field(
         0,
         ge=0,
@@ -56,6 +69,14 @@ class StageRuntime(Model):
         gt=0,
         description="Longest wait of a training process for the others; above watchdog_seconds, which ends hangs.",
     )
+
+    @field_validator("engine_options")
+    @classmethod
+    def _no_results(cls, options: dict[str, Any]) -> dict[str, Any]:
+        refused = sorted(_NOT_RUNTIME & options.keys())
+        if refused:
+            raise ValueError(f"{', '.join(refused)}: not an option of the machine; it would change what is sampled")
+        return options
 
     @property
     def steps_between_states(self) -> int:
