@@ -30,6 +30,8 @@ METRICS = (
     Metric("teacher_prompt_truncated_share", _SHOWN, "Of those, the share whose demonstration was cut to fit."),
     Metric("stripped_share", _SHOWN, "Of those, the share from which thinking was removed."),
     Metric("leaked_thinking_share", _SHOWN, "Of those, the share in which thinking is left after stripping."),
+    Metric("overlong_penalty_mean", "`overlong_buffer`", "Mean of what is taken from the rewards of long completions."),
+    Metric("masked_truncated_share", "`mask_truncated`", "Share of rollouts without a loss, since they were cut off."),
     Metric("teacher_tokens", "methods with a second network", "Tokens it read, prompts included, in all passes."),
     Metric("supervised_tokens", _ALL, "Tokens that were forwarded for a gradient."),
     Metric("loss", _ALL, "Loss, mean over the updates of the step."),

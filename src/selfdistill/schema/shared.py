@@ -114,6 +114,12 @@ class GroupFields(Model):
     correction_clip: float | None = Field(
         2.0, gt=0, description="Cap on the weight of trainer over sampler; null is off (docs/method.md 7.2)."
     )
+    overlong_buffer: Annotated[int | None, Since(None)] = Field(
+        None, gt=0, description="Tokens before the limit over which the reward falls by up to 1 (DAPO); null is off."
+    )
+    mask_truncated: Annotated[bool, Since(False)] = Field(
+        False, description="Completions that were cut off have no loss; they still count in their group's mean reward."
+    )
 
 
 class TrainingFields(Model):

@@ -17,6 +17,14 @@ class OnPolicy(GroupFields, Spec):
     engine: Engine
 
     @model_validator(mode="after")
+    def _fits_its_buffer(self) -> OnPolicy:
+        if self.overlong_buffer is not None and self.overlong_buffer > self.sampling.max_tokens:
+            raise ValueError(
+                f"overlong_buffer ({self.overlong_buffer}) is above sampling.max_tokens ({self.sampling.max_tokens})"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _is_untruncated(self) -> OnPolicy:
         if not self.sampling.is_untruncated or self.sampling.temperature == 0:
             raise ValueError("sampling for training must have temperature > 0, top_p 1 and top_k 0")

@@ -25,7 +25,7 @@ from selfdistill.rollouts import GradeFunction, Group, Prompt, rollout_rows
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training import guards, metrics
+from selfdistill.training import guards, metrics, overlong
 from selfdistill.training import optimiser as optim
 from selfdistill.training.checkpoint import save_checkpoint
 from selfdistill.training.components import DTYPES, Components, build_components
@@ -135,8 +135,10 @@ class _Loop:
     def _on_policy_step(self, step: int) -> dict[str, float]:
         groups = self._rollouts(step)
         with self._phase(step, "contexts"):
-            plans = self.components.method.plan_step(groups)
-            found = metrics.rollout_metrics(groups, plans)
+            settings = self.spec.on_policy
+            plans = self.components.method.plan_step(overlong.penalised(groups, settings))
+            plans = overlong.masked(groups, plans, settings)
+            found = metrics.rollout_metrics(groups, plans) | overlong.counts(groups, settings)
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
             if self.components.world.is_main:
