@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -714,3 +715,11 @@ def test_what_has_no_checkpoint_cannot_be_registered(tracked: None) -> None:
         register_checkpoint(sdpo(), "x", step=3)
     with pytest.raises(UserError, match="has no checkpoint in MLflow"):
         register_checkpoint(of_stage("dataset")[0], "x")
+
+
+def test_another_version_of_mlflow_counts_as_a_change(tracked: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    quietly()
+    assert quietly().is_unchanged
+    version = metadata.version
+    monkeypatch.setattr(metadata, "version", lambda name: "99" if name == "mlflow" else version(name))
+    assert not quietly().is_unchanged

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -134,13 +135,13 @@ class Survey:
 
     @property
     def fingerprint(self) -> str:
-        """Digest of everything that goes to MLflow, and of the code that writes it."""
+        """Digest of everything that goes to MLflow, and of what writes it: a new MLflow upgrades the store."""
         state = {
             entry.id: [entry.artifact.name, entry.sidecars, _size(entry.artifact.metrics), entry.status]
             for entry in self.entries.values()
         }
         code = {path.name: sha256_file(path) for path in sorted(Path(__file__).parent.glob("*.py"))}
-        return sha256_text(canonical_json([code, state, self.views, self.plans]))
+        return sha256_text(canonical_json([metadata.version("mlflow"), code, state, self.views, self.plans]))
 
 
 def _look_at(artifact: Artifact, known: Mapping[str, Entry]) -> Entry | None:
