@@ -160,7 +160,11 @@ def test_where_verify_discard_and_gc(project, stages_computed):
     assert stages_computed() == EVALUATED
     assert "0 problems" in project.cli("verify")
     project.edit(
-        lambda config: (config["experiments"].pop("toy_grpo"), config["report"]["experiments"].remove("toy_grpo"))
+        lambda config: (
+            config["experiments"].pop("toy_grpo"),
+            config["report"]["experiments"].remove("toy_grpo"),
+            config.pop("diagnostics", None),
+        )
     )
     removed = project.cli("gc")
     assert train in removed and "pretrain/" not in removed.split("needed by")[0]
