@@ -80,7 +80,7 @@ def trainer(method, rows, *, tied: bool, chunk: int, budget: int):
         instance, student, teacher, torch.optim.SGD(model.parameters(), lr=0.0),
         Optimiser(learning_rate=1.0, max_grad_norm=1e12), World("cpu"), budget, CLIP, None,
     )  # fmt: skip
-    found = updater.run([rows], 1, lambda: None)
+    found = updater.run([rows], 1, lambda *_: None)
     return found["loss"], {name: parameter.grad for name, parameter in model.named_parameters()}
 
 

@@ -22,7 +22,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def messages(clock) -> PlainMessages:
-    return PlainMessages(lambda: None, is_dry_run=False, now=clock)
+    return PlainMessages(lambda: None, is_dry_run=lambda: False, now=clock)
 
 
 def record(text: str | None = None, level: int = logging.INFO, **fields) -> logging.LogRecord:
@@ -56,7 +56,7 @@ def test_a_job_is_one_line_with_its_number_its_duration_and_the_time_left(messag
 
 
 def test_a_dry_run_is_listed_as_snakemake_lists_it(clock):
-    messages = PlainMessages(lambda: None, is_dry_run=True, now=clock)
+    messages = PlainMessages(lambda: None, is_dry_run=lambda: True, now=clock)
     assert len(shown(messages, started(1, "Train a"), record("Job stats:"))) == 2
 
 

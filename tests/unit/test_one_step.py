@@ -131,7 +131,7 @@ def _engine(method, base, groups):
         for r, plan in zip(group, _plans(method, group), strict=True)
     ]
     size = one_step.PROMPTS_PER_UPDATE * one_step.GROUP_SIZE
-    metrics = updater.run([rows[first : first + size] for first in range(0, len(rows), size)], 1, lambda: None)
+    metrics = updater.run([rows[first : first + size] for first in range(0, len(rows), size)], 1, lambda *_: None)
     return metrics, gradients, student.model
 
 

@@ -37,7 +37,7 @@ def _gradient(rows, budget: int, method, reverse: bool = False, spec=None):
         instance, student, teacher, torch.optim.SGD(student.model.parameters(), lr=0.0),
         Optimiser(learning_rate=1.0, max_grad_norm=1e9), World("cpu"), budget, 2.0, None,
     )  # fmt: skip
-    found = updater.run([rows[::-1] if reverse else rows], 1, lambda: None)
+    found = updater.run([rows[::-1] if reverse else rows], 1, lambda *_: None)
     return found, [parameter.grad for parameter in student.model.parameters()]
 
 

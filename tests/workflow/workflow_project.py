@@ -15,10 +15,16 @@ from typing import Any
 
 import yaml
 
+from selfdistill.plan.inheritance import SECTIONS, with_inherited
+
 
 def shrunk(config: dict[str, Any]) -> dict[str, Any]:
-    """The shipped config with the toy world at a few steps; nothing else is changed."""
-    for name, count in (("toy_train", 64), ("toy_id", 12), ("toy_ood", 4)):
+    """The shipped config with the toy world at a few steps; every `like` is filled in, so that tests edit one entry."""
+    config = with_inherited(config)
+    for section in SECTIONS:
+        for entry in config.get(section, {}).values():
+            entry.pop("like", None)
+    for name, count in (("toy_train", 64), ("toy_mixed", 64), ("toy_id", 12), ("toy_ood", 4)):
         config["datasets"][name]["source"]["count"] = count
     made = config["models"]["toy"]["pretrain"]
     made |= {"steps": 40, "max_final_loss": 99.0}

@@ -22,11 +22,11 @@ _ABOUT_SCHEDULING = re.compile(r"Select jobs to execute|Execute \d+ jobs")
 class PlainMessages(logging.Filter):
     """One line for each finished job, with its number, its duration and the time that is left.
 
-    An unknown target is answered with those that exist, Ctrl-C with how to continue. `is_dry_run`: jobs are listed as
-    Snakemake lists them.
+    An unknown target is answered with those that exist, Ctrl-C with how to continue. In a dry run, known only
+    once the workflow has been read, jobs are listed as Snakemake lists them.
     """
 
-    def __init__(self, planner: Callable[[], Planner], *, is_dry_run: bool, now: Callable[[], float] = time.monotonic):
+    def __init__(self, planner: Callable[[], Planner], *, is_dry_run: Callable[[], bool], now: Callable[[], float] = time.monotonic):
         super().__init__()
         self.is_interrupted = False
         self._planner, self._is_dry_run, self._now = planner, is_dry_run, now
@@ -45,7 +45,7 @@ class PlainMessages(logging.Filter):
             _replace(record, INTERRUPTED)
         elif self.is_interrupted and record.levelno >= logging.ERROR:
             return False  # jobs that failed because they were interrupted
-        elif not self._is_dry_run:
+        elif not self._is_dry_run():
             return self._is_shown(record, message)
         return True
 
