@@ -113,7 +113,7 @@ def test_an_unknown_target_is_one_line_with_the_targets_that_exist(shipped, targ
     assert line.startswith(f"error: {message}")
     assert "toy_sft_guided" in line or target in ("toy_sdpo",)
     assert "Exception" not in output
-    assert "results/coverage/NAME.csv with NAME one of toy" in line or "experiment" in line
+    assert "results/coverage/NAME.csv with NAME one of qwen3off, toy" in line or "experiment" in line
 
 
 def test_a_dry_run_freezes_specs_and_a_second_one_touches_nothing(shipped):

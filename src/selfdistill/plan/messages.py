@@ -26,7 +26,13 @@ class PlainMessages(logging.Filter):
     once the workflow has been read, jobs are listed as Snakemake lists them.
     """
 
-    def __init__(self, planner: Callable[[], Planner], *, is_dry_run: Callable[[], bool], now: Callable[[], float] = time.monotonic):
+    def __init__(
+        self,
+        planner: Callable[[], Planner],
+        *,
+        is_dry_run: Callable[[], bool],
+        now: Callable[[], float] = time.monotonic,
+    ):
         super().__init__()
         self.is_interrupted = False
         self._planner, self._is_dry_run, self._now = planner, is_dry_run, now
