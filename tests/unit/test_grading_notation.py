@@ -216,10 +216,10 @@ def test_later_settings_of_the_grader_keep_the_identity_of_earlier_artifacts():
 
 
 def test_megabytes_of_answer_lines_are_read_at_once():
-    start = time.perf_counter()
+    start = time.process_time()
     assert extract_answer_line("answer " * 300_000) == ""
     assert extract_answer_line("answer is" + " " * 2_000_000) == ""
     assert extract_last_number("1," * 1_000_000) == "1"
     assert extract_last_number("1" * 2_000_000) == "1" * 2_000_000
     assert extract_last_number("-" * 2_000_000) == ""
-    assert time.perf_counter() - start < 10
+    assert time.process_time() - start < 10
