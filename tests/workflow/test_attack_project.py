@@ -30,6 +30,16 @@ def without_the_experiment(config: dict) -> None:
     config["reports"] = {}
 
 
+def payloads(project: Project) -> dict[str, str]:
+    """Digests of all results but metrics.jsonl, which holds times, by file."""
+    found = {}
+    for name, manifest in project.manifests().items():
+        for file, entry in json.loads(manifest)["files"].items():
+            if file != "metrics.jsonl":
+                found[f"{Path(name).parent}/{file}"] = entry["sha256"]
+    return found
+
+
 def said(project: Project, *arguments: str) -> str:
     """What a command prints, however it ends."""
     words = [sys.executable, "-m", "selfdistill.cli", *arguments]
@@ -57,12 +67,11 @@ def test_clean_up_during_a_run_changes_nothing(project, finished, tmp_path):
     assert running.returncode == 0, output
     assert not any("Traceback" in text for text in [*log, output]), [t for t in log if "Traceback" in t][:1]
     assert len(log) >= 8, "the run was over before the attack had begun"
-    new = {name: content for name, content in alone.manifests().items() if name not in finished.manifests()}
-    assert new.items() <= project.manifests().items()
-    for name in new:
-        if name.startswith("results/artifacts/train/"):
-            lines = (project.root / name).with_name("metrics.jsonl").read_text().splitlines()
-            assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
+    assert payloads(alone).keys() - payloads(finished).keys()
+    assert payloads(alone).items() <= payloads(project).items()
+    for folder in set(project.artifacts("train")) - before:
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        assert [json.loads(line)["step"] for line in lines] == list(range(1, STEPS + 1))
     assert (project.root / TARGET).read_bytes() == (alone.root / TARGET).read_bytes()
     assert said(project, "verify").endswith(" 0 problems.\n")
 
@@ -103,7 +112,7 @@ def test_a_full_disk_is_one_line_and_the_same_command_ends_with_the_same_bytes(s
         (results / "filler").unlink()
     assert failures >= 3
     project.run(TARGET)
-    assert project.manifests() == finished.manifests()
+    assert payloads(project) == payloads(finished)
     assert (project.root / TARGET).read_bytes() == (finished.root / TARGET).read_bytes()
 
 
@@ -125,9 +134,17 @@ def test_results_that_may_not_be_written_are_one_line_of_snakemake(project):
     assert "Traceback" not in output
 
 
-def test_braces_blanks_and_quotes_in_the_path_of_the_checkout_and_its_environment(finished, tmp_path):
-    project = finished.copy(tmp_path / "a {b} {0} 'c' $d")
-    environment = project.root / ".venv"
+def test_braces_in_the_path_of_the_checkout_are_one_line(finished, tmp_path):
+    """Snakemake takes them for wildcards and stops with a traceback."""
+    project = finished.copy(tmp_path / "a {0} b")
+    output = project.run("-n", TARGET, expect=2)
+    (line,) = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert line.startswith(f"error: {project.root}: Snakemake takes braces in a path for wildcards")
+    assert "Traceback" not in output
+
+
+def test_braces_blanks_and_quotes_in_the_path_of_the_environment(project, finished, tmp_path):
+    environment = tmp_path / "a {b} {0} 'c' $d"
     (environment / "bin").mkdir(parents=True)
     python = environment / "bin/python"
     python.symlink_to(os.path.realpath(sys.executable))

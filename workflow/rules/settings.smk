@@ -30,6 +30,14 @@ def one_line(function):
 
 
 @one_line
+def check_folder():
+    if set("{}") & set(str(Path.cwd())):
+        raise UserError(
+            f"{Path.cwd()}: Snakemake takes braces in a path for wildcards. Move the checkout to another folder."
+        )
+
+
+@one_line
 def check_syntax():
     overlays = map(Path, workflow.config_settings.configfiles)
     for path in (Path(CONFIG_FILE), *overlays, *Path("profiles").glob("*/config.yaml")):
@@ -37,4 +45,5 @@ def check_syntax():
 
 
 if workflow.is_main_process:
+    check_folder()
     check_syntax()
