@@ -105,6 +105,7 @@ def test_renaming_an_experiment_moves_nothing(raw, assets):
     renamed = copy.deepcopy(raw)
     renamed["experiments"]["other_name"] = renamed["experiments"].pop("toy_sdpo")
     renamed["report"]["experiments"].remove("toy_sdpo")
+    renamed["diagnostics"]["toy"]["experiments"].remove("toy_sdpo")
     assert nodes(raw, assets).keys() == nodes(renamed, assets, name="other_name").keys()
 
 

@@ -31,7 +31,7 @@ def config(project_root, monkeypatch) -> dict[str, Any]:
 
 def put(config, path, value):
     for key in path[:-1]:
-        config = config[key]
+        config = config[key] if isinstance(config, list) else config.setdefault(key, {})
     config[path[-1]] = value
 
 
@@ -153,7 +153,8 @@ def test_less_memory_for_a_retry_than_for_the_job_is_refused(tmp_path, config):
 
 
 #: Numbers that may be anything: options of a foreign library, rewards.
-UNBOUNDED = {"options", "success_threshold"}
+#: Options of a library, config.json of a model, and rewards of any scale.
+UNBOUNDED = {"config", "engine_options", "options", "success_threshold"}
 
 
 def settings_models() -> Iterator[type[Model]]:

@@ -16,17 +16,17 @@ RATES = {"never": 0.0, "once": 0.125, "half": 0.5, "often": 0.625, "always": 1.0
 
 
 def test_problems_solved_one_to_four_times_of_eight_are_kept():
-    spec = SftDataSpec(min_solve_rate=0.125, max_solve_rate=0.5)
+    spec = SftDataSpec(limit=None, min_solve_rate=0.125, max_solve_rate=0.5)
     assert within_solve_rates(list(RATES), RATES, spec) == ["once", "half"]
-    assert within_solve_rates(list(RATES), RATES, SftDataSpec()) == list(RATES)
+    assert within_solve_rates(list(RATES), RATES, SftDataSpec(limit=None)) == list(RATES)
     with pytest.raises(UserError, match="none of 2 problems solved both ways has a solve rate between 0.125 and 0.5"):
         within_solve_rates(["often", "always"], RATES, spec)
 
 
 def sft_node(project_root, **settings):
     raw = yaml.safe_load((project_root / "config/config.yaml").read_text(encoding="utf-8"))
-    name = next(name for name, entry in raw["experiments"].items() if "sft" in entry)
-    raw["experiments"][name]["sft"] = {**raw["experiments"][name]["sft"], **settings}
+    name = "toy_sft_guided"
+    raw["experiments"][name]["sft"] = settings
     return Planner(load_config(raw), read_assets(project_root)).sft_data(name)
 
 

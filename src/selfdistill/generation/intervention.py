@@ -28,6 +28,8 @@ class Intervention:
     @classmethod
     def of(cls, fields: InterventionFields, tokenizer: Any) -> Intervention:
         """UserError for a text that the tokenizer cannot write, and for a word that no single token is."""
+        if not (fields.prefix or fields.banned_words):
+            return cls()
         prefix = tokenizer.encode(fields.prefix, add_special_tokens=False) if fields.prefix else []
         if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in prefix:
             raise UserError(f"prefix: the model's tokenizer has no token for a part of {fields.prefix!r}.")

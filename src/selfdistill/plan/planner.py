@@ -250,7 +250,7 @@ class Planner:
                 Node(
                     DiagnosticsSpec(
                         steps=evaluation.spec.steps,
-                        words=self.config.lexicon,
+                        words=in_canonical_order(self.config.lexicon),
                         reprompt=self.config.reprompts[entry.reprompt],
                         max_reprompt_tokens=entry.max_positions - entry.evaluation_sampling.max_tokens,
                         thinking=entry.thinking,
