@@ -330,6 +330,15 @@ def test_a_server_that_cannot_start_is_one_line(start, tmp_path: Path) -> None:
     assert log.read_text() == "no memory, say\n"
 
 
+def test_a_long_path_of_the_folder_for_sockets_is_no_obstacle(start, tmp_path: Path, monkeypatch) -> None:
+    """The system takes addresses of at most 107 characters."""
+    long = tmp_path / ("x" * 110)
+    long.mkdir()
+    monkeypatch.setenv("TMPDIR", str(long))
+    described(start("describe"))
+    assert len(servers(tmp_path)) == 1
+
+
 def test_a_server_leaves_nothing_behind(start, tmp_path: Path) -> None:
     text = (tmp_path / "server.py").read_text()
     (tmp_path / "server.py").write_text(text.replace("IDLE_SECONDS = 10", "IDLE_SECONDS = 0.5"))

@@ -24,6 +24,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from selfdistill.run import surroundings
@@ -100,6 +102,16 @@ def _address() -> Path:
     return folder / f"{surroundings.digest()}.sock"
 
 
+@contextmanager
+def socket_name(address: Path) -> Iterator[str]:
+    """A name for a socket that is short wherever its folder is: the system takes 107 characters."""
+    folder = os.open(address.parent, os.O_PATH | os.O_DIRECTORY)
+    try:
+        yield f"/proc/self/fd/{folder}/{address.name}"
+    finally:
+        os.close(folder)
+
+
 def _connect(address: Path) -> socket.socket:
     """A connection to a fork of the server, which is started if it is not running. NoServer where that fails."""
     connection = _try(address)
@@ -135,7 +147,8 @@ def _try(address: Path) -> socket.socket | None:
     connection = socket.socket(socket.AF_UNIX)
     connection.settimeout(_FORK_SECONDS)
     try:
-        connection.connect(str(address))
+        with socket_name(address) as name:
+            connection.connect(name)
         if connection.recv(1) == READY:
             connection.settimeout(None)
             return connection

@@ -21,7 +21,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from selfdistill.run import surroundings
-from selfdistill.run.warm import LENGTH_BYTES, READY, STATUS
+from selfdistill.run.warm import LENGTH_BYTES, READY, STATUS, socket_name
 
 IDLE_SECONDS = 60
 LIBRARIES = (
@@ -65,7 +65,8 @@ def serve(address: Path) -> socket.socket | None:
     """Fork for every client until there was no job for a while; returns None then, and in a fork its connection."""
     address.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(str(address))
+    with socket_name(address) as name:
+        listener.bind(name)
     listener.listen(64)
     own = address.stat().st_ino
     jobs, last = Jobs(), time.monotonic()
