@@ -30,7 +30,8 @@ from pathlib import Path
 
 from selfdistill.run import surroundings
 
-_START_SECONDS = 90
+#: A job alone would load the same libraries, on a busy machine or a slow file system just as long.
+_START_SECONDS = 600
 #: How long to wait for a fork. A server that does not answer has been stopped.
 _FORK_SECONDS = 10
 READY = b"r"
