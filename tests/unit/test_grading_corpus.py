@@ -119,13 +119,14 @@ def test_every_named_form_gets_its_verdict(label):
     assert [pair for pair in found if (pair[1] == "correct") != (label == "correct")] == []
 
 
-#: Other notations of one value among the golds: the only pairs that may be accepted.
+#: One value in other notations, a unit or degree sign more or less, a letter in lower case: what may be accepted.
 EQUAL = {
     frozenset(pair) for pair in [
         (r"\frac{1}{2}+\frac{i}{2}", r"\frac{1+i}{2}"), ("3, 5, 7", "3,5,7"), (r"5\text{ m}", "5"), ("1,-2", "-2,1"),
         (r"5 \text{ m}", "5"), ("-2,1", "1,-2"), (r"5:00 \text{ p.m.}", "5:00"), ("0.5", r"50\%"),
         (r"\frac{1}{2}", r"50\%"), (r"\frac{1}{2}", "0.5"), ("x=5", "5"), (r"\{(3,4),(1,2)\}", "(1,2),(3,4)"),
-        ("2:3", "10:15"), ("1", r"\{1\}"), ("e", r"\text{(E)}"),
+        ("2:3", "10:15"), ("1", r"\{1\}"), ("e", r"\text{(E)}"), ("3t", "3"),
+        (r"22.5^\circ", "22.5"),
     ]
 }  # fmt: skip
 
