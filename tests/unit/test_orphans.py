@@ -142,7 +142,7 @@ class Training:
         study.runtime.write_text(json.dumps({"defaults": {"settings": settings}}))
         self.artifact.unseal()
         started = time.monotonic()
-        assert self.launch().wait(300) == 0, self.log()
+        assert self.launch().wait(900) == 0, self.log()
         self.seconds = time.monotonic() - started
         self.expected = self.results()
 
@@ -191,7 +191,7 @@ def test_a_rerun_right_after_the_kill_of_a_launcher_makes_the_same_bytes(study: 
     assert len(left) >= 3, "torchrun and two ranks"
     rerun = training.launch()
     assert not psutil.wait_procs(left, timeout=ORPHANS_LIVE)[1]
-    assert rerun.wait(300) == 0, training.log()
+    assert rerun.wait(900) == 0, training.log()
     training.check()
     assert not list((training.artifact.folder / "workers").glob("attempt-*"))
 
@@ -221,5 +221,5 @@ def test_a_storm_of_kills_leaves_the_same_bytes_and_no_orphans(study: Study, set
         except subprocess.TimeoutExpired:
             left = training.kill(process)
             kills -= 1
-    assert training.launch().wait(300) == 0, training.log()
+    assert training.launch().wait(900) == 0, training.log()
     training.check()

@@ -73,7 +73,7 @@ SERVER = """
     from pathlib import Path
     from selfdistill.run import warm_server
     warm_server.LIBRARIES = ()
-    warm_server.IDLE_SECONDS = 10
+    warm_server.IDLE_SECONDS = 600
     sys.exit(warm_server.main(Path(sys.argv[1])))
 """
 CLIENT = """
@@ -341,7 +341,7 @@ def test_a_long_path_of_the_folder_for_sockets_is_no_obstacle(start, tmp_path: P
 
 def test_a_server_leaves_nothing_behind(start, tmp_path: Path) -> None:
     text = (tmp_path / "server.py").read_text()
-    (tmp_path / "server.py").write_text(text.replace("IDLE_SECONDS = 10", "IDLE_SECONDS = 0.5"))
+    (tmp_path / "server.py").write_text(text.replace("IDLE_SECONDS = 600", "IDLE_SECONDS = 0.5"))
     described(start("describe"))
     (server,) = servers(tmp_path)
     assert ends(server)
