@@ -16,12 +16,12 @@ from workflow_helpers import TARGET, set_learning_rate
 from workflow_project import Project
 
 pytestmark = pytest.mark.attack
-STEPS = 30
+STEPS = 16
 
 
 def longer(config: dict) -> None:
     set_learning_rate(3e-4)(config)
-    config["recipes"]["toy_grpo"] |= {"steps": STEPS, "checkpoint_every": 10}
+    config["recipes"]["toy_grpo"] |= {"steps": STEPS, "checkpoint_every": 8}
 
 
 def without_the_experiment(config: dict) -> None:

@@ -81,7 +81,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
 def unknown(kind: str, name: str, known: Iterable[str]) -> UserError:
     """The error for a name that is not in a list, with the list."""
-    known = sorted(known)
+    known = sorted(map(str, known))  # Keys of a wrong file may be numbers.
     return UserError(f"unknown {kind} `{dotted((name,))}`.{nearest(name, known)} Known: {', '.join(known) or 'none'}.")
 
 
