@@ -98,7 +98,7 @@ def test_a_job_planned_before_the_code_changed_stops_with_one_line(with_method):
 MISTAKES = [
     (OVERLAY, "right_only}", "rihgt_only}", "Did you mean `my_methods.right_only`?"),
     (OVERLAY, "my_methods.", "your_methods.", "importing your_methods failed: ModuleNotFoundError"),
-    (OVERLAY, "right_only}", "right_only, threshold: high}", "method: `threshold`: Input should be a valid number"),
+    (OVERLAY, "right_only}", "right_only, threshold: high}", "method.threshold`: Input should be a valid number"),
     ("my_methods.py", "import Field", "import Feild", "importing my_methods failed: ImportError"),
     ("my_methods.py", '"my_methods.right_only"', '"right_only"', "its name must start with its module: `my_methods.`"),
     ("my_methods.py", "(MethodSettings)", "", "RightOnlySettings is no subclass of MethodSettings"),

@@ -134,11 +134,12 @@ class Workspace:
         return [str(locate(i, self.root) / "manifest.json") for i in artifact.input_ids.values()]
 
     def label(self, stage: str, run: str, shard: str = "", *, on_cluster: bool = False) -> str:
-        """Readable name of an artifact with the experiments that use it, and what its job requests from a cluster."""
+        """Readable name of an artifact with the experiments that use it, and its GPUs; on a cluster all it requests."""
         users = sorted(self.users.get(f"{stage}/{run}", ()))
         shown = ", ".join(users[:4]) + (f" and {len(users) - 4} more" if len(users) > 4 else "")
-        needed = f" ({_short(self.needs(stage, run, shard=shard))})" if on_cluster else ""
-        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + needed
+        needs = self.needs(stage, run, shard=shard)
+        needed = _short(needs) if on_cluster else _gpus(needs)
+        return f"{run[:-13]} [{run[-12:]}]" + (f" for {shown}" if shown else "") + (f" ({needed})" if needed else "")
 
     def needs(self, stage: str, run: str, attempt: int = 1, shard: str = "") -> Resources:
         """What a job requests.
@@ -186,8 +187,12 @@ class Workspace:
         return [str(path) for path in paths if self.plans or path.exists()]
 
 
+def _gpus(resources: Resources) -> str:
+    return f"{resources.gpus} GPU{'s' * (resources.gpus > 1)}" if resources.gpus else ""
+
+
 def _short(resources: Resources) -> str:
-    gpus = f"{resources.gpus} GPU{'s' * (resources.gpus > 1)}, " if resources.gpus else ""
+    gpus = f"{_gpus(resources)}, " if resources.gpus else ""
     minutes = resources.runtime_minutes
     time = f"{minutes // 60} h" if minutes >= 120 else f"{minutes} min"
     return f"{gpus}{resources.mem_mb / 1000:g} GB, {time}"
