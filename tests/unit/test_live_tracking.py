@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import shutil
@@ -24,9 +25,11 @@ from selfdistill.parent import say_end
 from selfdistill.tracking import live
 from selfdistill.tracking.sync import stream
 from tracking_project import (
+    CONFIG,
     content,
     fill,
     of_stage,
+    plan,
     quietly,
     write_metrics,
     write_provenance,
@@ -36,12 +39,24 @@ from tracking_project import (
 @pytest.fixture
 def training(empty: None) -> Artifact:
     """A training that has just started; what it is made from is finished, and MLflow knows nothing."""
-    artifact = of_stage("train")[0]
+    return begun(of_stage("train")[0])
+
+
+def begun(artifact: Artifact) -> Artifact:
     for upstream in artifact.input_ids.values():
         if not Artifact(find(upstream)).is_sealed:
             fill(Artifact(find(upstream)))
     write_provenance(artifact, sealed=False)
     return artifact
+
+
+def trainings_of(steps: int) -> list[Artifact]:
+    """Trainings of so many steps, with a checkpoint at the end, that have just started."""
+    config = copy.deepcopy(CONFIG)
+    for recipe in config["recipes"].values():
+        recipe |= {"steps": steps, "checkpoint_every": steps}
+    plan(config)
+    return [begun(a) for a in of_stage("train") if a.frozen_spec["params"]["steps"] == steps]
 
 
 def run_of(artifact: Artifact) -> dict[str, Any]:
@@ -157,8 +172,9 @@ def test_a_server_that_hangs_is_left_after_the_time_limit(training: Artifact, mo
         signal.signal(signal.SIGALRM, previous)
 
 
-def launch_training(artifact: Artifact, uri: str, *, steps: int, die: bool = False) -> subprocess.Popen[str]:
-    """The launcher with a stage that writes a line of metrics every 50 ms."""
+def launch_training(artifact: Artifact, uri: str, *, die: bool = False) -> subprocess.Popen[str]:
+    """The launcher with a stage that writes a line of metrics for each step, every 50 ms."""
+    steps = artifact.frozen_spec["params"]["steps"]
     code = f"""
 import json, os, signal, sys, time, types
 from selfdistill.artifacts.store import Artifact
@@ -173,8 +189,9 @@ def main(job):
             time.sleep(0.05)
     if {die}:
         os.kill(os.getpid(), signal.SIGKILL)
-    (job.artifact.payload / "checkpoints/step-2").mkdir(parents=True)
-    (job.artifact.payload / "checkpoints/step-2/weights").write_text("w")
+    folder = job.artifact.payload / "checkpoints/step-{steps}"
+    folder.mkdir(parents=True)
+    (folder / "weights").write_text("w")
     print("steps took", time.monotonic() - started)
     return {{}}
 
@@ -189,8 +206,9 @@ sys.exit(launch.run(["train", {str(artifact.manifest_path)!r}, "--log", "logs/tr
                             env=environment)  # fmt: skip
 
 
-def test_a_job_does_not_notice_a_server_that_is_down(training: Artifact) -> None:
-    process = launch_training(training, "http://me:hunter22@127.0.0.1:9", steps=60)
+def test_a_job_does_not_notice_a_server_that_is_down(empty: None) -> None:
+    training = trainings_of(60)[0]
+    process = launch_training(training, "http://me:hunter22@127.0.0.1:9")
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 0, output
     assert 3 <= float(output.split("steps took ")[1].split()[0]) < 6
@@ -213,10 +231,11 @@ def side_processes(folder: Path) -> list[int]:
     return [pid for pid in found if os.readlink(f"/proc/{pid}/cwd") == os.getcwd()]
 
 
-def test_the_process_beside_a_killed_job_ends_too(training: Artifact) -> None:
+def test_the_process_beside_a_killed_job_ends_too(empty: None) -> None:
     """Also if it waits for a server that accepts a request and never answers."""
+    training = trainings_of(100)[0]
     with socket.create_server(("127.0.0.1", 0)) as server:
-        process = launch_training(training, f"http://127.0.0.1:{server.getsockname()[1]}", steps=100, die=True)
+        process = launch_training(training, f"http://127.0.0.1:{server.getsockname()[1]}", die=True)
         wait_until(lambda: bool(side_processes(training.folder)))
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
@@ -266,7 +285,7 @@ print(json.dumps({r.info.run_name: len(client.get_metric_history(r.info.run_id, 
 
 @pytest.mark.slow
 def test_trainings_stream_to_a_server_that_is_stopped_in_between_and_nothing_is_lost(
-    training: Artifact,
+    empty: None,
     database: Path,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -276,9 +295,9 @@ def test_trainings_stream_to_a_server_that_is_stopped_in_between_and_nothing_is_
     shutil.copy(database, folder / "server.db")
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    both = of_stage("train")
+    both = trainings_of(600)
     with mlflow_server(port, folder) as uri:
-        jobs = [launch_training(artifact, uri, steps=600) for artifact in both]
+        jobs = [launch_training(artifact, uri) for artifact in both]
         wait_until(lambda: len(points(uri)) == 2 and min(points(uri).values()) > 10, 60)
     time.sleep(3)
     with mlflow_server(port, folder) as uri:

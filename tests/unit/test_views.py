@@ -636,7 +636,7 @@ def test_several_benchmarks_checkpoints_and_twins_share_one_report(project):
     twin = {**sdpo, **more, "overrides": {"optimiser": {"learning_rate": 1e-4}}}
     config = {
         **CONFIG,
-        "benchmarks": {**CONFIG["benchmarks"], "second": {"dataset": "drill", "domain": "ood", "samples": 2}},
+        "benchmarks": {**CONFIG["benchmarks"], "second": {"dataset": "drill", "domain": "in", "samples": 2}},
         "experiments": {"one": {**grpo, **more}, "two": {**sdpo, **more}, "three": twin},
         "report": {"experiments": ["one", "two", "three"]},
     }

@@ -43,8 +43,8 @@ JOB = """
                 print("got", number, flush=True)
                 raise SystemExit
             signal.signal(signal.SIGTERM, stop)
-            print(os.getpid(), os.getppid(), flush=True)
             try:
+                print(os.getpid(), os.getppid(), flush=True)
                 time.sleep(60)
             except SystemExit:
                 return 9
@@ -212,7 +212,8 @@ def test_a_server_that_would_differ_from_its_client_does_not_serve(start, tmp_pa
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 9), (signal.SIGINT, 128 + signal.SIGINT)])
 def test_signals_reach_the_job(start, number: int, code: int) -> None:
-    process = start("wait")
+    # What starts the tests in the background of a shell ignores the second, and jobs inherit that.
+    process = start("wait", preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler))
     process.stdout.readline()
     process.send_signal(number)
     process.communicate(timeout=30)

@@ -10,6 +10,8 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from accelerate import PartialState
+
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.rollouts import Prompt
 from selfdistill.schema.common import Optimiser, RepromptTemplate, Sampling
@@ -155,6 +157,7 @@ def run_in_processes(session: Session, processes: int = 2) -> list[int]:
             "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
+        PartialState._reset_state()  # a test before this one may have made it, for one process
         session.run()
 
     children = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(processes)]

@@ -16,20 +16,9 @@ from selfdistill.artifacts.store import Artifact
 from selfdistill.files import sha256_file
 from selfdistill.plan.subjects import targets_showing
 from selfdistill.schema.assets import read_assets
+from selfdistill.schema.methods import method_class
 
 _PAPER = "arXiv 2603.24472"
-#: Losses of the methods of the paper; the others are named by their settings (docs/method.md 18).
-_FORMULAS = {
-    "grpo": (
-        "A = r - mean(r) over the group of a prompt; "
-        "loss = -mean min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = pi/pi_old (docs/method.md 5)"
-    ),
-    "sdpo": (
-        "loss = mean over tokens of D_alpha(pi(. | x, y<t), teacher(. | x, c, y<t)), where c shows the teacher a "
-        "correct solution of the same prompt (docs/method.md 2)"
-    ),
-    "sft": "loss = -mean log pi(y_t | x, y<t) over given completions (docs/method.md 6)",
-}
 
 
 def model_card(artifact: Artifact, step: int | None, repo: str) -> str:
@@ -51,7 +40,7 @@ def model_card(artifact: Artifact, step: int | None, repo: str) -> str:
         _table("Data", [_origin(source) for source in sources]),
     ]
     if method:
-        formula = _FORMULAS.get(method["name"], "see its settings and docs/method.md 18")
+        formula = method_class(method["name"]).formula
         settings = yaml.safe_dump({k: v for k, v in params.items() if k != "on_policy"}, sort_keys=True)
         parts.append(f"## Method\n\n**{method['name'].upper()}**: {formula}.\n\n```yaml\n{settings}```")
     if step is not None:

@@ -15,9 +15,9 @@ from selfdistill.views.measures import DENSITY, LENGTH, PASS, SCORE
 from selfdistill.views.page import Cell, Figure, Panel, Section, Table, key_cell, keys, method, num, text
 from selfdistill.views.scatter import Point, scatter
 from selfdistill.views.study import ALL_SEEDS, BASE, FINAL_STEPS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy
-from selfdistill.views.style import BASE_LOOK, NUMBER, PERCENT, interval, number, percent, signed
+from selfdistill.views.style import BASE_LOOK, METHODS, NUMBER, PERCENT, interval, number, percent, signed
 
-_NAMES = {"base": "the base", "grpo": "GRPO", "sdpo": "SDPO (c\u00a0=\u00a0s)"}
+_NAMES = {name: METHODS[kind].label if kind else "the base" for name, kind in REFERENCES.items()}
 _DENSITY = ("epistemic_density_low", "epistemic_density_high")
 _VARIANT = ("variant_avg_at_k", "variant_avg_at_k_low", "variant_avg_at_k_high")
 _COST = ("steps_to_90_percent", "teacher_tokens")

@@ -21,7 +21,7 @@ from selfdistill.views.study import FINAL_STEPS, REWARD, Evaluation, Row, curves
 from selfdistill.views.style import GRPO, SDPO
 
 #: What every method is compared with, and the methods' kinds; the base is no method.
-REFERENCES = {"base": None, "grpo": GRPO, "sdpo": SDPO}
+REFERENCES = {"base": None, **{kind[0]: kind for kind in (GRPO, SDPO)}}
 #: Steps over which a training score is smoothed.
 WINDOW = 5
 _WORDS = {"yes": "higher", "no": "lower"}

@@ -59,6 +59,8 @@ class MethodSettings(Model):
     training: ClassVar[str]
     #: Whether the second network reads more than the student does: a teacher. Otherwise it is a reference.
     shows_context: ClassVar[bool] = False
+    #: The loss in one line, for model cards.
+    formula: ClassVar[str] = "see its settings and docs/method.md 18"
 
     @property
     def variant(self) -> str | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -24,6 +24,12 @@ class Grpo(PolicySettings):
     """GRPO as the paper's baseline runs it (docs/method.md 5): mean baseline, clip-higher, dual clip, no KL."""
 
     name: Literal["grpo"] = "grpo"
+
+    formula: ClassVar[str] = (
+        "A = r - mean(r) over the group of a prompt; "
+        "loss = -mean min(rho A, clip(rho, 1 - clip_low, 1 + clip_high) A), rho = pi/pi_old (docs/method.md 5)"
+    )
+
     kl_coefficient: Annotated[float, Since(0.0)] = Field(
         0.0, ge=0, description="Weight of the KL penalty towards the initial policy; the paper has none."
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,12 @@ class Sdpo(DistillationSettings):
     """Self-distillation from the model's own correct solution (docs/method.md 2 to 4)."""
 
     name: Literal["sdpo"] = "sdpo"
+
+    formula: ClassVar[str] = (
+        "loss = mean over tokens of D_alpha(pi(. | x, y<t), teacher(. | x, c, y<t)), where c shows the teacher a "
+        "correct solution of the same prompt (docs/method.md 2)"
+    )
+
     sampled_token: Annotated[bool, Since(False)] = Field(
         False,
         description="Only the sampled token, in score-function form: needs alpha 1; top_k and add_tail are unused.",

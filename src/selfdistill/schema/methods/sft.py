@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -14,6 +14,9 @@ class Sft(MethodSettings):
     """Cross-entropy on given completions (docs/method.md 6)."""
 
     name: Literal["sft"] = "sft"
+
+    formula: ClassVar[str] = "loss = -mean log pi(y_t | x, y<t) over given completions (docs/method.md 6)"
+
     arm: Arm = Field(description="Completions sampled with or without a solution.")
     aggregation: Aggregation = Field("token_mean", description="How token losses become one number.")
 
