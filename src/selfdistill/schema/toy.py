@@ -20,12 +20,17 @@ class ToyArchitecture(Model):
     max_positions: int = Field(512, gt=0, description="Longest sequence.")
 
 
-class ToyMixture(Model):
-    """What the pretraining text holds. These are the assumptions of the toy world, as opposed to its findings."""
+class TextShares(Model):
+    """Shares of the kinds of pretraining text, in every toy world."""
 
     textbook: float = Field(0.35, ge=0, le=1, description="Share of pages that drill the check of one candidate.")
     with_solution: float = Field(0.25, ge=0, le=1, description="Share of problems with a solution in the prompt.")
     ood: float = Field(0.4, ge=0, le=1, description="Share of problems from families never used in training later.")
+
+
+class ToyMixture(TextShares):
+    """What the pretraining text holds. These are the assumptions of the toy world, as opposed to its findings."""
+
     direct: float = Field(0.4, ge=0, le=1, description="Plain problems answered at once.")
     direct_correct: float = Field(0.35, ge=0, le=1, description="How often a direct answer is right.")
     give_up: float = Field(0.12, ge=0, le=1, description="Chance of a guess after a failed check.")
@@ -33,15 +38,12 @@ class ToyMixture(Model):
     answer_only_direct: float = Field(0.5, ge=0, le=1, description="Concise answers when only the answer is shown.")
 
 
-class ChainMixture(Model):
+class ChainMixture(TextShares):
     """What the pretraining text of chain problems holds (docs/toy.md 9): assumptions, as in `ToyMixture`.
 
     A rate of doubt is the chance that a decision is doubted: proposed in an epistemic word and then checked.
     """
 
-    textbook: float = Field(0.35, ge=0, le=1, description="Share of pages that drill the check of one candidate.")
-    with_solution: float = Field(0.25, ge=0, le=1, description="Share of problems with a solution in the prompt.")
-    ood: float = Field(0.4, ge=0, le=1, description="Share of problems from families never used in training later.")
     doubt: float = Field(0.75, ge=0, le=1, description="Rate of doubt in plain problems.")
     intuition: float = Field(0.35, ge=0, le=1, description="How often an unchecked choice is right by itself.")
     full_solution_doubt: float = Field(0.25, ge=0, le=1, description="Rate of doubt when a full solution is shown.")

@@ -12,10 +12,8 @@ prompts is only the rate of doubt, and what is known. Nothing depends on the fam
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Set
 from dataclasses import dataclass
 
-from selfdistill.schema.toy import ChainMixture
 from selfdistill.toy.chains import CHAINS, OOD_CHAINS, Chain, draw_chain, draw_lists
 from selfdistill.toy.mixture import (
     FIRST_PROPOSALS,
@@ -24,6 +22,7 @@ from selfdistill.toy.mixture import (
     REJECTIONS,
     REPROMPT,
     Text,
+    TextMaker,
     box,
     completion,
 )
@@ -45,31 +44,15 @@ class _Knowledge:
     knows_answer: bool = False
 
 
-class ChainTextMaker:
-    """Draws pretraining texts; arguments as in `selfdistill.toy.mixture.TextMaker`."""
+class ChainTextMaker(TextMaker):
+    """Draws pretraining texts of chain problems; `mixture` is a `ChainMixture`."""
 
-    def __init__(
-        self, mixture: ChainMixture, chat: Callable[[str], str], end: str, excluded: Set[str], rng: random.Random
-    ) -> None:
-        self._mixture, self._chat, self._end, self._excluded, self._rng = mixture, chat, end, excluded, rng
+    def _drawn(self, *, is_ood: bool) -> Chain:
+        return draw_chain(self._rng.choice(OOD_CHAINS) if is_ood else "chain", self._rng)
 
-    def draw(self) -> Text:
-        """One text of a random kind."""
-        place = self._rng.random()
-        if place < self._mixture.textbook:
-            return self._textbook()
-        problem = self._problem()
-        if place < self._mixture.textbook + self._mixture.with_solution:
-            return self._with_solution(problem)
+    def _plain(self, problem: Chain) -> Text:
         known = _Knowledge(self._mixture.doubt, self._mixture.intuition)
         return self._answer("search", problem.question, problem, known)
-
-    def _problem(self) -> Chain:
-        while True:
-            is_ood = self._rng.random() < self._mixture.ood
-            problem = draw_chain(self._rng.choice(OOD_CHAINS) if is_ood else "chain", self._rng)
-            if problem.question not in self._excluded:
-                return problem
 
     def _textbook(self) -> Text:
         """Checks of numbers in random order; which one comes next cannot be predicted and is not learned."""

@@ -16,9 +16,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Set
 from dataclasses import dataclass, replace
+from typing import Any
 
 from selfdistill.schema.common import RepromptTemplate
-from selfdistill.schema.toy import ToyMixture
 from selfdistill.toy.problems import LABELS, OOD_FAMILIES, Problem, draw, numbers
 
 #: The re-prompt that the base model was pretrained on: a run on the toy world must use exactly these texts.
@@ -53,14 +53,14 @@ class Text:
 
 
 class TextMaker:
-    """Draws pretraining texts.
+    """Draws pretraining texts. A world of other problems overrides `_drawn`, `_textbook`, `_with_solution`, `_plain`.
 
     `chat` turns the text of a user message into the text of a whole prompt; `excluded` are questions
     that no text may be about (the evaluation problems); `end` closes an answer.
     """
 
     def __init__(
-        self, mixture: ToyMixture, chat: Callable[[str], str], end: str, excluded: Set[str], rng: random.Random
+        self, mixture: TextShares, chat: Callable[[str], str], end: str, excluded: Set[str], rng: random.Random
     ) -> None:
         self._mixture, self._chat, self._end, self._excluded, self._rng = mixture, chat, end, excluded, rng
 
@@ -73,12 +73,15 @@ class TextMaker:
             return self._with_solution(self._problem())
         return self._plain(self._problem())
 
-    def _problem(self) -> Problem:
+    def _problem(self) -> Any:
         while True:
             is_ood = self._rng.random() < self._mixture.ood
-            problem = draw(self._rng.choice(OOD_FAMILIES) if is_ood else "id", self._rng)
+            problem = self._drawn(is_ood=is_ood)
             if problem.question not in self._excluded:
                 return problem
+
+    def _drawn(self, *, is_ood: bool) -> Any:
+        return draw(self._rng.choice(OOD_FAMILIES) if is_ood else "id", self._rng)
 
     def _textbook(self) -> Text:
         """Checks of listed numbers in random order; which one comes next cannot be predicted and is not learned."""
