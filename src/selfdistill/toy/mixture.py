@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfdistill.schema.common import RepromptTemplate
+from selfdistill.schema.toy import TextShares
 from selfdistill.toy.problems import LABELS, OOD_FAMILIES, Problem, draw, numbers
 
 #: The re-prompt that the base model was pretrained on: a run on the toy world must use exactly these texts.
