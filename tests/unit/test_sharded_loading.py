@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 import training_session
+from model_families import family_model
 from selfdistill.estimate import dimensions_of, plan_memory, workload_of
 from selfdistill.generation.loading import empty_model, load_model
 from selfdistill.generation.torch_sampler import TorchSampler
@@ -60,6 +61,14 @@ def compare(tmp_path, spec, *, tied: bool) -> None:
 @pytest.mark.parametrize(("method", "tied"), [(SDPO, True), (SDPO, False)])
 def test_training_is_the_same_to_the_byte(tmp_path, method, tied):
     compare(tmp_path, make_spec(method, steps=2, checkpoint_every=2), tied=tied)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_an_empty_model_has_the_parameters_of_the_whole_one(tmp_path, tied):
+    """Tied weights are one parameter: two would be trained apart, and only one of them saved."""
+    family_model("qwen3", tie_word_embeddings=tied).save_pretrained(tmp_path)
+    names = [[name for name, _ in model.named_parameters()] for model in (load_model(tmp_path), empty_model(tmp_path))]
+    assert names[0] == names[1] and ("lm_head.weight" in names[1]) != tied
 
 
 def test_adapters_begin_with_the_same_values(tmp_path):

@@ -45,6 +45,7 @@ def empty_model(folder: Path) -> PreTrainedModel:
 
     with init_empty_weights(include_buffers=False):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder), dtype="float32")
+    model.tie_weights()  # The context gives each module a parameter of its own.
     if (folder / "generation_config.json").is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder)
     return model.eval()
