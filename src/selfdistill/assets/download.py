@@ -14,6 +14,7 @@ import sys
 import tempfile
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from selfdistill.files import move_into_place, sha256_file
@@ -72,6 +73,19 @@ def download_model(entry: AssetEntry) -> Path:
         return Path(snapshot_download(entry.repo, revision=entry.revision, **options))
     except (OSError, ValueError, HTTPError) as error:
         raise Unreachable(_one_line(error)) from error
+
+
+def download_dataset(repo: str, revision: str, patterns: Sequence[str] | None = None) -> Path:
+    """Folder of a hub data set at a commit, in the hub's own cache; only the files that match a pattern, if given."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HTTPError
+
+    switch = offline_switch()
+    try:
+        options = {"allow_patterns": patterns, "local_files_only": switch is not None}
+        return Path(snapshot_download(repo, repo_type="dataset", revision=revision, **options))
+    except (OSError, ValueError, HTTPError) as error:
+        raise Unreachable(f"offline: {switch} is set" if switch else _one_line(error)) from error
 
 
 def resolve_revision(entry: AssetEntry) -> str:

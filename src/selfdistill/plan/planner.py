@@ -11,7 +11,7 @@ from selfdistill.plan.experiments import Experiment, resolve
 from selfdistill.plan.graph import Node
 from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import AssetPin, Grader
-from selfdistill.schema.config import AssetFile, Config, LiveCodeBenchFile, ModelEntry
+from selfdistill.schema.config import Config, ModelEntry
 from selfdistill.schema.errors import SettingError, UserError
 from selfdistill.schema.shared import (
     ChatFields,
@@ -22,7 +22,15 @@ from selfdistill.schema.shared import (
     PretrainFields,
     SolveRateFields,
 )
-from selfdistill.schema.sources import FileFields, FileSource, LiveCodeBenchFields, LiveCodeBenchSource
+from selfdistill.schema.source_entries import AssetFile, LiveCodeBenchFile, LoadedEntry
+from selfdistill.schema.sources import (
+    FileFields,
+    FileSource,
+    LiveCodeBenchFields,
+    LiveCodeBenchSource,
+    LoadedFields,
+    LoadedSource,
+)  # fmt: skip
 from selfdistill.schema.stages import (
     ContextKind,
     ContextsSpec,
@@ -55,6 +63,9 @@ class Planner:
         source = entry.source
         if isinstance(source, AssetFile):
             source = self._file_source(name, source)
+        if isinstance(source, LoadedEntry):
+            pin = self._loaded_pin(source, "datasets", name, "source")
+            source = LoadedSource(pin=pin, **source.values_of(LoadedFields))
         if isinstance(source, LiveCodeBenchFile):
             pin = self._pin(source, "datasets", name, "source")
             source = LiveCodeBenchSource(pin=pin, **source.values_of(LiveCodeBenchFields))
@@ -74,6 +85,18 @@ class Planner:
             **entry.values_of(FileFields),
         )
 
+    def _loaded_pin(self, entry: LoadedEntry, *keys: str) -> AssetPin:
+        """A commit of the hub, or the digest of a folder or file of the user's own."""
+        if entry.asset is None:
+            return AssetPin(repo=entry.repo, revision=entry.revision)
+        known = self.assets.assets.get(entry.asset)
+        if known is None or not known.is_resolved:
+            return self._pin(entry, *keys)
+        if known.source != "hub":
+            problem = f"`{entry.asset}` is no repository of the hub: read it with `kind: asset`."
+            raise SettingError.at(*keys, "asset", problem=problem)
+        return AssetPin(repo=known.repo, revision=known.revision)
+
     def model(self, name: str) -> Node:
         entry = self.config.models[name]
         if entry.asset is not None:
@@ -82,7 +105,7 @@ class Planner:
         made = entry.pretrain
         return Node(PretrainSpec(**made.values_of(PretrainFields)), self._datasets("exclude", made.exclude))
 
-    def _pin(self, entry: AssetFile | LiveCodeBenchFile | ModelEntry, *keys: str) -> AssetPin:
+    def _pin(self, entry: AssetFile | LoadedEntry | LiveCodeBenchFile | ModelEntry, *keys: str) -> AssetPin:
         """What identifies the asset (and its file) that an entry of the config names; SettingError."""
         try:
             return self.assets.pin(str(entry.asset), getattr(entry, "file", None))

@@ -31,48 +31,17 @@ from selfdistill.schema.shared import (
     TrainingFields,
 )
 from selfdistill.schema.shown import CuresEntry, DiagnosticsEntry, ReportEntry, RichnessEntry
-from selfdistill.schema.sources import (
-    ISO_DATE,
-    FileFields,
-    LiveCodeBenchFields,
-    NearDuplicates,
-    ReasoningGymSource,
-    ToySource,
-)
+from selfdistill.schema.source_entries import AssetFile, LiveCodeBenchFile, LoadedEntry
+from selfdistill.schema.sources import ISO_DATE, NearDuplicates, ReasoningGymSource, ToySource
 
 #: Each is a whole model on disk.
 MOST_CHECKPOINTS = 10_000
 
 
-class AssetFile(FileFields):
-    """A file of an asset in config/assets.lock.yaml."""
-
-    kind: Literal["asset"] = "asset"
-    asset: str = Field(min_length=1, description="Name in config/assets.lock.yaml or config/assets.local.yaml.")
-    file: str | None = Field(
-        None,
-        min_length=1,
-        description="File of that asset (of a folder of your own: file or folder); not needed if it has only one.",
-    )
-    split: str | None = Field(
-        None, min_length=1, description="The split of a folder of your own; needed where it holds several."
-    )
-
-
-class LiveCodeBenchFile(LiveCodeBenchFields):
-    """The file of LiveCodeBench in an asset of config/assets.lock.yaml."""
-
-    kind: Literal["livecodebench"] = "livecodebench"
-    asset: str = Field(min_length=1, description="Name in config/assets.lock.yaml.")
-    file: str | None = Field(
-        None, min_length=1, description="File of that asset; may be left out where it has only one."
-    )
-
-
 class DatasetEntry(Entry, DatasetFields):
     """A set of problems, and what a model is asked and rewarded for on it where that is not the model's own setting."""
 
-    source: AssetFile | LiveCodeBenchFile | ToySource | ReasoningGymSource = Field(
+    source: AssetFile | LoadedEntry | LiveCodeBenchFile | ToySource | ReasoningGymSource = Field(
         discriminator="kind", description="Where the problems come from."
     )
     exclude: Annotated[list[str], Distinct] = Field(

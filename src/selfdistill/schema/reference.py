@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from selfdistill.schema import common, config, methods, runtime, shown, sources, toy
+from selfdistill.schema import common, config, methods, runtime, shown, source_entries, sources, toy
 from selfdistill.schema.assets import AssetEntry, LocalAsset
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.metrics import METRICS
@@ -29,11 +29,12 @@ from selfdistill.schema.metrics import METRICS
 TABLES: dict[str, type[BaseModel]] = {
     "config": config.Config,
     "dataset": config.DatasetEntry,
-    "source-asset": config.AssetFile,
+    "source-asset": source_entries.AssetFile,
+    "source-load_dataset": source_entries.LoadedEntry,
     "fields": sources.FieldMap,
     "source-toy": sources.ToySource,
     "source-reasoning_gym": sources.ReasoningGymSource,
-    "source-livecodebench": config.LiveCodeBenchFile,
+    "source-livecodebench": source_entries.LiveCodeBenchFile,
     "model": config.ModelEntry,
     "example": common.Example,
     "pretrain": config.PretrainEntry,

@@ -30,6 +30,11 @@ class FieldMap(Model):
         None, description="A system message of the problem's own; it takes the place of the model's."
     )
 
+    @property
+    def mapped(self) -> list[tuple[str, str]]:
+        """The fields that are read, with their paths."""
+        return [(name, path) for name, path in self if path is not None]
+
 
 class FileFields(Model):
     """How the rows of a table file become problems."""
@@ -51,6 +56,23 @@ class FileSource(FileFields):
     split: Annotated[str | None, Since(None)] = Field(
         None, description="The split of a folder; needed where it holds several."
     )
+
+
+class LoadedFields(FileFields):
+    """What `datasets.load_dataset` is asked for, and how its rows become problems."""
+
+    config: str | None = Field(None, min_length=1, description="Name of the configuration, where there are several.")
+    split: str | None = Field(None, min_length=1, description="The split; needed where there are several.")
+    files: list[Annotated[str, Field(min_length=1)]] | None = Field(
+        None, min_length=1, description="Patterns of the files that are read, such as data/train-*; null takes all."
+    )
+
+
+class LoadedSource(LoadedFields):
+    """A split that `datasets.load_dataset` reads: of a repository of the hub at a commit, or of a folder or file."""
+
+    kind: Literal["load_dataset"] = "load_dataset"
+    pin: AssetPin = Field(description="Which repository and commit, or which folder or file.")
 
 
 ToyFamily = Literal["id", "long", "mod", "sum", "chain", "chain_long", "chain_mod", "chain_deep"]
@@ -112,7 +134,7 @@ class LiveCodeBenchSource(LiveCodeBenchFields):
     pin: AssetPin = Field(description="Which file.")
 
 
-Source = FileSource | ToySource | ReasoningGymSource | LiveCodeBenchSource
+Source = FileSource | LoadedSource | ToySource | ReasoningGymSource | LiveCodeBenchSource
 
 
 class Part(Model):
@@ -140,10 +162,13 @@ class NearDuplicates(Model):
     drop_from: float | None = Field(None, gt=0, le=1, description="Similarity from which a problem is dropped.")
 
 
-def source_slug(source: FileSource | ToySource | ReasoningGymSource | LiveCodeBenchSource) -> str:
+def source_slug(source: Source) -> str:
     """Readable name of a source."""
     if isinstance(source, LiveCodeBenchSource):
         return "livecodebench"
+    if isinstance(source, LoadedSource):
+        name = (source.pin.repo or source.pin.file or "file").rsplit("/", 1)[-1]
+        return "-".join(part for part in (name, source.config, source.split) if part)
     if isinstance(source, FileSource):
         name = source.pin.file or source.pin.repo or "file"
         name = f"{name}/{source.within}" if source.within else name

@@ -1,4 +1,4 @@
-"""Problems from where they come from: a file, the toy world, reasoning-gym, LiveCodeBench; all as the same rows.
+"""Problems from where they come from (a file, `load_dataset`, the toy world, reasoning-gym, LiveCodeBench) as rows.
 
 A row is {question, answer, family, solution}: texts, `family` "" and `solution` None where the source has none; and
 `system` where a problem brings a system message of its own. What is not usable is dropped and counted by reason;
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from selfdistill.schema.common import AssetPin
-from selfdistill.schema.sources import FileSource, LiveCodeBenchSource, Source, ToySource
+from selfdistill.schema.sources import FileSource, LiveCodeBenchSource, LoadedSource, Source, ToySource
 
 Problem = dict[str, str | None]
 #: From the pin of a file to its verified path: `Assets.file`.
@@ -25,7 +25,13 @@ def stream_problems(source: Source, counts: Counter[str], locate: Locate | None 
     `locate` finds the file of a pin; by default in the project of the working directory. Raises UserError for
     a file, column, task or option that is not there, and when not one row is usable.
     """
-    if isinstance(source, (FileSource, LiveCodeBenchSource)):
+    if isinstance(source, LoadedSource):
+        from selfdistill.assets import Assets
+        from selfdistill.sources.loaded import read_loaded
+
+        place = locate(source.pin) if locate else Assets.here().dataset_place(source.pin, source.files)
+        yield from read_loaded(source, place, counts)
+    elif isinstance(source, (FileSource, LiveCodeBenchSource)):
         from selfdistill.assets import Assets
         from selfdistill.sources.file import read_file
         from selfdistill.sources.livecodebench import read_livecodebench

@@ -44,7 +44,7 @@ def read_batches(batches: Iterable[pa.RecordBatch | pa.Table], name: str) -> Ite
         for first in range(0, batch.num_rows, step):
             rows = batch.slice(first, step).to_pylist()
             if has_bytes:
-                rows = [_text_of(row) for row in rows]
+                rows = [text_of(row) for row in rows]
             yield [Record(number + i, f"{name}: row {number + i}", row) for i, row in enumerate(rows, start=1)]
             number += len(rows)
 
@@ -82,14 +82,15 @@ def _holds_bytes(kind: pa.DataType) -> bool:
     return pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_fixed_size_binary(kind)
 
 
-def _text_of(value: Any) -> Any:
+def text_of(value: Any) -> Any:
+    """The value with all bytes in it that are UTF-8 as text."""
     if isinstance(value, bytes):
         try:
             return value.decode("utf-8")
         except UnicodeDecodeError:
             return value
     if isinstance(value, list):
-        return [_text_of(item) for item in value]
+        return [text_of(item) for item in value]
     if isinstance(value, dict):
-        return {name: _text_of(item) for name, item in value.items()}
+        return {name: text_of(item) for name, item in value.items()}
     return value

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from string import ascii_uppercase
 from typing import Any
 
 from selfdistill.prompts import strip_instruction
 from selfdistill.schema.errors import UserError, nearest
-from selfdistill.schema.sources import FieldMap, FileSource
+from selfdistill.schema.sources import FieldMap, FileFields, FileSource
 from selfdistill.sources.conversations import LostTurns, system_text
 from selfdistill.sources.paths import MISSING, look_up
 from selfdistill.sources.tables import Record, read_table
@@ -27,18 +27,27 @@ class _Unusable(Exception):
 
 
 def read_file(source: FileSource, path: Path, counts: Counter[str]) -> Iterator[dict[str, str | None]]:
-    """Usable problems of a file in its order; dropped rows are counted by reason in `counts`.
+    """Usable problems of a file in its order; otherwise as `problems_of`."""
+    path = _within(source, path)
+    yield from problems_of(
+        source, read_table(path, [path for _, path in source.fields.mapped], source.split), str(path), counts
+    )
+
+
+def problems_of(
+    source: FileFields, records: Iterable[Record], where: str, counts: Counter[str]
+) -> Iterator[dict[str, str | None]]:
+    """Usable problems of records in their order; dropped rows are counted by reason in `counts`.
 
     Nothing is held but the rows at hand. Raises UserError when a mapped field is found in no row at all (a wrong
     path), and when no row is usable.
     """
-    path = _within(source, path)
     found: Counter[str] = Counter()
     columns: list[str] = []
     is_any = False
-    for record in read_table(path, [field for _, field in _mapped(source.fields)], source.split):
+    for record in records:
         columns = columns or list(record.values)
-        values = {name: look_up(record.values, field) for name, field in _mapped(source.fields)}
+        values = {name: look_up(record.values, field) for name, field in source.fields.mapped}
         found.update(name for name, value in values.items() if value is not MISSING)
         try:
             problem = _problem(_with_system(values, record, source.fields))
@@ -52,9 +61,9 @@ def read_file(source: FileSource, path: Path, counts: Counter[str]) -> Iterator[
         counts[BROKEN_CHARACTER] += any(REPLACEMENT in (text or "") for text in problem.values())
         is_any = True
         yield problem
-    _check_found(source.fields, found, columns, path)
+    _check_found(source.fields, found, columns, where)
     if not is_any:
-        raise UserError(f"{path}: no row is a usable problem: {dict(+counts) or 'the file has no rows'}.")
+        raise UserError(f"{where}: no row is a usable problem: {dict(+counts) or 'the file has no rows'}.")
 
 
 def _within(source: FileSource, path: Path) -> Path:
@@ -82,10 +91,6 @@ def with_choices(question: str, choices: Sequence[str]) -> str:
     """The question and its options, one a line: `A) ...`."""
     lettered = (f"{letter}) {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
     return "\n".join([f"{question}\n", *lettered])
-
-
-def _mapped(fields: FieldMap) -> list[tuple[str, str]]:
-    return [(name, path) for name, path in fields if path is not None]
 
 
 def _problem(values: dict[str, Any]) -> dict[str, str | None]:
@@ -153,9 +158,9 @@ def _list_of(text: str) -> Any:
         return MISSING
 
 
-def _check_found(fields: FieldMap, found: Counter[str], columns: Sequence[str], path: Path) -> None:
+def _check_found(fields: FieldMap, found: Counter[str], columns: Sequence[str], where: str) -> None:
     """A path that leads nowhere in every row is a wrong path, not a gap in the data."""
-    for name, field in _mapped(fields):
+    for name, field in fields.mapped:
         if columns and not found[name]:
             hint = nearest(field.split(".")[0], columns)
-            raise UserError(f"{path}: fields.{name}: no row has `{field}`.{hint} Columns: {', '.join(columns)}.")
+            raise UserError(f"{where}: fields.{name}: no row has `{field}`.{hint} Columns: {', '.join(columns)}.")

@@ -37,14 +37,19 @@ def read_folder(folder: Path, endings: Sequence[str], split: str | None, read_fi
 
     Raises UserError where there are several splits and none is named, and where the named one is not there.
     """
-    if any((folder / name).is_file() for name in ("state.json", "dataset_dict.json")):
-        yield from _saved(folder, split)
+    if is_saved(folder):
+        yield from read_saved(folder, split)
         return
     splits = splits_of(folder, endings)
     if not splits:
         raise UserError(f"{folder}: holds no file that ends in {', '.join(endings)}.")
-    for path in splits[_chosen(folder, list(splits), split)]:
+    for path in splits[chosen_split(folder, list(splits), split)]:
         yield from read_file(path)
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether the `datasets` library saved this folder (`save_to_disk`)."""
+    return any((folder / name).is_file() for name in ("state.json", "dataset_dict.json"))
 
 
 def splits_of(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
@@ -56,7 +61,8 @@ def splits_of(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
     return splits
 
 
-def _chosen(folder: Path, splits: Sequence[str], wanted: str | None) -> str:
+def chosen_split(folder: Path | str, splits: Sequence[str], wanted: str | None) -> str:
+    """The wanted split, or the only one. UserError where there are several and none is named, or not the wanted one."""
     known = ", ".join(splits)
     if wanted is None and len(splits) > 1:
         raise UserError(
@@ -68,7 +74,7 @@ def _chosen(folder: Path, splits: Sequence[str], wanted: str | None) -> str:
     return wanted or splits[0]
 
 
-def _saved(folder: Path, split: str | None) -> Iterator[list[Record]]:
+def read_saved(folder: Path, split: str | None) -> Iterator[list[Record]]:
     """Rows of one split of a saved `DatasetDict`, or of a saved `Dataset`, which has no other."""
     from datasets import load_from_disk
 
@@ -76,9 +82,9 @@ def _saved(folder: Path, split: str | None) -> Iterator[list[Record]]:
         names = _note(folder / "dataset_dict.json", "splits")
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{folder / 'dataset_dict.json'} is damaged: it lists no splits.")
-        folder = folder / _chosen(folder, names, split)
+        folder = folder / chosen_split(folder, names, split)
     elif split is not None:
-        _chosen(folder, [str(_note(folder / "state.json", "_split") or REST)], split)
+        chosen_split(folder, [str(_note(folder / "state.json", "_split") or REST)], split)
     saved = load_from_disk(str(folder), keep_in_memory=False)
     yield from read_arrow_batches(saved.with_format("arrow").iter(batch_size=32), str(folder))
 

@@ -10,13 +10,15 @@ from collections import Counter
 from typing import Any
 
 from selfdistill.artifacts.tables import NEAR_DUPLICATES, problem_columns, read_rows, write_rows
+from selfdistill.assets import Assets
 from selfdistill.contamination import find_pairs
 from selfdistill.run.job import Job
 from selfdistill.schema.errors import UserError
-from selfdistill.schema.sources import Expectation, NearDuplicates
+from selfdistill.schema.sources import Expectation, LoadedSource, NearDuplicates
 from selfdistill.schema.stages import DatasetSpec
 from selfdistill.sources import stream_problems
 from selfdistill.sources.file import KEPT
+from selfdistill.sources.loaded import file_digests
 from selfdistill.sources.selection import Problem, Repeats, select
 
 
@@ -28,6 +30,9 @@ def main(job: Job) -> dict[str, Any]:
     kept = {name: counts.pop(reason, 0) for reason, name in KEPT.items()}
     if spec.expect is not None:
         _check_counts(job.artifact.name, spec.expect, repeats)
+    if isinstance(spec.source, LoadedSource) and spec.source.pin.sha256 is None:
+        place = Assets.here().dataset_place(spec.source.pin, spec.source.files)
+        job.notes["source_files"] = file_digests(spec.source, place)
     compared: dict[str, Any] = {}
     if spec.near is not None:
         problems, compared = _compare(job, problems, spec.near, counts)
