@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -57,6 +57,17 @@ class Tee:
     @property
     def label(self) -> str:
         return self._label
+
+
+def in_words(values: Mapping[str, Any]) -> str:
+    """Counts and means in one line of a log: `problems 64, mean tokens 16.2, outcomes (correct 60, wrong 4)`."""
+    told = [
+        f"{name.replace('_', ' ')} ({in_words(value)})"
+        if isinstance(value, Mapping)
+        else f"{name.replace('_', ' ')} {f'{round(value, 3):g}' if isinstance(value, float) else value}"
+        for name, value in values.items()
+    ]
+    return ", ".join(told) or "none"
 
 
 @dataclass(frozen=True)

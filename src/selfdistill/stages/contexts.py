@@ -12,7 +12,7 @@ from selfdistill.artifacts.store import Artifact
 from selfdistill.artifacts.tables import CONTEXTS, read_rows, write_rows
 from selfdistill.contexts import Attempt, ProblemAttempts, build_contexts
 from selfdistill.generation.loading import load_tokenizer
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.stages import ContextsSpec, RolloutsSpec
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.thinking import Thinking
@@ -27,7 +27,7 @@ def main(job: Job) -> dict[str, Any]:
         spec.kind, problems, instruction=spec.instruction, seed=spec.seed, thinking=model_thinking(job.artifact, spec)
     )
     write_rows(job.artifact.payload / "contexts.parquet", map(asdict, contexts), CONTEXTS)
-    job.tee.print(f"{len(contexts)} of {len(problems)} problems have a context; missing: {dict(missing)}")
+    job.tee.print(f"{len(contexts)} of {len(problems)} problems have a context; missing: {in_words(missing)}")
     summary = {"contexts": len(contexts), "problems": len(problems), "missing": dict(sorted(missing.items()))}
     if spec.kind == "solution_no_think":
         stripped = sum(context.answer.is_stripped for context in contexts)

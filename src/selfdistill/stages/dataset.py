@@ -12,7 +12,7 @@ from typing import Any
 from selfdistill.artifacts.tables import NEAR_DUPLICATES, problem_columns, read_rows, write_rows
 from selfdistill.assets import Assets
 from selfdistill.contamination import find_pairs
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import Expectation, LoadedSource, NearDuplicates
 from selfdistill.schema.stages import DatasetSpec
@@ -51,7 +51,9 @@ def main(job: Job) -> dict[str, Any]:
     if spec.expect is not None:
         summary["source"] = repeats.summary()
     summary |= compared
-    job.tee.print(f"{summary['problems']} problems, {summary['distinct']} distinct; dropped: {summary['dropped']}")
+    job.tee.print(
+        f"{summary['problems']} problems, {summary['distinct']} distinct; dropped: {in_words(summary['dropped'])}"
+    )
     return summary
 
 
@@ -114,5 +116,5 @@ def _compare(
     write_rows(job.artifact.payload / "near_duplicates.parquet", rows, NEAR_DUPLICATES)
     kept = [problem for problem in problems if problem["problem_id"] not in dropped]
     counts["near duplicate of a compared data set"] += len(problems) - len(kept)
-    job.tee.print(f"duplicates in compared data sets, exact and near ({near.threshold:g} and up): {compared}")
+    job.tee.print(f"duplicates in compared data sets, exact and near ({near.threshold:g} and up): {in_words(compared)}")
     return kept, {"compared": compared}

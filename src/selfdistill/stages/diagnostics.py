@@ -24,7 +24,7 @@ from selfdistill.generation.intervention import Intervention
 from selfdistill.generation.loading import load_model, load_sampler, load_tokenizer
 from selfdistill.grading import WorkerPool
 from selfdistill.rollouts import Prompt, grade_function, grade_groups
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import DiagnosticsSpec, EvaluateSpec
 from selfdistill.stages.shared.generate import read_prompts
@@ -90,7 +90,7 @@ class Diagnosis:
             completions += found[1]
             gradients += found[2]
             summary[f"step-{step}"] = _described(*found)
-            self.job.tee.print(f"step {step}: {summary[f'step-{step}']}")
+            self.job.tee.print(f"step {step}: {in_words(summary[f'step-{step}'])}")
         for name, table in (("tokens", tokens), ("completions", completions), ("gradients", gradients)):
             write_table(self.job.artifact.payload / f"{name}.parquet", pa.Table.from_pylist(table))
         return summary

@@ -8,7 +8,7 @@ from typing import Any
 
 from selfdistill.artifacts.tables import read_rows
 from selfdistill.epistemic import count
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.shared import InterventionFields
 from selfdistill.schema.stages import EvaluateSpec
 from selfdistill.stages.shared.generate import RolloutJob, describe, read_prompts
@@ -30,7 +30,7 @@ def main(job: Job) -> dict[str, Any]:
     if spec.banned_words:
         for step, share in _share_with(path, spec.banned_words).items():
             summary[f"step-{step}"]["banned_word_share"] = share
-    job.tee.print(str(summary))
+    job.tee.print(in_words(summary))
     return summary
 
 

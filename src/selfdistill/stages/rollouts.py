@@ -10,7 +10,7 @@ from selfdistill.artifacts.tables import read_rows
 from selfdistill.contexts import encode_context
 from selfdistill.generation.loading import load_tokenizer
 from selfdistill.rollouts import Prompt
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import RolloutsSpec
 from selfdistill.stages.shared.generate import RolloutJob, describe, read_prompts
@@ -30,7 +30,7 @@ def main(job: Job) -> dict[str, Any]:
     if job.shard.is_partial:
         return {}
     summary = describe(rollouts.merge([spec.step]))[spec.step or 0] | counts
-    job.tee.print(str(summary))
+    job.tee.print(in_words(summary))
     return summary
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from selfdistill.artifacts.store import Artifact
 from selfdistill.artifacts.tables import SFT, read_rows, write_rows
 from selfdistill.contexts import SUCCESS_THRESHOLD
-from selfdistill.run.job import Job
+from selfdistill.run.job import Job, in_words
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import SftDataSpec
 
@@ -39,7 +39,7 @@ def main(job: Job) -> dict[str, Any]:
     for arm, found in arms.items():
         summary[f"{arm}_solved"] = len(found)
         summary[f"{arm}_mean_tokens"] = sum(found[name]["completion_tokens"] for name in paired) / len(paired)
-    job.tee.print(f"{len(paired)} pairs from {len(prompts)} problems: {summary}")
+    job.tee.print(in_words(summary))
     return summary
 
 
