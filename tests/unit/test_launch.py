@@ -185,7 +185,6 @@ def test_a_hang_ends_with_its_phase_and_the_stacks(tmp_path):
     code = """
 import sys, time
 from pathlib import Path
-from selfdistill.run.job import in_words
 from selfdistill.run.watchdog import Watchdog
 with Watchdog(0.4, lambda text: print(text, flush=True), Path(sys.argv[1])) as watchdog:
     watchdog.heartbeat("step 3: updates")
@@ -232,5 +231,7 @@ def test_what_a_stage_notes_is_in_the_provenance_of_the_attempt(artifact, stage)
 
 
 def test_counts_are_told_in_words():
-    told = in_words({"problems": 64, "mean_tokens": 20480.51234, "rate": 0.0, "outcomes": {"correct": 6}, "missing": {}})
+    told = in_words(
+        {"problems": 64, "mean_tokens": 20480.51234, "rate": 0.0, "outcomes": {"correct": 6}, "missing": {}}
+    )
     assert told == "problems 64, mean tokens 20480.5, rate 0, outcomes (correct 6), missing (none)"
