@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from selfdistill.cli import app
 from selfdistill.estimate import PUBLISHED, Dimensions, dimensions_of, plan_memory, step_cost, suggestions
+from selfdistill.estimate.speed import GPUS, running_completions
 from selfdistill.estimate.workload import Workload
 from selfdistill.schema.common import Lora
 from selfdistill.schema.errors import UserError
@@ -104,6 +105,7 @@ def make_work(**changes) -> Workload:
         "rows_per_step": 64,
         "updates_per_step": 2,
         "engine": "torch",
+        "kv_cache_bytes": 2,
         "sampler_batch_tokens": 8000,
         "tensor_parallel": 1,
         "engine_fraction": 0.5,
@@ -148,6 +150,13 @@ def test_adapters_alone_have_gradients_and_moments_and_share_the_teachers_networ
     # Sharded weights cannot be shared with a teacher.
     sharded = parts_of(make_work(adapter_parameters=1_000_000))
     assert sharded["always teacher"] == work.dimensions.parameters
+
+
+def test_half_the_cache_runs_twice_as_many_completions():
+    gpu = GPUS["H100"]
+    work = make_work(engine="vllm", rows_per_step=10**9)
+    half = replace(work, kv_cache_bytes=1)
+    assert running_completions(half, gpu) == pytest.approx(2 * running_completions(work, gpu), abs=1)
 
 
 def test_the_cache_of_the_torch_sampler_is_its_budget():

@@ -58,6 +58,35 @@ def test_the_learning_rate_moves_training_and_what_follows(raw, assets):
     assert changed(raw, assets, change) == {"train": 3, "evaluate": 6, "epistemics": 6}
 
 
+def test_a_cache_of_eight_bits_moves_all_that_is_sampled_with_it(raw, assets):
+    def planned(**model):
+        edited = copy.deepcopy(raw)
+        edited["models"]["qwen3"] |= model
+        return nodes(edited, assets, name="qwen3_sdpo")
+
+    before, after = planned(), planned(kv_cache_dtype="fp8_e4m3")
+    assert planned(kv_cache_dtype="auto").keys() == before.keys()
+    moved = {after[name].stage for name in after.keys() - before.keys()}
+    assert moved == {"train", "evaluate", "epistemics"}
+    assert {node.stage for node in after.values() if "kv_cache_dtype" in str(node.frozen_spec["params"])} == {
+        "train",
+        "evaluate",
+    }
+
+
+def test_training_on_a_cache_of_eight_bits_needs_the_correction(raw, assets):
+    raw["models"]["qwen3"]["kv_cache_dtype"] = "fp8_e4m3"
+    raw["experiments"]["qwen3_grpo"]["overrides"] = {"correction_clip": None}
+    with pytest.raises(
+        UserError, match="qwen3_grpo.overrides.correction_clip`: is null, but model qwen3 has"
+    ) as caught:
+        Planner(load_config(raw), assets)
+    assert "\n" not in str(caught.value)
+    raw["models"]["toy"]["kv_cache_dtype"] = "fp8_e4m3"
+    with pytest.raises(UserError, match="kv_cache_dtype fp8_e4m3 is for engine vllm; engine torch takes auto"):
+        load_config(raw)
+
+
 def test_a_benchmark_adds_only_its_evaluation(raw, assets):
     def change(config):
         config["datasets"]["toy_more"] = {"source": {"kind": "toy", "families": ["long"], "count": 50, "seed": 5}}

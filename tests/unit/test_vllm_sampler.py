@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from selfdistill.generation.loading import load_sampler
 from selfdistill.generation.vllm_sampler import VllmSampler
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import UserError
@@ -206,6 +207,17 @@ def test_options_of_the_engine_are_passed_on_and_those_that_change_results_refus
     for name in ("kv_cache_dtype", "quantization", "max_model_len", "enable_prefix_caching"):
         with pytest.raises(ValueError, match=f"{name}: not an option of the machine"):
             StageRuntime(engine_options={name: "fp8"})
+
+
+def test_the_type_of_the_cache_reaches_the_engine_and_needs_a_gpu(vllm, tmp_path):
+    tiny_tokenizer().save_pretrained(tmp_path)
+    tiny_model(40).config.save_pretrained(tmp_path)
+    gpu = StageRuntime(device="cuda")
+    assert load_sampler(tmp_path, "vllm", gpu, max_positions=9).engine.options["kv_cache_dtype"] == "auto"
+    sampler = load_sampler(tmp_path, "vllm", gpu, max_positions=9, kv_cache_dtype="fp8_e4m3")
+    assert sampler.engine.options["kv_cache_dtype"] == "fp8_e4m3"
+    with pytest.raises(UserError, match="kv_cache_dtype: fp8_e4m3 needs GPUs"):
+        load_sampler(tmp_path, "vllm", StageRuntime(), max_positions=9, kv_cache_dtype="fp8_e4m3")
 
 
 def test_prompts_that_do_not_fit_are_refused(vllm):

@@ -109,7 +109,8 @@ def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
 
 def _engine_cache(work: Workload, capacity: int) -> str:
     room = work.engine_fraction * capacity - 2 * work.dimensions.parameters / work.tensor_parallel
-    one = work.dimensions.cache_bytes(work.longest_student, work.longest_student, 2) / work.tensor_parallel
+    longest = work.longest_student
+    one = work.dimensions.cache_bytes(longest, longest, work.kv_cache_bytes) / work.tensor_parallel
     if room < one:
         return "no room for the KV cache of one completion of full length"
     return f"KV cache of {int(room // one)} completions of full length"

@@ -100,6 +100,6 @@ def at_largest_fraction(work: Workload, gpu: Gpu) -> Workload:
 
 
 def _cache(work: Workload) -> int:
-    """Bytes of a completion's cache in bfloat16 when it is half done."""
+    """Bytes of a completion's cache when it is half done."""
     context = work.prompt_tokens + work.completion_tokens // 2
-    return work.dimensions.cache_bytes(context, context, 2)
+    return work.dimensions.cache_bytes(context, context, work.kv_cache_bytes)

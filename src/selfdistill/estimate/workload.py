@@ -42,6 +42,7 @@ class Workload:
     rows_per_step: int
     updates_per_step: int
     engine: Literal["none", "torch", "vllm"]
+    kv_cache_bytes: int
     sampler_batch_tokens: int
     tensor_parallel: int
     engine_fraction: float
@@ -142,6 +143,7 @@ def workload_of(
         rows_per_step=spec.prompts_per_step * (on_policy.group_size if on_policy else 1),
         updates_per_step=spec.prompts_per_step // spec.prompts_per_update,
         engine=on_policy.engine if on_policy else "none",
+        kv_cache_bytes=1 if on_policy and on_policy.kv_cache_dtype.startswith("fp8") else 2,
         sampler_batch_tokens=runtime.sampler_batch_tokens,
         tensor_parallel=runtime.tensor_parallel,
         engine_fraction=runtime.gpu_memory_fraction,

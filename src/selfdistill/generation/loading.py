@@ -74,8 +74,10 @@ def load_sampler(
     *,
     max_positions: int,
     trained_model: Any = None,
+    kv_cache_dtype: str = "auto",
 ) -> Sampler:
     """A sampler over the model in `folder`. `max_positions`: the longest sequence that will be asked for.
+    `kv_cache_dtype`: of vLLM's cache.
 
     `trained_model`: the model that this process trains, in turns with sampling. The torch sampler uses its very
     weights, or loads its own where they are sharded; vLLM gives its GPU memory back between calls.
@@ -83,7 +85,13 @@ def load_sampler(
     if engine == "vllm":
         from selfdistill.generation.vllm_sampler import VllmSampler
 
-        return VllmSampler.load(folder, runtime, is_colocated=trained_model is not None, max_positions=max_positions)
+        return VllmSampler.load(
+            folder,
+            runtime,
+            is_colocated=trained_model is not None,
+            max_positions=max_positions,
+            kv_cache_dtype=kv_cache_dtype,
+        )
     from selfdistill.generation.torch_sampler import TorchSampler
 
     shares_model = trained_model is not None and runtime.sharding == "none"

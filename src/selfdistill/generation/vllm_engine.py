@@ -25,13 +25,17 @@ _LAUNCHER_VARIABLES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")
 _CPU_MEMORY_FRACTION = 0.1
 
 
-def start_engine(folder: Path, runtime: StageRuntime, *, sleeps: bool, max_positions: int | None) -> Any:
+def start_engine(
+    folder: Path, runtime: StageRuntime, *, sleeps: bool, max_positions: int | None, kv_cache_dtype: str = "auto"
+) -> Any:
     """A vLLM engine in eager float32 on a CPU, in the folder's precision on GPUs.
 
     `max_positions`: the longest sequence that will be asked for; the KV cache need not be larger. Raises UserError
-    where vLLM is not installed, and for a model that the CPU build cannot run.
+    where vLLM is not installed, and for a model or a `kv_cache_dtype` that the CPU build cannot run.
     """
     is_parallel = _is_parallel()
+    if kv_cache_dtype != "auto" and runtime.device == "cpu":
+        raise UserError(f"kv_cache_dtype: {kv_cache_dtype} needs GPUs; on a CPU leave it at auto.")
     if is_parallel and runtime.tensor_parallel > 1:
         raise UserError("runtime: tensor_parallel must be 1 where several processes train: each has its own engine.")
     _set_environment(runtime)
@@ -58,6 +62,7 @@ def start_engine(folder: Path, runtime: StageRuntime, *, sleeps: bool, max_posit
             tensor_parallel_size=runtime.tensor_parallel,
             distributed_executor_backend="external_launcher" if is_parallel else None,
             max_model_len=length,
+            kv_cache_dtype=kv_cache_dtype,
             enable_prefix_caching=True,
             enable_sleep_mode=sleeps,
             logprobs_mode="processed_logprobs",

@@ -47,7 +47,13 @@ class VllmSampler(Sampler):
 
     @classmethod
     def load(
-        cls, folder: Path, runtime: StageRuntime, *, is_colocated: bool = False, max_positions: int | None = None
+        cls,
+        folder: Path,
+        runtime: StageRuntime,
+        *,
+        is_colocated: bool = False,
+        max_positions: int | None = None,
+        kv_cache_dtype: str = "auto",
     ) -> VllmSampler:
         """Start an engine over a model folder; arguments and errors as in `start_engine`.
 
@@ -55,7 +61,9 @@ class VllmSampler(Sampler):
         sleep and stays awake.
         """
         sleeps = is_colocated and runtime.device == "cuda"
-        engine = start_engine(folder, runtime, sleeps=sleeps, max_positions=max_positions)
+        engine = start_engine(
+            folder, runtime, sleeps=sleeps, max_positions=max_positions, kv_cache_dtype=kv_cache_dtype
+        )
         sampler = cls(engine, end_token_ids(folder), sleeps=sleeps)
         sampler.sleep()  # The trainer loads next.
         return sampler

@@ -61,6 +61,7 @@ class Experiment:
                 sampling=self.model.training_sampling,
                 grader=self.reward,
                 engine=self.model.engine,
+                kv_cache_dtype=self.model.kv_cache_dtype,
                 **train.values_of(GroupFields),
             )
         return TrainSpec(
@@ -158,6 +159,7 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
 
     train = validate_setting(TrainEntry, merged, place)
     method = _method(config, model, train, place)
+    _check_cache_type(entry.model, model, train, method, place)
     experiment = Experiment(
         name=name,
         entry=entry,
@@ -181,6 +183,18 @@ def _resolve_one(config: Config, name: str, entry: ExperimentEntry) -> Experimen
     experiment.evaluated_steps()
     _check_room(config, model, entry.benchmarks)
     return experiment
+
+
+def _check_cache_type(
+    name: str, model: ModelEntry, train: TrainEntry, method: Method, place: Callable[[Keys], Keys]
+) -> None:
+    """A cache of eight bits samples from another distribution than the policy's; SettingError without a correction."""
+    if method.samples and model.kv_cache_dtype != "auto" and train.correction_clip is None:
+        problem = (
+            f"is null, but model {name} has kv_cache_dtype {model.kv_cache_dtype}: what is sampled then differs "
+            "from the policy, which only the correction makes up for. Set it (2.0), or kv_cache_dtype: auto."
+        )
+        raise SettingError.at(*place(("correction_clip",)), problem=problem)
 
 
 def _check_room(config: Config, model: ModelEntry, benchmarks: Iterable[str]) -> None:
@@ -220,6 +234,7 @@ def _training_evaluation(
     return TrainingEvaluation(
         sampling=benchmark.sampling(model.evaluation_sampling),
         engine=model.engine,
+        kv_cache_dtype=model.kv_cache_dtype,
         **entry.values_of(EvaluationFields) | {"every_steps": min(entry.every_steps, train.steps)},
         **benchmark.values_of(GradingFields),
     )

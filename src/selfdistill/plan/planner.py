@@ -203,6 +203,7 @@ class Planner:
             sampling=entry.analysis_sampling,
             grader=reward,
             engine=entry.engine,
+            kv_cache_dtype=entry.kv_cache_dtype,
             seed=seed,
             thinking=entry.thinking,
             reprompt=self.config.reprompts[entry.analysis_reprompt] if contexts else None,
@@ -251,6 +252,7 @@ class Planner:
             samples=entry.samples,
             sampling=sampling,
             engine=settings.engine,
+            kv_cache_dtype=settings.kv_cache_dtype,
             **entry.values_of(GradingFields),
             **changes,
         )

@@ -9,6 +9,13 @@ from pydantic import Field, model_validator
 from selfdistill.schema.base import Model, Since
 
 Engine = Annotated[Literal["torch", "vllm"], Field(description="Engine that samples.")]
+KvCacheType = Annotated[
+    Literal["auto", "fp8_e4m3", "fp8_e5m2"],
+    Since("auto"),
+    Field(
+        description="Type of vLLM's KV cache; auto: the model's. Eight bits change what is sampled (docs/engines.md)."
+    ),
+]
 Precision = Annotated[
     Literal["float32", "bfloat16"], Field(description="Compute type of training; master weights are float32.")
 ]

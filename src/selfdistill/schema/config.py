@@ -10,6 +10,7 @@ from selfdistill.schema.base import Model
 from selfdistill.schema.common import (
     Engine,
     GraderEntry,
+    KvCacheType,
     MathGraderEntry,
     Precision,
     RepromptTemplate,
@@ -82,6 +83,7 @@ class ModelEntry(Entry, ChatFields):
     analysis_reprompt: str = Field("analysis", description="Name of the re-prompt template of the richness table.")
     max_positions: int = Field(gt=0, description="Longest sequence the model takes.")
     engine: Engine = "vllm"
+    kv_cache_dtype: KvCacheType = "auto"
     training_sampling: Sampling = Field(description="Sampling in training; untruncated.")
     evaluation_sampling: Sampling = Field(description="Sampling on benchmarks.")
     analysis_sampling: Sampling = Field(description="Sampling for the richness table and SFT data.")
@@ -94,6 +96,14 @@ class ModelEntry(Entry, ChatFields):
     def _has_one_origin(self) -> ModelEntry:
         if (self.asset is None) == (self.pretrain is None):
             raise ValueError("needs either `asset` or `pretrain`, not both")
+        return self
+
+    @model_validator(mode="after")
+    def _has_a_cache_of_its_engine(self) -> ModelEntry:
+        if self.kv_cache_dtype != "auto" and self.engine != "vllm":
+            raise ValueError(
+                f"kv_cache_dtype {self.kv_cache_dtype} is for engine vllm; engine {self.engine} takes auto"
+            )
         return self
 
     @model_validator(mode="after")

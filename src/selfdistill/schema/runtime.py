@@ -10,10 +10,10 @@ from selfdistill.schema.base import Model
 
 #: Options of vLLM's engine that the project sets itself, or that decide what is sampled.
 _NOT_RUNTIME = {
-    "distributed_executor_backend", "dtype", "enable_prefix_caching", "enable_sleep_mode", "gpu_memory_utilization",
-    "hf_overrides", "kv_cache_dtype", "load_format", "logits_processors", "logprobs_mode", "max_logprobs",
-    "max_model_len", "model", "quantization", "rope_scaling", "seed", "speculative_config", "tensor_parallel_size",
-    "tokenizer", "trust_remote_code",
+    "calculate_kv_scales", "distributed_executor_backend", "dtype", "enable_prefix_caching", "enable_sleep_mode",
+    "gpu_memory_utilization", "hf_overrides", "kv_cache_dtype", "load_format", "logits_processors", "logprobs_mode",
+    "max_logprobs", "max_model_len", "model", "quantization", "rope_scaling", "seed", "speculative_config",
+    "tensor_parallel_size", "tokenizer", "trust_remote_code",
 }  # fmt: skip
 
 
@@ -75,7 +75,9 @@ class StageRuntime(Model):
     def _no_results(cls, options: dict[str, Any]) -> dict[str, Any]:
         refused = sorted(_NOT_RUNTIME & options.keys())
         if refused:
-            raise ValueError(f"{', '.join(refused)}: not an option of the machine; it would change what is sampled")
+            hint = " (set kv_cache_dtype of the model)" if "kv_cache_dtype" in refused else ""
+            names = ", ".join(refused)
+            raise ValueError(f"{names}: not an option of the machine; it would change what is sampled{hint}")
         return options
 
     @property

@@ -15,6 +15,7 @@ from selfdistill.schema.base import Since, Spec
 from selfdistill.schema.common import (
     AssetPin,
     Engine,
+    KvCacheType,
     Precision,
     RepromptTemplate,
     Samples,
@@ -131,6 +132,7 @@ class RolloutsSpec(GradingFields, StageSpec):
     samples: Samples
     sampling: Sampling = Field(description="How completions are drawn.")
     engine: Engine
+    kv_cache_dtype: KvCacheType = "auto"
     reprompt: RepromptTemplate | None = Field(description="How a context is shown; needs a contexts input.")
     max_reprompt_tokens: int | None = Field(gt=0, description="Longest prompt with a context.")
     thinking: bool | None = Field(description="enable_thinking of a prompt with a context: the prompts' flag.")
@@ -239,6 +241,7 @@ class EvaluateSpec(GradingFields, InterventionFields, StageSpec):
     samples: Samples
     sampling: Sampling = Field(description="How completions are drawn.")
     engine: Engine
+    kv_cache_dtype: KvCacheType = "auto"
 
     def slug(self, inputs: Mapping[str, str]) -> str:
         return f"{inputs['model']}-on-{inputs['prompts']}"

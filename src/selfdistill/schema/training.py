@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from selfdistill.schema.base import Spec
-from selfdistill.schema.common import Engine, Grader, Sampling
+from selfdistill.schema.common import Engine, Grader, KvCacheType, Sampling
 from selfdistill.schema.shared import EvaluationFields, GradingFields, GroupFields
 
 
@@ -15,6 +15,7 @@ class OnPolicy(GroupFields, Spec):
     sampling: Sampling = Field(description="Must be untruncated: renormalised log-probs bias the ratio.")
     grader: Grader = Field(discriminator="kind", description="Reward.")
     engine: Engine
+    kv_cache_dtype: KvCacheType = "auto"
 
     @model_validator(mode="after")
     def _fits_its_buffer(self) -> OnPolicy:
@@ -36,3 +37,4 @@ class TrainingEvaluation(EvaluationFields, GradingFields, Spec):
 
     sampling: Sampling = Field(description="How completions are drawn.")
     engine: Engine = Field(description="Engine that samples; a method that samples uses its own.")
+    kv_cache_dtype: KvCacheType = "auto"

@@ -168,7 +168,11 @@ class Diagnosis:
         left = self.sampled.sampling.max_tokens - max(len(ids) for _, ids in chosen)
         sampling = self.sampled.sampling.model_copy(update={"max_tokens": max(left, 1)})
         sampler = load_sampler(
-            folder, self.sampled.engine, self.job.runtime, max_positions=max(map(len, begun)) + sampling.max_tokens
+            folder,
+            self.sampled.engine,
+            self.job.runtime,
+            max_positions=max(map(len, begun)) + sampling.max_tokens,
+            kv_cache_dtype=self.sampled.kv_cache_dtype,
         )
         with closing(sampler), WorkerPool(self.job.runtime.grader_processes) as pool:
             sampled = sampler.generate(begun, seeds, sampling)

@@ -40,6 +40,7 @@ class ServerSettings(Model):
     clients: int
     folder: Path
     engine: Literal["torch", "vllm"]
+    kv_cache_dtype: str = "auto"
     max_positions: int
     runtime: StageRuntime
 
@@ -143,7 +144,13 @@ def main(settings: ServerSettings) -> int:
     # A child that kept a connection open would hide the exit of this process from the training.
     os.register_at_fork(after_in_child=lambda: [client.close() for client in clients])
     try:
-        sampler = load_sampler(settings.folder, settings.engine, settings.runtime, max_positions=settings.max_positions)
+        sampler = load_sampler(
+            settings.folder,
+            settings.engine,
+            settings.runtime,
+            max_positions=settings.max_positions,
+            kv_cache_dtype=settings.kv_cache_dtype,
+        )
         with closing(sampler):
             Server(sampler, clients).run()
     except TrainingEnded:

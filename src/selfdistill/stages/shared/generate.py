@@ -127,7 +127,11 @@ class RolloutJob:
         else:
             longest = max(len(prompt.prompt_ids) for prompt in self.prompts)
             self.sampler = load_sampler(
-                folder, self.spec.engine, self.job.runtime, max_positions=longest + self.spec.sampling.max_tokens
+                folder,
+                self.spec.engine,
+                self.job.runtime,
+                max_positions=longest + self.spec.sampling.max_tokens,
+                kv_cache_dtype=self.spec.kv_cache_dtype,
             )
         return self.sampler
 

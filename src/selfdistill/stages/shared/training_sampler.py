@@ -17,6 +17,7 @@ from selfdistill.run.gpus import VISIBLE, gpus_of, visible_gpus
 from selfdistill.run.job import Job
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
+from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.training.distributed import World
 
@@ -29,8 +30,15 @@ def make_training_sampler(job: Job, spec: TrainSpec, model: Any) -> Sampler | No
     folder = model_folder(job.artifact.input("model"))
     longest = _max_positions(job, spec)
     if job.runtime.separate_samplers:
-        return _connect_to_separate_samplers(job, folder, used.engine, longest)
-    return load_sampler(folder, used.engine, job.runtime, max_positions=longest, trained_model=model)
+        return _connect_to_separate_samplers(job, folder, used, longest)
+    return load_sampler(
+        folder,
+        used.engine,
+        job.runtime,
+        max_positions=longest,
+        trained_model=model,
+        kv_cache_dtype=used.kv_cache_dtype,
+    )
 
 
 def _max_positions(job: Job, spec: TrainSpec) -> int:
@@ -46,7 +54,9 @@ def _longest_prompt(job: Job, role: str) -> int:
     return max((len(row["prompt_ids"]) for row in rows), default=0)
 
 
-def _connect_to_separate_samplers(job: Job, folder: Path, engine: str, max_positions: int) -> Sampler:
+def _connect_to_separate_samplers(
+    job: Job, folder: Path, used: OnPolicy | TrainingEvaluation, max_positions: int
+) -> Sampler:
     """Connect to the sampling processes of this node; local rank 0 starts them."""
     world = World(job.runtime.device)
     local_rank = int(os.environ.get("LOCAL_RANK", "0")) if world.size > 1 else 0
@@ -60,8 +70,8 @@ def _connect_to_separate_samplers(job: Job, folder: Path, engine: str, max_posit
         return RemoteSampler(addresses, local_rank, log=log)
     settings = [
         ServerSettings(
-            address=address, clients=world.local_size, folder=folder, engine=engine, max_positions=max_positions,
-            runtime=job.runtime,
+            address=address, clients=world.local_size, folder=folder, engine=used.engine,
+            kv_cache_dtype=used.kv_cache_dtype, max_positions=max_positions, runtime=job.runtime,
         )
         for address in addresses
     ]  # fmt: skip
