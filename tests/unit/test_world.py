@@ -100,7 +100,7 @@ def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(stage, "load_model", load)
     monkeypatch.setattr(stage, "model_folder", lambda artifact: None)
-    monkeypatch.setattr(stage, "check_machine", lambda grader: None)
+    monkeypatch.setattr(stage, "check_grader", lambda grader: None)
     artifact = SimpleNamespace(spec=lambda kind: make_spec(SDPO), input=lambda role: None)
     with pytest.raises(Loaded):
         stage.main(SimpleNamespace(artifact=artifact, runtime=StageRuntime(device="cuda", processes=2)))

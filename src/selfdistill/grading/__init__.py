@@ -4,7 +4,7 @@ Maths: the last box against the gold answer (docs/method.md 12). Identical texts
 everything else is decided by math-verify in worker processes that are killed at the time limit, since its own limit
 works by signals in the main thread only, and an answer may be a tower of powers. With the rules `extended`, other
 notations of the same answer are put right before (notation.py, agreement.py). Choice: a letter. Code: a program, run
-on unit tests in a sandbox.
+on unit tests in a sandbox. Python: a function of the user's, in worker processes as well.
 
 Importing this package is cheap: math-verify is imported in the workers alone, and none starts before it is needed.
 """

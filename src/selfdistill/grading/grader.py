@@ -28,7 +28,7 @@ from selfdistill.grading.quick import decide_identical, decide_quickly
 
 if TYPE_CHECKING:
     # The settings models load pydantic, several times slower than all of this package.
-    from selfdistill.schema.common import ChoiceGrader, CodeGrader, Grader, MathGrader
+    from selfdistill.schema.common import ChoiceGrader, CodeGrader, Grader, MathGrader, PythonGrader
 
 #: `unreadable_gold`: nothing can be equal to the gold answer but its own text, which is not the model's mistake.
 Outcome = Literal["correct", "wrong", "unparsed", "timeout", "unreadable_gold"]
@@ -59,7 +59,7 @@ def grade(
     grader: Grader,
     pool: WorkerPool | None = None,
 ) -> list[Grade]:
-    """Grade completions against gold answers; reward 1.0 for correct, else 0.0.
+    """Grade completions against gold answers; reward 1.0 for correct, else 0.0 (`kind: python`: its own).
 
     Equal (answer, gold) pairs are compared once. `pool` defaults to one worker process for the whole program, started
     when first needed. Raises ValueError for unequal lengths or an unknown stop reason, UserError for a gold answer
@@ -76,6 +76,8 @@ def grade(
         golds = [gold.strip() for gold in golds]
     if grader.kind == "code":
         return _grade_code(completions, golds, stop_reasons, grader, pool.processes if pool else 1)
+    if grader.kind == "python":
+        return _grade_python(completions, golds, stop_reasons, grader, pool or _shared_pool())
     _check_golds(golds, grader)
     answers = _extract_all(completions, golds, grader)
     is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
@@ -97,6 +99,10 @@ def check_machine(grader: Grader) -> None:
         from selfdistill.grading.programs import choose_backend
 
         choose_backend(grader.allow_unsandboxed)
+    elif grader.kind == "python":
+        from selfdistill.grading.function import check_function
+
+        check_function(grader)
 
 
 def shown_answer(gold: str, grader: Grader) -> str:
@@ -131,6 +137,30 @@ def _grade_code(
         else:
             verdict = verdicts[pair]
             grades.append(Grade(verdict.outcome, float(verdict.outcome == "correct"), pair[0], verdict.feedback))
+    return grades
+
+
+def _grade_python(
+    completions: Sequence[str],
+    golds: Sequence[str],
+    stop_reasons: Sequence[str],
+    grader: PythonGrader,
+    pool: WorkerPool,
+) -> list[Grade]:
+    """The same by a function of the user's, which is called once for equal (completion, gold) pairs."""
+    from selfdistill.grading.function import CORRECT_FROM, call_function
+
+    pairs = list(zip(completions, golds, strict=True))
+    is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
+    distinct = list(dict.fromkeys(pair for pair, cut in zip(pairs, is_cut, strict=True) if not cut))
+    rewards = dict(zip(distinct, call_function(distinct, grader, pool), strict=True))
+    grades = []
+    for pair, cut in zip(pairs, is_cut, strict=True):
+        reward = 0.0 if cut else rewards[pair]
+        if reward is None or isinstance(reward, str):
+            grades.append(Grade("unparsed" if reward is None else "timeout", 0.0, ""))
+        else:
+            grades.append(Grade("correct" if reward >= CORRECT_FROM else "wrong", reward, ""))
     return grades
 
 

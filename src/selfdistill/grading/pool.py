@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 #: A worker imports a computer-algebra system; on a busy shared file system that can take long.
 STARTUP_SECONDS = 300.0
+#: The module that a worker runs, and its arguments.
+_MATHS = ("selfdistill.grading.worker",)
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -43,7 +45,7 @@ class _Batch:
 
     pairs: Sequence[tuple[str, str]]
     timeout_seconds: float
-    rules: Rules
+    rules: Rules | str
     waiting: deque[int]
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     retried: set[int] = field(default_factory=set)
@@ -63,10 +65,12 @@ class WorkerPool:
     Workers start when first needed and live until `close`. A worker that runs into the limit is killed and replaced.
     """
 
-    def __init__(self, processes: int = 1) -> None:
+    def __init__(self, processes: int = 1, worker: tuple[str, ...] = _MATHS) -> None:
         if processes < 1:
             raise ValueError(f"processes must be at least 1, not {processes}")
         self._processes = processes
+        self._worker = worker
+        self._beside: dict[tuple[str, ...], WorkerPool] = {}
         self._workers: list[_Worker] = []
         self._selector = selectors.DefaultSelector()
         self._owner = os.getpid()
@@ -88,8 +92,14 @@ class WorkerPool:
         """The processes alive now; empty before the first comparison that needs one."""
         return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
 
+    def beside(self, worker: tuple[str, ...]) -> WorkerPool:
+        """As many workers that run another module, made once; they end with this pool."""
+        if worker not in self._beside:
+            self._beside[worker] = WorkerPool(self._processes, worker)
+        return self._beside[worker]
+
     def compare(
-        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: Rules = "math_verify"
+        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: Rules | str = "math_verify"
     ) -> list[Outcome]:
         """Outcome of each (answer, gold) pair, in order: correct, wrong, unparsed, timeout or unreadable_gold.
 
@@ -113,6 +123,8 @@ class WorkerPool:
         """End all workers; a later `compare` starts new ones. Does nothing in a forked child."""
         if os.getpid() == self._owner:
             self._kill(list(self._workers))
+            for pool in self._beside.values():
+                pool.close()
 
     def _assign(self, batch: _Batch) -> None:
         self._kill([worker for worker in self._workers if worker.job is None and worker.process.poll() is not None])
@@ -161,7 +173,8 @@ class WorkerPool:
         self._kill([worker])
         if not worker.is_ready:
             raise RuntimeError(
-                "a grading worker could not start; its message is on standard error. Is math-verify installed?"
+                f"a grading worker ({' '.join(self._worker)}) could not start; its message is on standard error. "
+                "Is everything installed that it imports?"
             )
         if worker.job is not None:
             batch.give_back(worker.job)
@@ -169,7 +182,7 @@ class WorkerPool:
     def _start(self) -> None:
         path = os.pathsep.join(filter(None, [str(_PACKAGE_ROOT), os.environ.get("PYTHONPATH")]))
         process = subprocess.Popen(
-            [sys.executable, "-m", "selfdistill.grading.worker"],
+            [sys.executable, "-m", *self._worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env={**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},

@@ -101,24 +101,31 @@ def _limit_memory() -> None:
     resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def main() -> None:
+def serve(load: Callable[[], Callable[[dict[str, Any]], str]]) -> None:
+    """Answer requests, one line each, until the parent closes the pipe; `load` makes the function that answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
     # Nothing but outcomes may reach the pipe, whatever a library prints.
     outcomes = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
-    _limit_memory()
-    logging.disable(logging.CRITICAL)
-    predict_fast()
-    compare = load_comparison()
+    answer = load()
     print("ready", file=outcomes, flush=True)
     with open(os.devnull, "w") as nowhere:
         for line in sys.stdin:
             request = json.loads(line)
             faulthandler.dump_traceback_later(request["timeout_seconds"] + GRACE_SECONDS, exit=True, file=nowhere)
-            outcome = compare(request["answer"], request["gold"], request["rules"])
+            outcome = answer(request)
             faulthandler.cancel_dump_traceback_later()
             print(outcome, file=outcomes, flush=True)
 
 
+def load_outcomes() -> Callable[[dict[str, Any]], str]:
+    """The function (request) -> outcome of math-verify, in a process of bounded memory."""
+    _limit_memory()
+    logging.disable(logging.CRITICAL)
+    predict_fast()
+    compare = load_comparison()
+    return lambda request: compare(request["answer"], request["gold"], request["rules"])
+
+
 if __name__ == "__main__":
-    main()
+    serve(load_outcomes)

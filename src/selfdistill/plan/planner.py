@@ -9,6 +9,7 @@ from selfdistill.artifacts.store import slugify
 from selfdistill.epistemic import in_canonical_order
 from selfdistill.plan.experiments import Experiment, resolve
 from selfdistill.plan.graph import Node
+from selfdistill.plan.own_graders import with_code
 from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import AssetPin, Grader
 from selfdistill.schema.config import Config, ModelEntry
@@ -52,9 +53,9 @@ class Planner:
     """Builds nodes on demand and shares them: two experiments with the same rollouts get the same node."""
 
     def __init__(self, config: Config, assets: AssetLock) -> None:
-        self.config = config
+        self.config = with_code(config)
         self.assets = assets
-        self.experiments = resolve(config)
+        self.experiments = resolve(self.config)
         for method in ("dataset", "model", "problems", "prompts", "benchmark_prompts", "sft_data", "train"):
             setattr(self, method, cache(getattr(self, method)))
 

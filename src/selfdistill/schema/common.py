@@ -107,8 +107,26 @@ class CodeGrader(Model):
     )
 
 
-Grader = MathGrader | ChoiceGrader | CodeGrader
-GraderEntry = MathGraderEntry | ChoiceGrader | CodeGrader
+class PythonGraderEntry(Model):
+    """A function of your own, `grade(completion, answer)`, in a module of the project folder or of a package."""
+
+    kind: Literal["python"] = "python"
+    function: str = Field(
+        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        description="`module:function`. It returns true or false, a number from 0 to 1, or None for no answer.",
+    )
+    timeout_seconds: float = Field(10.0, gt=0, description="Limit for one call, after which it is a timeout.")
+    requires_eos: bool = Field(False, description="A completion cut off by the length limit counts as wrong.")
+
+
+class PythonGrader(PythonGraderEntry):
+    """The same in the spec of an artifact."""
+
+    code: str = Field(description="Digest of the code of the module, with what it uses of its own package.")
+
+
+Grader = MathGrader | ChoiceGrader | CodeGrader | PythonGrader
+GraderEntry = MathGraderEntry | ChoiceGrader | CodeGrader | PythonGraderEntry
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]

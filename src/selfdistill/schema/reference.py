@@ -47,6 +47,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "grader-math": common.MathGraderEntry,
     "grader-choice": common.ChoiceGrader,
     "grader-code": common.CodeGrader,
+    "grader-python": common.PythonGraderEntry,
     "benchmark": config.BenchmarkEntry,
     "variant": config.VariantEntry,
     "recipe": config.TrainEntry,

@@ -7,10 +7,9 @@ from contextlib import closing, nullcontext
 from dataclasses import asdict
 from typing import Any
 
-from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
 from selfdistill.generation.loading import empty_model, load_model, load_tokenizer
-from selfdistill.grading import WorkerPool, check_machine
+from selfdistill.grading import WorkerPool
 from selfdistill.rollouts import Prompt, grade_function
 from selfdistill.run.job import Job
 from selfdistill.run.watchdog import Watchdog
@@ -19,6 +18,7 @@ from selfdistill.schema.stages import TrainSpec
 from selfdistill.stages.shared.generate import read_prompts
 from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.stages.shared.models import model_folder
+from selfdistill.stages.shared.outside_code import check_code, check_grader
 from selfdistill.stages.shared.training_sampler import make_training_sampler
 from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.distributed import World
@@ -31,9 +31,9 @@ DISTRIBUTED = True
 
 def main(job: Job) -> dict[str, Any]:
     artifact, spec = job.artifact, job.artifact.spec(TrainSpec)
-    check_method_code(spec)
-    if spec.on_policy:
-        check_machine(spec.on_policy.grader)
+    check_code(f"method {spec.method.name}", spec.method.outside_modules, spec.method_code)
+    for graded in filter(None, (spec.on_policy, spec.evaluation)):
+        check_grader(graded.grader)
     world = World.of(job.runtime)
     base = model_folder(artifact.input("model"))
     model = empty_model(base) if world.is_sharded else load_model(base, world.device)
@@ -81,15 +81,6 @@ def training_prompts(job: Job, spec: TrainSpec) -> list[Prompt]:
             "`source: {fields: {solution: COLUMN}}`."
         )
     return prompts
-
-
-def check_method_code(spec: TrainSpec) -> None:
-    """Raise UserError where a method from outside the package is no longer the one that was planned."""
-    if outside_digest(spec.method.outside_modules) != spec.method_code:
-        raise UserError(
-            f"the code of method {spec.method.name} ({', '.join(spec.method.outside_modules)}) has changed since this "
-            "run was planned: run the same snakemake command again, which plans a run of the new code."
-        )
 
 
 def is_result(metric: str) -> bool:

@@ -7,10 +7,6 @@ process. `register_method` ties the two together; docs/configuration.md 10 shows
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -21,6 +17,7 @@ from pydantic_core import core_schema
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import RepromptTemplate
 from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.outside import load_module
 
 Aggregation = Literal["sequence_mean", "token_mean", "unmasked_sequence_mean"]
 #: The two kinds of given completions: sampled with a solution in the prompt, or without.
@@ -148,24 +145,6 @@ def method_class(name: str) -> type[MethodSettings]:
     if name not in _METHODS:
         raise unknown("method", name, _METHODS)
     return _METHODS[name]
-
-
-def load_module(name: str, why: str) -> Any:
-    """Import a module of the user's: from the project folder, or from wherever Python finds it.
-
-    Raises UserError with the line that failed.
-    """
-    if os.getcwd() not in sys.path:
-        sys.path.append(os.getcwd())
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        last = traceback.extract_tb(error.__traceback__)[-1]
-        at = "" if isinstance(error, ModuleNotFoundError) else f" ({last.filename}, line {last.lineno})"
-        raise UserError(
-            f"{why}: importing {name} failed: {type(error).__name__}: {error}{at}. Put {name.partition('.')[0]} into "
-            "the project folder, or install it."
-        ) from error
 
 
 def method_settings(value: Any) -> MethodSettings:

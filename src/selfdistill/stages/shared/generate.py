@@ -14,13 +14,14 @@ from selfdistill.artifacts.tables import read_rows, rollout_columns
 from selfdistill.generation import Completion, Sampler
 from selfdistill.generation.intervention import Intervention
 from selfdistill.generation.loading import load_sampler, load_tokenizer
-from selfdistill.grading import OUTCOMES, WorkerPool, check_machine
+from selfdistill.grading import OUTCOMES, WorkerPool
 from selfdistill.rollouts import Prompt, grade_function, grade_groups, rollout_rows, sampling_seeds
 from selfdistill.run.job import Job
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.shared import InterventionFields
 from selfdistill.schema.stages import EvaluateSpec, RolloutsSpec
 from selfdistill.stages.shared.models import model_folder
+from selfdistill.stages.shared.outside_code import check_grader
 from selfdistill.stages.shared.parts import PartFiles, merge
 
 _PROMPT_COLUMNS = tuple(field.name for field in fields(Prompt))
@@ -64,7 +65,7 @@ class RolloutJob:
             return
         if done:
             self.job.tee.print(f"step {step or 0}: {len(done)} of {len(prompts)} prompts were finished before.")
-        check_machine(self.spec.grader)
+        check_grader(self.spec.grader)
         folder = model_folder(self.model, step)
         tokenizer = load_tokenizer(folder)
         forced = Intervention.of(self.changes, tokenizer)

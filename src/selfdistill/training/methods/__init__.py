@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from selfdistill.schema.errors import UserError
-from selfdistill.schema.methods import load_module
+from selfdistill.schema.outside import load_module
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.training.methods.base import Policy, Tokens, TrainingMethod
 

@@ -1,0 +1,43 @@
+"""Rewards from a function of the user's, called in worker processes that are killed at the time limit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from selfdistill.grading.pool import WorkerPool
+from selfdistill.schema.errors import UserError
+
+if TYPE_CHECKING:
+    from selfdistill.schema.common import PythonGrader
+
+#: Reward from which a completion counts as correct (docs/method.md 3).
+CORRECT_FROM = 0.5
+_WORKER = "selfdistill.grading.function_worker"
+#: Instead of the name of the function: load it and check its signature, call nothing.
+CHECK = "check"
+
+
+def check_function(grader: PythonGrader) -> None:
+    """Raises UserError where the function cannot be imported or does not take two arguments."""
+    with WorkerPool(worker=(_WORKER, grader.function)) as workers:
+        _read(grader, workers.compare([("", "")], grader.timeout_seconds, CHECK)[0])
+
+
+def call_function(pairs: Sequence[tuple[str, str]], grader: PythonGrader, pool: WorkerPool) -> list[float | None | str]:
+    """What the function says of each (completion, answer): a reward, None for no answer, or "timeout".
+
+    Raises UserError where it raises, or returns anything else.
+    """
+    workers = pool.beside((_WORKER, grader.function))
+    return [_read(grader, line) for line in workers.compare(pairs, grader.timeout_seconds, grader.function)]
+
+
+def _read(grader: PythonGrader, line: str) -> float | None | str:
+    if line == "timeout":
+        return line
+    reply: dict[str, Any] = json.loads(line)
+    if "error" in reply:
+        raise UserError(f"grader {grader.function}: {reply['error']}")
+    return reply["reward"]
