@@ -120,12 +120,13 @@ def test_gc_leaves_alone_a_job_on_a_machine_whose_locks_are_not_seen(project):
     assert not [a for a in of_stage("train") if "grpo" in a.slug]
 
 
-def test_gc_does_not_remove_anything_while_a_workflow_runs(project):
+def test_nothing_is_removed_while_a_workflow_runs(project):
     lock = Path(".snakemake/locks/0.input.lock")
     lock.parent.mkdir(parents=True)
     lock.touch()
-    with pytest.raises(UserError, match="a workflow is running in this folder.*snakemake --unlock"):
-        cli("gc", "--yes")
+    for command in (("gc", "--yes"), ("discard", train().key, "--yes")):
+        with pytest.raises(UserError, match="a workflow is running in this folder.*snakemake --unlock"):
+            cli(*command)
     assert train().is_sealed
     lock.unlink()
     cli("gc", "--yes")

@@ -16,12 +16,12 @@ from workflow_helpers import TARGET, set_learning_rate
 from workflow_project import Project
 
 pytestmark = pytest.mark.attack
-STEPS = 16
+STEPS = 48
 
 
 def longer(config: dict) -> None:
     set_learning_rate(3e-4)(config)
-    config["recipes"]["toy_grpo"] |= {"steps": STEPS, "checkpoint_every": 8}
+    config["recipes"]["toy_grpo"] |= {"steps": STEPS, "checkpoint_every": 24}
 
 
 def without_the_experiment(config: dict) -> None:
@@ -56,17 +56,25 @@ def test_clean_up_during_a_run_changes_nothing(project, finished, tmp_path):
     other = project.copy(tmp_path / "other")
     other.edit(without_the_experiment)
     shutil.copy(other.root / "config/config.yaml", project.root / "other.yaml")
-    running, log = project.start(TARGET), []
+    running, log, refusals = project.start(TARGET), [], 0
     before = set(project.artifacts("train"))
     while running.poll() is None:
         (key,) = [path.name[-12:] for path in project.artifacts("train") if path not in before] or ["none"]
         for command in (("gc", "--yes", "--only-config", "--configfile", "other.yaml"), ("discard", "--yes", key),
                         ("verify",), ("track",)):  # fmt: skip
+            has_begun = any((project.root / ".snakemake/locks").glob("*.lock"))
             log.append(said(project, *command))
+            refusals += "is being computed now" in log[-1] or "a workflow is running" in log[-1]
+            if has_begun and running.poll() is None:
+                assert not any(done in log[-1] for done in ("discarded ", "artifacts removed")), log[-1]
     output = running.communicate()[0]
     assert running.returncode == 0, output
     assert not any("Traceback" in text for text in [*log, output]), [t for t in log if "Traceback" in t][:1]
-    assert len(log) >= 8, "the run was over before the attack had begun"
+    assert refusals >= 2, "the run was over before the attack had begun"
+    if (project.root / "results/artifacts/.trash").exists():  # Before the start and after the end they may remove.
+        said(project, "undo")
+        said(project, "undo")
+        project.run(TARGET)
     assert payloads(alone).keys() - payloads(finished).keys()
     assert payloads(alone).items() <= payloads(project).items()
     for folder in set(project.artifacts("train")) - before:

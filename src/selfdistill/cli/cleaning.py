@@ -44,6 +44,8 @@ def discard(
     named = find_artifacts(names)
     below = descendants(named, all_artifacts())
     _refuse_running([*named, *below])
+    if yes:
+        _refuse_during_workflow()
     found = {artifact.name: artifact for artifact in [*named, *(below if dependants else ())]}
     chosen = [artifact for artifact in found.values() if any(path.exists() for path in artifact.result_paths)]
     _refuse_pinned(chosen)
@@ -66,6 +68,14 @@ def _discard(artifact: Artifact, removal: trash.Removal) -> None:
             raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
         record_discard(artifact.folder)
         trash.move_to_trash(removal, artifact.result_paths)
+
+
+def _refuse_during_workflow() -> None:
+    """A running workflow has planned with what is sealed now: its later jobs would miss what is removed."""
+    if is_workflow_running():
+        raise UserError(
+            "a workflow is running in this folder: wait until it has ended. If it was killed: snakemake --unlock"
+        )
 
 
 def _refuse_running(artifacts: Iterable[Artifact]) -> None:
@@ -126,10 +136,7 @@ def gc(
 
 
 def _remove(removable: list[Artifact], empty: list[Artifact], leftovers: list[Artifact], undo_days: float) -> None:
-    if is_workflow_running():
-        raise UserError(
-            "a workflow is running in this folder: wait until it has ended. If it was killed: snakemake --unlock"
-        )
+    _refuse_during_workflow()
     removal = trash.new_removal("gc")
     for artifact in [*removable, *empty, *leftovers]:
         with hold_if_idle(artifact.folder) as is_idle:
