@@ -12,7 +12,7 @@ from selfdistill.artifacts.tables import read_frame, read_rows, write_rows
 from selfdistill.assets.gguf import _recorded
 from selfdistill.cli.estimate import _read
 from selfdistill.schema.errors import UserError
-from selfdistill.sources.folders import _saved
+from selfdistill.sources.folders import read_saved
 from selfdistill.sources.livecodebench import decode_tests
 from selfdistill.training.distributed import World
 from selfdistill.training.metrics import drop_metrics_after
@@ -104,7 +104,7 @@ NOTES = [b"\xff", b"{", NESTED.encode(), b"[1]", b"7", b'{"splits": 3}', b'{"spl
 def test_notes_of_a_saved_data_set_that_are_damaged_are_one_line(tmp_path, note):
     (tmp_path / "dataset_dict.json").write_bytes(note)
     with pytest.raises(UserError, match="dataset_dict.json is damaged"):
-        list(_saved(tmp_path, None))
+        list(read_saved(tmp_path, None))
 
 
 @pytest.mark.parametrize("note", [*NOTES, b"", None])

@@ -298,7 +298,7 @@ def test_trainings_stream_to_a_server_that_is_stopped_in_between_and_nothing_is_
     both = trainings_of(600)
     with mlflow_server(port, folder) as uri:
         jobs = [launch_training(artifact, uri) for artifact in both]
-        wait_until(lambda: len(points(uri)) == 2 and min(points(uri).values()) > 10, 60)
+        wait_until(lambda: len(points(uri)) == 2 and min(points(uri).values()) > 10, 300)
     time.sleep(3)
     with mlflow_server(port, folder) as uri:
         for job in jobs:
