@@ -97,8 +97,8 @@ def test_every_metric_of_training_is_described_and_no_other(tmp_path):
         changes = {"steps": 2, "checkpoint_every": 2, "evaluation": evaluation, "bad_update": "skip"}
         spec = make_spec(method, **changes)
         if name == "grpo":
-            of_long = {"overlong_buffer": 4, "mask_truncated": True}
-            spec = spec.model_copy(update={"on_policy": spec.on_policy.model_copy(update=of_long)})
+            options = {"overlong_buffer": 4, "mask_truncated": True, "refill_rounds": 1}
+            spec = spec.model_copy(update={"on_policy": spec.on_policy.model_copy(update=options)})
         session = Session(tmp_path / name, spec)
         session.run()
         written |= {key for line in session.metrics() for key in line}

@@ -120,6 +120,9 @@ class GroupFields(Model):
     mask_truncated: Annotated[bool, Since(False)] = Field(
         False, description="Completions that were cut off have no loss; they still count in their group's mean reward."
     )
+    refill_rounds: Annotated[int, Since(0)] = Field(
+        0, ge=0, description="Most rounds in which groups without a signal are sampled anew from other problems (DAPO)."
+    )
 
 
 class TrainingFields(Model):

@@ -41,7 +41,8 @@ from selfdistill.training.data import (
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.profiling import profiled
-from selfdistill.training.sampling import KeptGroups, StepSampling, step_prompts
+from selfdistill.training.refill import sample_with_signal
+from selfdistill.training.sampling import KeptGroups, StepSampling
 from selfdistill.training.state import Progress
 from selfdistill.training.weights import plain_weights
 
@@ -133,12 +134,12 @@ class _Loop:
         return found | self._update(step, rows, self.spec.prompts_per_update)
 
     def _on_policy_step(self, step: int) -> dict[str, float]:
-        groups = self._rollouts(step)
+        groups, drawn = sample_with_signal(
+            self.spec, step, self.prompts, lambda *chosen: self._rollouts(step, *chosen), self._plan
+        )
         with self._phase(step, "contexts"):
-            settings = self.spec.on_policy
-            plans = self.components.method.plan_step(overlong.penalised(groups, settings))
-            plans = overlong.masked(groups, plans, settings)
-            found = metrics.rollout_metrics(groups, plans) | overlong.counts(groups, settings)
+            plans = self._plan(groups)
+            found = metrics.rollout_metrics(groups, plans) | overlong.counts(groups, self.spec.on_policy) | drawn
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
             if self.components.world.is_main:
@@ -171,12 +172,19 @@ class _Loop:
     def _plain_weights(self) -> Iterator[tuple[str, Any]]:
         return plain_weights(self.components.model)
 
-    def _rollouts(self, step: int) -> list[Group]:
-        """Graded groups of the step. Where a stop is requested meanwhile, those that are finished are kept."""
+    def _plan(self, groups: Sequence[Group]) -> list[list[RowPlan]]:
+        settings = self.spec.on_policy
+        plans = self.components.method.plan_step(overlong.penalised(groups, settings))
+        return overlong.masked(groups, plans, settings)
+
+    def _rollouts(self, step: int, prompts: Sequence[Prompt], first: int) -> list[Group]:
+        """Graded groups of the step, from place `first` on. At a stop, those that are finished are kept."""
+        if self.sampling is not None and first > 0:
+            self.sampling.save()
         self.sampling = StepSampling(
-            self.spec, step, step_prompts(self.spec, self.prompts, step), self.sampler, self.tokenizer, self.grade,
+            self.spec, step, prompts, self.sampler, self.tokenizer, self.grade,
             self.kept, self.components.world, lambda name: self._phase(step, name),
-            lambda *_: self._heartbeat(step, "sampling"), self.stop_requested,
+            lambda *_: self._heartbeat(step, "sampling"), self.stop_requested, first,
         )  # fmt: skip
         groups = self.sampling.run()
         if groups is None:

@@ -16,7 +16,6 @@ from typing import Any, Protocol
 from selfdistill.generation.base import Completion, OnProgress, Sampler, sample_seed
 from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training.data import draw_indices
 from selfdistill.training.distributed import World
 
 #: Seconds between two writes of finished groups. What is sampled in less is not worth a file.
@@ -26,8 +25,8 @@ _KEEP_SECONDS = 10.0
 class KeptGroups(Protocol):
     """Graded groups of steps that are not in a resume state yet, by their place in the step."""
 
-    def read(self, step: int, prompts: Sequence[Prompt]) -> dict[int, Group]:
-        """The groups of a step that any rank has kept; `prompts` are all those of the step."""
+    def read(self, step: int, prompts: Sequence[Prompt], first: int) -> dict[int, Group]:
+        """The groups of a step that any rank has kept, among those of `prompts`, which begin at place `first`."""
         ...
 
     def add(self, step: int, groups: Mapping[int, Group]) -> None:
@@ -43,13 +42,8 @@ class _Stopped(Exception):
     """A stop was requested while this rank sampled."""
 
 
-def step_prompts(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[Prompt]:
-    """The prompts of a step, in order."""
-    return [prompts[index] for index in draw_indices(spec, step, len(prompts))]
-
-
-def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[list[int]]:
-    """Seeds [place][sample] of the step's prompts.
+def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int, first: int = 0) -> list[list[int]]:
+    """Seeds [place][sample] of prompts of the step, which begin at place `first`.
 
     They depend on (spec seed, step, place in the step, row, sample) and not on the rank that samples: a problem drawn
     twice gets different noise, and the result does not depend on how places are spread over ranks.
@@ -59,7 +53,7 @@ def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int) -> list[li
             sample_seed(spec.seed, "rollout", step, place, prompt.row_id, sample)
             for sample in range(spec.on_policy.group_size)
         ]
-        for place, prompt in enumerate(prompts)
+        for place, prompt in enumerate(prompts, first)
     ]
 
 
@@ -76,7 +70,7 @@ def portions(sampler: Sampler, count: int, world: World) -> Iterator[list[int]]:
 
 @dataclass
 class StepSampling:
-    """Samples and grades the groups of one step. `phase(name)` measures a part of it."""
+    """Samples and grades groups of one step, in places from `first` on. `phase(name)` measures a part of it."""
 
     spec: TrainSpec
     step: int
@@ -89,14 +83,16 @@ class StepSampling:
     phase: Callable[[str], AbstractContextManager[None]]
     heartbeat: OnProgress
     stop_requested: Callable[[], bool]
+    first: int = 0
     ungraded: dict[int, list[Completion]] = field(default_factory=dict)
     unsaved: dict[int, Group] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> list[Group] | None:
-        """All groups of the step, on every rank; None where a stop was requested. Collective."""
+        """All groups, on every rank; None where a stop was requested. Collective."""
         self.heartbeat(0, 0)
-        found = self.kept.read(self.step, self.prompts)
+        stored = self.kept.read(self.step, self.prompts, self.first)
+        found = {place - self.first: group for place, group in stored.items()}
         # Waits for all ranks: none writes before all have read.
         kept = self.world.gather({self.world.rank: sorted(found)})[0]
         groups = {place: found[place] for place in kept}
@@ -132,7 +128,7 @@ class StepSampling:
         return self.sampler.stream_portions(
             portions(self.sampler, len(self.prompts), self.world),
             [prompt.prompt_ids for prompt in self.prompts],
-            step_seeds(self.spec, self.prompts, self.step),
+            step_seeds(self.spec, self.prompts, self.step, self.first),
             self.spec.on_policy.sampling,
             done=done,
             on_progress=self._on_progress,
@@ -156,5 +152,5 @@ class StepSampling:
     def save(self) -> None:
         """Keep the graded groups of this rank that are not kept yet."""
         if self.unsaved:
-            self.kept.add(self.step, self.unsaved)
+            self.kept.add(self.step, {self.first + place: group for place, group in self.unsaved.items()})
         self.unsaved, self.saved_at = {}, time.monotonic()

@@ -24,11 +24,11 @@ class GroupFiles:
         self.folder = folder
         self.shard = Shard(rank, ranks)
 
-    def read(self, step: int, prompts: Sequence[Prompt]) -> dict[int, Group]:
+    def read(self, step: int, prompts: Sequence[Prompt], first: int = 0) -> dict[int, Group]:
         parts = self._parts(step)
-        places = sorted(parts.finished())
+        places = sorted(parts.finished() & set(range(first, first + len(prompts))))
         return {
-            place: [_rollout(row, prompts[place]) for row in table.to_pylist()]
+            place: [_rollout(row, prompts[place - first]) for row in table.to_pylist()]
             for place, table in zip(places, parts.groups(places), strict=True)
         }
 
