@@ -14,10 +14,13 @@ from typer.testing import CliRunner
 from selfdistill.cli import app
 from selfdistill.estimate import PUBLISHED, Dimensions, dimensions_of, plan_memory, step_cost, suggestions
 from selfdistill.estimate.speed import GPUS, running_completions
-from selfdistill.estimate.workload import Workload
+from selfdistill.estimate.workload import Workload, workload_of
 from selfdistill.schema.common import Lora
 from selfdistill.schema.errors import UserError
+from selfdistill.schema.methods import Teacher
+from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.network import Network
+from test_estimate_measured import make_spec, sdpo
 from tiny import tiny_model
 
 SMALL = {
@@ -93,6 +96,7 @@ def make_work(**changes) -> Workload:
         "adapter_parameters": None,
         "teacher": "copy",
         "teachers": 1,
+        "has_narrow_teacher": False,
         "compute_bytes": 2,
         "processes": 4,
         "is_sharded": True,
@@ -150,6 +154,32 @@ def test_adapters_alone_have_gradients_and_moments_and_share_the_teachers_networ
     # Sharded weights cannot be shared with a teacher.
     sharded = parts_of(make_work(adapter_parameters=1_000_000))
     assert sharded["always teacher"] == work.dimensions.parameters
+
+
+def test_a_teacher_in_bfloat16_takes_half_but_for_norms():
+    wide, narrow = make_work(), make_work(has_narrow_teacher=True)
+    saved = parts_of(wide)["always teacher"] - parts_of(narrow)["always teacher"]
+    assert saved == 2 * wide.dimensions.matrix_parameters / 4
+    assert 0 < wide.dimensions.parameters - wide.dimensions.matrix_parameters < 0.001 * wide.dimensions.parameters
+
+
+@pytest.mark.parametrize(
+    ("changes", "is_narrow"),
+    [
+        ({}, True),
+        ({"precision": "float32"}, False),
+        ({"lora": Lora()}, False),
+        ({"method": {"teacher": {"kind": "ema"}}}, False),
+        ({"method": {"teacher": {"kind": "trust_region"}}}, True),
+    ],
+)
+def test_which_teacher_the_planner_takes_for_bfloat16(changes, is_narrow):
+    method = sdpo("fixed").model_copy(update={"teacher": Teacher(**changes.pop("method", {}).get("teacher", {}))})
+    spec = make_spec(method, 48).model_copy(update={"precision": "bfloat16", **changes})
+    for dtype, expected in (("bfloat16", is_narrow), ("float32", False)):
+        sizes = dimensions_of({"model_type": "qwen3", **SMALL, "dtype": dtype}, "case")
+        work = workload_of(spec, StageRuntime(), sizes, max_prompt_tokens=9, processes=1, is_sharded=False)
+        assert work.has_narrow_teacher == expected
 
 
 def test_half_the_cache_runs_twice_as_many_completions():

@@ -33,7 +33,8 @@ _NEEDED = {
 class Dimensions:
     """`query_norm`: a norm of each head's queries and keys, of all of them together, or none.
 
-    `window_layers` of the layers keep only the last `window` positions in their cache.
+    `window_layers` of the layers keep only the last `window` positions in their cache. `is_bfloat16`: the weights in
+    the model's folder have this type.
     """
 
     vocabulary: int
@@ -48,6 +49,7 @@ class Dimensions:
     has_attention_bias: bool = False
     window: int | None = None
     window_layers: int = 0
+    is_bfloat16: bool = False
 
     @property
     def query_width(self) -> int:
@@ -67,6 +69,13 @@ class Dimensions:
     @property
     def head_parameters(self) -> int:
         return self.vocabulary * self.hidden
+
+    @property
+    def matrix_parameters(self) -> int:
+        """Weights of linear layers and embeddings."""
+        h, q, k = self.hidden, self.query_width, self.key_width
+        each = 2 * h * q + 2 * h * k + 3 * h * self.intermediate
+        return self.layers * each + self.head_parameters * (1 if self.is_tied else 2)
 
     @property
     def parameters(self) -> int:
@@ -127,15 +136,20 @@ def dimensions_of(config: Mapping[str, Any], where: str) -> Dimensions:
         has_attention_bias=kind == "qwen2" or bool(config.get("attention_bias")),
         window=config.get("sliding_window") if windows else None,
         window_layers=windows,
+        is_bfloat16=(config.get("dtype") or config.get("torch_dtype")) == "bfloat16",
     )
 
 
 #: Published sizes of the shipped models, by repository, for plans made before anything is downloaded.
 PUBLISHED: dict[str, Dimensions] = {
-    "Qwen/Qwen3-8B": Dimensions(151936, 4096, 36, 32, 8, 128, 12288, is_tied=False, query_norm="head"),
-    "Qwen/Qwen3-1.7B": Dimensions(151936, 2048, 28, 16, 8, 128, 6144, is_tied=True, query_norm="head"),
+    "Qwen/Qwen3-8B": Dimensions(
+        151936, 4096, 36, 32, 8, 128, 12288, is_tied=False, query_norm="head", is_bfloat16=True
+    ),
+    "Qwen/Qwen3-1.7B": Dimensions(
+        151936, 2048, 28, 16, 8, 128, 6144, is_tied=True, query_norm="head", is_bfloat16=True
+    ),
     "deepseek-ai/DeepSeek-R1-Distill-Qwen-7B": Dimensions(
-        152064, 3584, 28, 28, 4, 128, 18944, is_tied=False, has_attention_bias=True
+        152064, 3584, 28, 28, 4, 128, 18944, is_tied=False, has_attention_bias=True, is_bfloat16=True
     ),
     "allenai/Olmo-3-7B-Instruct": Dimensions(
         100278, 4096, 32, 32, 32, 128, 11008, is_tied=False, query_norm="all", window=4096, window_layers=24

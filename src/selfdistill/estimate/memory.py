@@ -4,8 +4,8 @@
     while sampling      + the engine: the torch sampler's cache and logits, or the share that vLLM takes
     while updating      + activations, the loss block of one chunk, bfloat16 copies of weights, gathered weights
 
-Weights, gradients and moments are float32 whatever the compute type. The peak is that of the worse phase: a colocated
-engine sleeps while the weights are updated.
+Weights, gradients and moments are float32 whatever the compute type; a teacher that never changes may be bfloat16. The
+peak is that of the worse phase: a colocated engine sleeps while the weights are updated.
 """
 
 from __future__ import annotations
@@ -79,7 +79,10 @@ def _held(work: Workload) -> Iterator[Part]:
     yield Part("gradients", "always", 4 * -(-trained // shards), f"{changing} 4 bytes{share}")
     yield Part("optimiser", "always", 8 * -(-trained // shards), f"AdamW's two moments, {changing} 8 bytes{share}")
     if work.teacher == "copy" and (adapters is None or work.is_sharded):
-        yield Part("teacher", "always", 4 * -(-network // shards), f"a second network, {all_of_it}")
+        narrow = work.dimensions.matrix_parameters if work.has_narrow_teacher else 0
+        of_type = f"{network / 1e9:.3g} billion x 2 bytes (bfloat16){share}" if narrow else all_of_it
+        held = 4 * network - 2 * narrow
+        yield Part("teacher", "always", -(-held // shards), f"a second network, {of_type}")
     elif work.teacher == "copy":
         yield Part("teacher", "always", 4 * trained, "a second set of adapters; the network is shared")
     if work.device == "cuda":
@@ -136,7 +139,8 @@ def _updating(work: Workload) -> Iterator[Part]:
     yield Part("loss block", "updating", _loss_bytes(work), f"{work.chunk_tokens} tokens x vocabulary at a time")
     if c == 2:
         each = sizes.layer_parameters if work.has_checkpointing and work.is_sharded else sizes.parameters
-        heads = 2 * sizes.head_parameters * (1 + work.teachers)
+        cast = work.teachers - (work.has_narrow_teacher and not work.is_sharded)
+        heads = 2 * sizes.head_parameters * (1 + cast)
         yield Part("bfloat16 copies", "updating", 2 * each + heads, "weights as autocast has cast them, heads")
     if work.is_sharded:
         gathered = 4 * (2 * sizes.layer_parameters + sizes.head_parameters * (1 if sizes.is_tied else 2))

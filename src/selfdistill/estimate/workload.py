@@ -18,10 +18,10 @@ class Workload:
     """`is_sharded`: weights, gradients and optimiser are spread over the processes; without, each holds all of them.
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
-    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with,
-    `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
-    of its passes. With `separate_samplers` sampling takes nothing of the training processes' GPUs. Lengths are the
-    longest possible ones.
+    network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
+    with matrices in bfloat16 if `has_narrow_teacher`; `shows_context` says that it reads more than the student does,
+    and `teacher_prompts` has the longest prompt of each of its passes. With `separate_samplers` sampling takes nothing
+    of the training processes' GPUs. Lengths are the longest possible ones.
     """
 
     dimensions: Dimensions
@@ -29,6 +29,7 @@ class Workload:
     adapter_parameters: int | None
     teacher: Literal["none", "copy", "shared"]
     teachers: int
+    has_narrow_teacher: bool
     shows_context: bool
     compute_bytes: int
     processes: int
@@ -124,12 +125,14 @@ def workload_of(
     if second is not None:
         teacher = "shared" if second.kind == "live" else "copy"
         teachers = 2 if second.kind == "trust_region" else 1
+    is_narrow = spec.precision == "bfloat16" and spec.lora is None and dimensions.is_bfloat16
     return Workload(
         dimensions=dimensions,
         device=runtime.device,
         adapter_parameters=dimensions.adapter_parameters(spec.lora) if spec.lora else None,
         teacher=teacher,
         teachers=teachers,
+        has_narrow_teacher=is_narrow and second is not None and second.kind in ("fixed", "trust_region"),
         shows_context=spec.method.shows_context,
         compute_bytes=2 if spec.precision == "bfloat16" else 4,
         processes=processes,

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from selfdistill.generation.base import sample_seed
+from selfdistill.generation.loading import empty_model
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
@@ -134,14 +135,21 @@ def build_components(
 
 def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base: Path | None) -> None:
     """Shard policy and teacher over the ranks. A sharded model cannot be copied, so the teacher is copied first."""
-    networks = [student]
+    empty = is_empty(student.model)
     if teacher is not None:
-        teacher.separate()
-        if teacher.network is not student:
-            networks.append(teacher.network)
-    for network in networks:
-        if is_empty(network.model):
-            shard_from_folder(network.model, base, world.device, world.size)
-        else:
-            shard_model(network.model, world.device, world.size)
-        network.device = world.device
+        teacher.separate(base if empty else None)
+    _spread(student, world, base)
+    if teacher is None or teacher.network is student:
+        return
+    _spread(teacher.network, world, base)
+    if empty and not teacher.is_exact():
+        teacher.use(empty_model(base))
+        _spread(teacher.network, world, base)
+
+
+def _spread(network: Network, world: World, base: Path | None) -> None:
+    if is_empty(network.model):
+        shard_from_folder(network.model, base, world.device, world.size)
+    else:
+        shard_model(network.model, world.device, world.size)
+    network.device = world.device

@@ -3,27 +3,32 @@
     ema, after all updates of a step:   teacher <- (1 - rate) teacher + rate policy        (docs/method.md 4)
     trust_region, at every token:       logits <- (1 - rate) initial policy's + rate policy's
 
-`fixed` is the paper's main setting. Only the moving average is saved in states, since the initial policy is the base
-model. No copy is made before the first update. Weights that never change (with adapters) are always shared with the
-policy, unless they are sharded over ranks.
+`fixed` is the paper's main setting. The initial policy is held in bfloat16 where that changes no bit (`narrow.py`).
+Only the moving average is saved in states, since the initial policy is the base model. No copy is made before the first
+update. Weights that never change (with adapters) are always shared with the policy, unless they are sharded over ranks.
 """
 
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from selfdistill.schema.methods import Teacher
+from selfdistill.training.narrow import narrow_weights, stored_in_bfloat16, widen_embeddings
 from selfdistill.training.network import Network
 from selfdistill.training.prefix import hidden_after_prompt, is_shared
 from selfdistill.training.weights import trained_parameters
+
+_LOG = logging.getLogger(__name__)
 
 #: A slice of the micro-batch's tokens -> the teacher's logits [n, V].
 TeacherLogits = Callable[[slice], Tensor]
@@ -52,13 +57,43 @@ class TeacherNetwork:
         self.network = student
         self.is_separate = settings.kind == "live"
 
-    def separate(self) -> None:
-        """Copy the current policy. To be called before its first change; later calls do nothing."""
+    def separate(self, base: Path | None = None) -> None:
+        """Copy the current policy. To be called before its first change; later calls do nothing.
+
+        `base`: the folder of the weights, where the policy has no memory yet.
+        """
         if self.is_separate:
             return
         self.is_separate = True
-        model = _copy(self.student.model).requires_grad_(False).eval()
+        narrow: dict[int, Tensor] = {}
+        if self._may_be_narrow():
+            narrow = narrow_weights(self.student.model, None if base is None else stored_in_bfloat16(base))
+        self.use(_copy(self.student.model, narrow))
+        if base is None and not self.is_exact():
+            self.use(_copy(self.student.model, {}))
+
+    def use(self, model: Any) -> None:
+        """Teach with this model."""
+        widen_embeddings(model)
+        model.requires_grad_(False).eval()
         self.network = Network(model, temperature=self.student.temperature, compute_dtype=self.student.compute_dtype)
+
+    def _may_be_narrow(self) -> bool:
+        """Whether bfloat16 may hold the teacher: it never changes, is all of a network, and computes in that type."""
+        is_whole = all(parameter.requires_grad for parameter in self.student.model.parameters())
+        is_fixed = self.settings.kind in ("fixed", "trust_region")
+        return is_fixed and is_whole and self.student.compute_dtype == torch.bfloat16
+
+    def is_exact(self) -> bool:
+        """Whether weights in bfloat16, if there are any, change no bit now. Collective where weights are sharded."""
+        if all(parameter.dtype != torch.bfloat16 for parameter in self.network.model.parameters()):
+            return True
+        tokens = ([[0, 1]], [[0, 1, 0]])
+        with torch.no_grad():
+            is_same = torch.equal(_hidden(self.network, *tokens), _hidden(self.student, *tokens))
+        if not is_same:
+            _LOG.warning("the teacher computes otherwise with weights in bfloat16, so it holds them in float32")
+        return is_same
 
     @contextmanager
     def logits(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Iterator[TeacherLogits]:
@@ -133,7 +168,8 @@ def _hidden(network: Network, prompts: Sequence[Sequence[int]], completions: Seq
         network.model.train(was_training)
 
 
-def _copy(model: Any) -> Any:
-    """A copy that shares frozen parameters with the original."""
-    frozen = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, memo=frozen)
+def _copy(model: Any, narrow: dict[int, Tensor]) -> Any:
+    """A copy that shares frozen parameters with the original; those of `narrow` are bfloat16 in it."""
+    own = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    own |= {key: nn.Parameter(one.detach().bfloat16(), requires_grad=False) for key, one in narrow.items()}
+    return copy.deepcopy(model, memo=own)
