@@ -54,7 +54,8 @@ class Part(NamedTuple):
 class Runs:
     """Scores of one model, `values_SP`; `is_trained`: its rows are training seeds, not one base model.
 
-    `bounds`: what a value can be (0 and 1 for shares), used where values have no spread; None for no bounds.
+    `bounds`: what a mean can be (0 and 1 for shares, 0 and infinity for lengths): no interval goes beyond them, and
+    finite ones give the interval of values without spread; None for no bounds.
     """
 
     values_SP: Array
@@ -198,7 +199,7 @@ def _uncertain(values_P: Array, runs: tuple[Runs, ...], bounds: tuple[float, flo
     parts = _parts(values_P, runs)
     has_no_spread = sum(part.variance for part in parts) == 0
     exact = None
-    if has_no_spread and problems > 1 and bounds is not None:
+    if has_no_spread and problems > 1 and bounds is not None and np.isfinite(bounds).all():
         exact = _exact_interval(float(values_P[0]), problems, bounds)
     return Uncertain(
         value=float(values_P.mean()),

@@ -98,6 +98,14 @@ def test_many_problems_all_alike_are_decided_and_have_an_exact_interval():
     assert right.high == 1.0
 
 
+def test_no_interval_of_a_length_goes_below_zero():
+    lengths = [[1.0, 2.0], [1.0, 2.0], [30.0, 31.0]]
+    free, bounded = (mean(Runs.of(lengths, is_trained=True, bounds=b)) for b in (None, (0.0, np.inf)))
+    assert free.low < 0 == bounded.low and bounded.high == free.high
+    free, bounded = (mean(Runs.of([[3.0] * 9], is_trained=False, bounds=b)) for b in (None, (0.0, np.inf)))
+    assert list(bounded) == list(free) == [3.0, 3.0, 3.0]
+
+
 def test_no_difference_at_all_is_not_decided():
     same = np.full((3, 20), 0.4)
     assert difference(trained(same), trained(same)).p_value() == 1.0

@@ -11,6 +11,7 @@ whose mean is exactly the pooled density R, and whose variance is that of the ra
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -32,6 +33,7 @@ ALL = "all"
 #: Columns of a frame beside the counts: score (share correct), pass (pass@k), length (tokens), truncated (share).
 SCORE, PASS, LENGTH, TRUNCATED = "score", "pass", "length", "truncated"
 _SHARES, _SHARE = (SCORE, PASS, TRUNCATED), (0.0, 1.0)
+_COUNT = (0.0, math.inf)
 #: The paper's counting rule, summed over the lexicon.
 EPISTEMIC = "substring_total"
 
@@ -69,7 +71,7 @@ class Measurement:
     def runs(self, metric: str, family: str = ALL, rows: pd.Index | None = None) -> Runs:
         """One value per seed and problem, [S, P]."""
         values_SP = [_values(_of_family(frame, family, rows), metric) for frame in self.frames]
-        return Runs.of(values_SP, is_trained=self.is_trained, bounds=_SHARE if metric in _SHARES else None)
+        return Runs.of(values_SP, is_trained=self.is_trained, bounds=_SHARE if metric in _SHARES else _COUNT)
 
     def mean(self, metric: str, family: str = ALL) -> float:
         return float(self.runs(metric, family).per_problem.mean())
