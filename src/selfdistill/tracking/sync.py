@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
+from tqdm import tqdm
 
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import replacing
@@ -74,6 +75,7 @@ def track(
             report.is_unchanged, report.exists = True, False
         else:
             target.check_reachable()
+            say(f"MLflow: comparing {len(survey.entries)} artifacts with {target.shown}.")
             _write(target, survey, lambda index, records: _apply(index, records, report))
     report.seconds = time.monotonic() - started
     for problem in report.problems:
@@ -174,7 +176,7 @@ def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
     """Remove, write anew, create, extend; in the order of the records (upstream first)."""
     anew, gone = _outdated(records, index)
     kept = {name: index.remove(name) for name in [*gone, *anew]}
-    for record in records.values():
+    for record in tqdm(records.values(), desc="MLflow", unit="run", leave=False, disable=None):
         tracked = index.tracked.get(record.id)
         if tracked is None:
             index.create(record, kept.get(record.id, {}))
