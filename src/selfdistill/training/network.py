@@ -26,7 +26,7 @@ from selfdistill.generation.base import not_finite
 from selfdistill.losses import token_logprobs
 from selfdistill.schema.errors import UserError
 from selfdistill.training.head import Head, is_matrix, matrix_head
-from selfdistill.training.sharding import is_sharded, last_hidden_states, whole
+from selfdistill.training.sharding import is_sharded, last_hidden_states, local, local_part, whole
 
 #: Elements of one chunk's logits: 64 tokens of the largest vocabularies (37 MiB in float32), 512 tokens on a GPU, where
 #: reading and writing the head's whole gradient for every chunk would otherwise take longer than the products.
@@ -141,26 +141,45 @@ class Network:
         return max(1, _CHUNK_ELEMENTS[self.device.type] // self.model.config.get_text_config().vocab_size)
 
     def check_head(self) -> None:
-        """Raise UserError if hidden states and head do not give the model's own logits.
+        """Raise UserError if hidden states and head do not give the model's own logits. Collective where sharded.
 
         Both may come from different kernels, so the difference is measured against the size of the logits, and may be
-        a few roundings of the compute type.
+        a few roundings of the compute type. One forward pass gives both; where weights are sharded each process looks
+        at its own part of the vocabulary, so that the head is not gathered.
         """
-        packed = pack([[0, 1]], [[0, 1]], self.device)
-        with torch.no_grad(), self._casting():
-            expected = self.model(input_ids=packed.ids_BT, use_cache=False).logits[0, 1:].float() / self.temperature
-            hidden = self.hidden(packed)
-            with self.head() as head:  # Last: where weights are sharded, the whole head is in memory now.
-                found = head(hidden)
-        if not expected.isfinite().all():
+        kept: list[Tensor] = []
+        hook = self.model.base_model.register_forward_hook(lambda *call: kept.append(call[-1].last_hidden_state))
+        try:
+            with torch.no_grad(), self._casting():
+                logits = self.model(input_ids=torch.tensor([[0, 1]], device=self.device), use_cache=False).logits
+        finally:
+            hook.remove()
+        with torch.no_grad(), self._own_head() as (head, part):
+            expected = part(logits[0].float() / self.temperature)
+            sizes = torch.stack([(head(kept[0][0]) - expected).square().sum(), expected.square().sum()])
+        if self.is_sharded:
+            torch.distributed.all_reduce(sizes)
+        if not sizes[1].isfinite():
             raise not_finite(f"model {type(self.model).__name__}")
-        difference = float((found - expected).norm() / expected.norm())
+        difference = float((sizes[0] / sizes[1]).sqrt())
         if not difference <= max(_LEAST_TOLERANCE, 4 * torch.finfo(self.compute_dtype).eps):
             raise UserError(
                 f"model {type(self.model).__name__} does something between its last hidden states and its logits that "
                 "training does not support (a scale or a bias outside its head): its logits differ from those of its "
                 f"head by {difference:.1%}. Use another model."
             )
+
+    @contextmanager
+    def _own_head(self) -> Iterator[tuple[Head, Callable[[Tensor], Tensor]]]:
+        """The head of this process's part of the vocabulary, and what cuts that part out of logits [n, V]."""
+        if not self.is_sharded:
+            with self.head() as head:
+                yield head, lambda logits: logits
+            return
+        layer = self.model.get_output_embeddings()
+        bias = None if layer.bias is None else local(layer.bias)
+        head = matrix_head(local(layer.weight), bias, self.compute_dtype, self.softcap, self.temperature)
+        yield head, lambda logits: local_part(layer.weight, logits.t()).t()
 
     def _casting(self) -> AbstractContextManager[Any]:
         if self.compute_dtype == torch.float32:

@@ -57,14 +57,16 @@ def local(tensor: Tensor) -> Tensor:
 @torch.no_grad()
 def copy_part(tensor: Tensor, value: Tensor) -> None:
     """Copy into a tensor that may be sharded (by its first dimension) this rank's part of `value`. Not collective."""
-    if isinstance(tensor, DTensor):
-        own = tensor.to_local()
-        parts = value.chunk(tensor.device_mesh.size())
-        rank = tensor.device_mesh.get_local_rank()
-        if rank < len(parts):
-            own.copy_(parts[rank])
-    else:
-        tensor.copy_(value)
+    local(tensor).copy_(local_part(tensor, value))
+
+
+def local_part(tensor: Tensor, value: Tensor) -> Tensor:
+    """This rank's part of a value that is cut as a tensor is: by its first dimension if that is sharded."""
+    if not isinstance(tensor, DTensor):
+        return value
+    parts = value.chunk(tensor.device_mesh.size())
+    rank = tensor.device_mesh.get_local_rank()
+    return parts[rank] if rank < len(parts) else value[:0]
 
 
 def write_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
