@@ -224,7 +224,8 @@ def _entry(planner: Planner, name: str) -> ReportEntry:
 
 
 def _with_variants(planner: Planner) -> list[Experiment]:
-    return [e for e in planner.experiments.values() if e.entry.variants and not e.swept_from]
+    """Without what sweeps made of them: a report knows those by the experiment they came from."""
+    return [e for e in planner.experiments.values() if e.entry.variants and not e.swept_from and not e.tuned_from]
 
 
 def _forced(planner: Planner, plan: ViewPlan, name: str) -> None:

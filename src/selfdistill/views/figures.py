@@ -14,7 +14,7 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.seeds import Uncertain
-from selfdistill.views.style import INK, Look, Scale
+from selfdistill.views.style import INK, Look, Scale, wrapped
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -113,6 +113,9 @@ def dots(
     `reference` is dashed; `bounds`, such as chance and the ceiling of an accuracy, are dotted.
     """
 
+    labels = [wrapped(row[0].label, 24 if width >= WIDE else 14) for row in rows]
+    tallest = max((label.count("\n") + 1 for label in labels), default=1)
+
     def draw(axes: Axes) -> None:
         for place, row in enumerate(rows):
             for index, dot in enumerate(row):
@@ -122,7 +125,7 @@ def dots(
             axes.axvline(reference, color=INK["muted"][0], linewidth=0.8, linestyle=(0, (3, 3)), zorder=0)
         for bound in bounds:
             axes.axvline(bound, color=INK["muted"][0], linewidth=1.0, linestyle=(0, (1, 2)), zorder=0)
-        axes.set_yticks(range(len(rows)), [row[0].label for row in rows])
+        axes.set_yticks(range(len(rows)), labels)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.12)
@@ -130,7 +133,7 @@ def dots(
         _format(axes.xaxis, scale, 5 if width >= WIDE else 3)
         axes.grid(axis="x", linewidth=0.6)
 
-    return Plot(draw, width, 34 + 30 * len(rows))
+    return Plot(draw, width, 34 + max(30, 14 * tallest + 6) * len(rows))
 
 
 def lines(
@@ -225,7 +228,7 @@ def _figure(width: float, height: float) -> Figure:
 def _format(axis: Axis, scale: Scale, most: int) -> None:
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(most))
+    axis.set_major_locator(MaxNLocator(most, steps=[1, 2, 2.5, 5, 10]))
     axis.set_major_formatter(lambda value, _: scale.tick(value))
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import ceil
 from typing import Any
 
-from selfdistill.views.figures import Plot
+from selfdistill.views.figures import WIDE, Plot
 from selfdistill.views.lineage import link
 from selfdistill.views.style import Look
 
@@ -52,8 +53,9 @@ class Figure:
 
     @property
     def columns(self) -> int:
-        """Panels in a row on a wide screen."""
-        return 3 if len(self.panels) % 3 == 0 or len(self.panels) > 5 else min(len(self.panels), 5)
+        """Panels in a row on a wide screen: rows of like length, at most three wide or five narrow ones."""
+        most = 3 if any(panel.plot.width >= WIDE for panel in self.panels) else 5
+        return ceil(len(self.panels) / ceil(len(self.panels) / most))
 
 
 @dataclass

@@ -36,7 +36,7 @@ def scatter(points: Sequence[Point], x_scale: Scale, y_scale: Scale, x_label: st
         axes.set_xlabel(x_label)
         axes.tick_params(axis="y", length=0)
         for axis, scale in ((axes.xaxis, x_scale), (axes.yaxis, y_scale)):
-            axis.set_major_locator(MaxNLocator(6))
+            axis.set_major_locator(MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]))
             axis.set_major_formatter(lambda value, _, scale=scale: scale.tick(value))
         axes.grid(linewidth=0.6)
         low, high = axes.get_ylim()

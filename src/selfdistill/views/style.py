@@ -6,6 +6,7 @@ hues are those of Okabe and Ito, which people with any common colour blindness t
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -161,6 +162,21 @@ def interval(metric: str, estimate: Iterable[float]) -> str:
     value, *ends = estimate
     low, high = (_plain(scale * part) for part in ends)
     return f"{shown(metric, value)} [{low}, {high}]"
+
+
+def wrapped(label: str, width: int) -> str:
+    """A label in lines of at most `width` characters, broken after spaces, `_`, `-` and `/`, else anywhere."""
+    pieces = [
+        whole[start : start + width]
+        for whole in re.findall(r"[^ _/-]*[ _/-]|[^ _/-]+", label)
+        for start in range(0, len(whole), width)
+    ]
+    lines = [""]
+    for piece in pieces:
+        if len(lines[-1]) + len(piece.rstrip(" ")) > width:
+            lines.append("")
+        lines[-1] += piece
+    return "\n".join(line.rstrip(" ") for line in lines)
 
 
 def listed(words: Sequence[str]) -> str:
