@@ -112,13 +112,13 @@ def broken_links(page: Page, file: Path) -> list[str]:
 
 
 #: Text boxes of each figure's panels, as [panel, text, left, top, right, bottom], and the drawn marks of each.
-_PANELS = """() => [...document.querySelectorAll('figure svg[role=img]')].filter(s => !s.closest('.legend')).map(svg => {
-  const own = svg.getBoundingClientRect();
+_PANELS = """() => [...document.querySelectorAll('figure .panels svg[role=img]')].map(svg => {
   const box = e => { const b = e.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; };
   const colour = e => `${e.style.stroke} ${e.style.fill}`;
   const inks = ['ink', 'muted', 'grid', 'page'].map(name => `var(--${name})`);
-  const drawn = [...svg.querySelectorAll('path, use')].filter(e => !e.closest('defs') && e.getBoundingClientRect().width +
-    e.getBoundingClientRect().height > 0 && /var\\(--/.test(colour(e)) && !inks.some(ink => colour(e).includes(ink)));
+  const isVisible = e => { const b = e.getBoundingClientRect(); return b.width + b.height > 0; };
+  const drawn = [...svg.querySelectorAll('path, use')].filter(e => !e.closest('defs') && isVisible(e)
+    && colour(e).includes('var(--') && !inks.some(ink => colour(e).includes(ink)));
   return {
     title: svg.getAttribute('aria-label'), box: box(svg),
     texts: [...svg.querySelectorAll('text')].map(e => [e.textContent, ...box(e)]),

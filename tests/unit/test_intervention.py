@@ -19,6 +19,7 @@ from selfdistill.generation.intervention import Intervention
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import load_config
+from selfdistill.plan.views import plan_view
 from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.errors import SettingError, UserError
@@ -126,6 +127,14 @@ def test_variants_are_settings_of_an_evaluation_and_the_plain_key_stays():
     assert specs["maybe"] == before | {"prefix": "<think> maybe"}
     assert specs["sure"] == before | {"banned_words": ["wait"]}
     assert specs["short"] == before | {"sampling": before["sampling"] | {"max_tokens": 8}}
+
+
+def test_the_table_of_variants_leaves_out_what_a_sweep_made():
+    config = with_variants()
+    config["experiments"]["tiny_grpo"]["sweep"] = {"group_size": [2]}
+    planner = Planner(load_config(config), AssetLock(assets={}))
+    rows = plan_view(planner, "forced", "tiny").rows
+    assert {row["experiment"] for row in rows} == {"tiny_grpo", "tiny_sdpo"}
 
 
 @pytest.mark.parametrize(

@@ -147,3 +147,18 @@ def test_every_figure_is_drawn_and_can_be_read(browser, report, width, scheme):
         assert [p["fixed"] for p in found if p["fixed"]] == [], "colours that dark mode cannot change"
         assert [(p["title"], clipped_texts(p)) for p in found if clipped_texts(p)] == []
         assert [(p["title"], texts_on_texts(p)) for p in found if texts_on_texts(p)] == []
+
+
+@pytest.mark.parametrize("report", [crowded], indirect=True)
+def test_each_base_model_is_one_jump_away_and_seeds_are_counted(browser, report):
+    with opened(browser, report.as_uri(), 1280, "light") as (page, _):
+        for model in (LONG, "tiny"):
+            page.get_by_role("navigation", name="Base models").get_by_role("link", name=model, exact=True).click()
+            heading = page.locator(f"[id='{model}']")
+            assert heading.text_content() == f"base model: {model}"
+            assert 0 <= heading.bounding_box()["y"] < 900
+            page.evaluate("scrollTo(0, 0)")
+        captions = [caption for caption in page.locator("figcaption").all_text_contents() if "per problem" in caption]
+        counts = ["1 to 3 training seeds" in c if i < len(captions) // 2 else " 1 training seed" in c
+                  for i, c in enumerate(captions)]  # fmt: skip
+        assert captions and all(counts)

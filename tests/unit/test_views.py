@@ -35,7 +35,7 @@ from selfdistill.views.csv_table import as_csv
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.part_files import as_latex, as_markdown, part_file, parts
 from selfdistill.views.study import read_study
-from selfdistill.views.style import looks
+from selfdistill.views.style import looks, wrapped
 from selfdistill.views.words import shift
 from synthetic import CONFIG, Said, build_study, kind_of, seed_of, vouch_again
 
@@ -710,3 +710,10 @@ def test_every_method_keeps_its_colour_and_twins_get_their_names():
     assert found["b"].line != found["c"].line
     assert found["c"].label.endswith(", c")
     assert found["d"].label == "Newest (c\u00a0=\u00a0x)"
+
+
+def test_long_labels_are_broken_where_names_have_joints():
+    assert wrapped("SDPO (c\u00a0=\u00a0s)", 24) == "SDPO (c\u00a0=\u00a0s)"
+    assert wrapped("GRPO, grpo_with_a_long_name_0", 12) == "GRPO,\ngrpo_with_a_\nlong_name_0"
+    assert wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
+    assert wrapped("", 10) == ""
