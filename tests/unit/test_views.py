@@ -32,6 +32,7 @@ from selfdistill.views.__main__ import MODULES, builder, main
 from selfdistill.views.claims import Check, Comparison, adjusted, headline, summary, together, verdict
 from selfdistill.views.coverage import _moves
 from selfdistill.views.csv_table import as_csv
+from selfdistill.views.figures import spread
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.part_files import as_latex, as_markdown, part_file, parts
 from selfdistill.views.study import read_study
@@ -714,6 +715,14 @@ def test_every_method_keeps_its_colour_and_twins_get_their_names():
 
 def test_long_labels_are_broken_where_names_have_joints():
     assert wrapped("SDPO (c\u00a0=\u00a0s)", 24) == "SDPO (c\u00a0=\u00a0s)"
-    assert wrapped("GRPO, grpo_with_a_long_name_0", 12) == "GRPO,\ngrpo_with_a_\nlong_name_0"
+    assert wrapped("GRPO, grpo_with_a_long_name_0", 12) == "GRPO, grpo_\nwith_a_long_\nname_0"
     assert wrapped("x" * 25, 10) == "\n".join(["x" * 10, "x" * 10, "x" * 5])
     assert wrapped("", 10) == ""
+
+
+def test_one_long_interval_does_not_squeeze_the_others():
+    intervals = [(0.9, 1.1), (1.9, 2.1), (-50.0, 60.0)]
+    low, high = spread([1.0, 2.0, 5.0], intervals)
+    assert -5 < low < 0.9 and 5 < high < 11
+    assert spread([1.0, 1.1], [(0.0, 2.0), (0.1, 2.1)]) == pytest.approx((-0.294, 2.394))  # Usual ones are whole.
+    assert spread([1.0], [(float("nan"), float("nan"))]) == (0.0, 2.0)

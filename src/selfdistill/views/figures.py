@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from html import escape
+from math import isfinite
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.seeds import Uncertain
@@ -129,7 +131,7 @@ def dots(
         axes.set_ylim(len(rows) - 0.4, -0.6)
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.12)
-        axes.set_xlim(limits)
+        axes.set_xlim(limits or _limits(rows, [*bounds, *([] if reference is None else [reference])]))
         _format(axes.xaxis, scale, 5 if width >= WIDE else 3)
         axes.grid(axis="x", linewidth=0.6)
 
@@ -200,9 +202,23 @@ def _draw_legend(figure: Figure, legend: Sequence[Look]) -> None:
     figure.legend(handles=handles, loc="outside lower center", ncols=min(len(legend), 4), frameon=False)
 
 
-def spread(values: Sequence[float]) -> tuple[float, float]:
-    """Limits that hold all values with a margin, for panels that share an axis."""
+def _limits(rows: Sequence[Sequence[Dot]], others: Sequence[float]) -> tuple[float, float]:
+    found = [dot for row in rows for dot in row]
+    intervals = [(dot.low, dot.high) for dot in found if dot.low is not None and dot.high is not None]
+    return spread([*others, *(value for dot in found for value in (dot.value, *dot.points))], intervals)
+
+
+def spread(values: Sequence[float], intervals: Sequence[tuple[float, float]]) -> tuple[float, float]:
+    """Limits that hold all values and usual intervals with a margin.
+
+    An interval far longer than the others is cut at the edge: two seeds that differ much would squeeze all values into
+    one place. It reaches as far as the values span, or three times the median length of an interval.
+    """
+    intervals = [interval for interval in intervals if isfinite(interval[0]) and isfinite(interval[1])]
     low, high = min(values), max(values)
+    reach = max(high - low, 3 * median([b - a for a, b in intervals] or [0.0]))
+    low = min([low, *(max(a, low - reach) for a, _ in intervals)])
+    high = max([high, *(min(b, high + reach) for _, b in intervals)])
     margin = 0.14 * (high - low) or 1.0
     return low - margin, high + margin
 

@@ -162,7 +162,8 @@ def _figure(name: str, found: dict[str, Evaluation], seen: list[str], study: Mod
         study.looks[experiment]: [(word, evaluation.change(counts_column("substring", word))) for word in seen]
         for experiment, evaluation in found.items()
     }
-    limits = spread([end for words in changes.values() for _, c in words for end in (c.low, c.high, 0.0)])
+    shown = [change for words in changes.values() for _, change in words]
+    limits = spread([0.0, *(c.value for c in shown)], [(c.low, c.high) for c in shown])
     panels = [
         Panel(look.label, dots([[Dot(look, word, *c)] for word, c in words], CHANGE, 0.0, _NARROW, limits))
         for look, words in changes.items()
