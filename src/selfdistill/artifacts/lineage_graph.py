@@ -11,6 +11,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.continuation import CONTINUED
 from selfdistill.artifacts.lineage import closure, descendants, last_attempt, provenance_path, read_attempts
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts, manifest_digest
 from selfdistill.schema.errors import UserError
@@ -97,6 +98,7 @@ class Item:
             "code": {name: self.attempt.get(name) for name in CODE},
             "environment": {name: self.attempt.get(name) for name in ENVIRONMENT},
             "runtime": self.attempt.get("runtime"),
+            **({CONTINUED: self.attempt[CONTINUED]} if CONTINUED in self.attempt else {}),
         }
 
     @cached_property

@@ -5,6 +5,7 @@
         names.json       experiments, seed, benchmark: names that the plan gives it, copied to its provenance
         payload/         results
         state/           resume state; removed after sealing
+        last_state/      state after the last training step, if it is kept (`keep_last_state`)
         shards/          markers of finished shards, if several cluster jobs sample
         metrics.jsonl    scalars by step
         log.txt          log lines of all attempts
@@ -131,6 +132,10 @@ class Artifact:
         return self.folder / "state"
 
     @property
+    def last_state(self) -> Path:
+        return self.folder / "last_state"
+
+    @property
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
@@ -146,7 +151,7 @@ class Artifact:
     def result_paths(self) -> tuple[Path, ...]:
         """Everything that was computed, the manifest first: without it there is no result."""
         shards = self.folder / "shards"
-        return (self.manifest_path, self.seal_path, self.payload, self.state, shards, self.metrics)
+        return (self.manifest_path, self.seal_path, self.payload, self.state, self.last_state, shards, self.metrics)
 
     @property
     def is_sealed(self) -> bool:

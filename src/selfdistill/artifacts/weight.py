@@ -43,7 +43,7 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterable[tuple[tuple[str
 
 
 def _kind(parts: tuple[str, ...]) -> str:
-    if parts[0] == "state":
+    if parts[0] in ("state", "last_state"):
         return STATES
     if parts[0] != "payload":
         return RECORDS

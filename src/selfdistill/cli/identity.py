@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from selfdistill.artifacts.continuation import start_of
 from selfdistill.artifacts.lineage import closure, last_attempt
 from selfdistill.artifacts.lineage_graph import state_of
 from selfdistill.artifacts.store import Artifact, all_artifacts, named
@@ -62,6 +63,9 @@ def explain_command(
         console.print(f"  differs from {entry.nearest.name}:", soft_wrap=True)
         for change in entry.changes:
             console.print(f"  {_line(change)}", soft_wrap=True, markup=False)
+        start = start_of(entry.node.frozen_spec, project.root)
+        if start:
+            console.print(f"  {start}", soft_wrap=True, markup=False)
 
 
 def _was_there(artifact: Artifact, removal: Removal | None) -> str:

@@ -14,6 +14,7 @@ import typer
 from rich.text import Text
 from rich.tree import Tree
 
+from selfdistill.artifacts.continuation import CONTINUED
 from selfdistill.artifacts.lineage_graph import Item, Lineage
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
 from selfdistill.plan.subjects import artifact_ids, targets_showing
@@ -74,7 +75,7 @@ def _tree_upstream(title: str, found: Lineage) -> Tree:
         seen.add(item.id)
         branch = branch.add(_label(item, role, note if is_new else "(above)"))
         if is_new:
-            for source in _sources(item):
+            for source in [*_sources(item), *_continued(item)]:
                 branch.add(Text(source, style="italic"))
             for name in item.input_ids:
                 add(branch, item.upstream(name), name, "remade since" if name in item.remade_inputs else "")
@@ -124,6 +125,13 @@ def _sources(item: Item) -> Iterator[str]:
     source = item.params.get("source")
     if source and not item.pins:
         yield "generated: " + ", ".join(f"{name} {_plain(value)}" for name, value in source.items())
+
+
+def _continued(item: Item) -> Iterator[str]:
+    """The shorter training that a training went on from."""
+    source = item.attempt.get(CONTINUED)
+    if source:
+        yield f"went on from {source['name']} after step {source['step']} (manifest {source['manifest'][:_SHORT]})"
 
 
 def _plain(value: Any) -> str:

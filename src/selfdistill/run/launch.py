@@ -204,6 +204,8 @@ def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse
     """Run the stage in this process, or in the training processes that config/runtime.yaml asks for; its summary."""
     from selfdistill.run.training_processes import run_training_processes
 
+    if hasattr(module, "prepare"):
+        module.prepare(job)
     if getattr(module, "DISTRIBUTED", False) and job.runtime.processes * needs.nodes > 1:
         return run_training_processes(job, options.runtime, options.log, needs.nodes)
     return module.main(job)

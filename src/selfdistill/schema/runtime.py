@@ -54,6 +54,11 @@ class StageRuntime(Model):
     state_every_steps: int | None = Field(
         None, gt=0, description="Training steps between saved resume states; if left out, 1 on GPUs and 10 on a CPU."
     )
+    keep_last_state: bool = Field(
+        False,
+        description="Keep the state after the last training step, as large as a resume state: a run of more steps then "
+        "goes on from it (docs/training.md 4).",
+    )
     max_sampler_gap: float = Field(
         0.3, gt=0, description="Training stops where log-probs of sampler and trainer differ more (mean, in nats)."
     )

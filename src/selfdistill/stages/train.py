@@ -16,6 +16,7 @@ from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.stages.shared.generate import read_prompts
+from selfdistill.stages.shared.going_on import go_on
 from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.outside_code import check_code, check_grader
@@ -27,6 +28,11 @@ from selfdistill.training.loop import train
 
 RESUMES = True
 DISTRIBUTED = True
+
+
+def prepare(job: Job) -> None:
+    """Before the training processes start: begin where a finished run of fewer steps ended, if it kept its state."""
+    go_on(job)
 
 
 def main(job: Job) -> dict[str, Any]:
@@ -56,7 +62,11 @@ def main(job: Job) -> dict[str, Any]:
             grade=grade_function(spec.on_policy.grader, pool) if spec.on_policy else None,
             evaluation=make_evaluation(job, spec, sampler, tokenizer, pool),
             folder=TrainingFolder(
-                artifact.payload / "checkpoints", artifact.state, artifact.metrics, artifact.folder / "profile"
+                artifact.payload / "checkpoints",
+                artifact.state,
+                artifact.metrics,
+                artifact.folder / "profile",
+                artifact.last_state if job.runtime.keep_last_state else None,
             ),
             runtime=job.runtime,
             world=world,

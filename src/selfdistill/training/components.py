@@ -25,8 +25,6 @@ from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
 from selfdistill.training.weights import add_adapters, trained_parameters
 
-_TENSORS, _SHARDS = "tensors.pt", "shards"
-
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -69,21 +67,21 @@ class Components:
     def _write(self, folder: Path) -> None:
         weights = {kind: {n: t.detach() for n, t in named.items()} for kind, named in self._weights().items()}
         if is_sharded(self.model):
-            write_shards(folder / _SHARDS, self.model, self.adamw, weights)
+            write_shards(folder / state.SHARDS, self.model, self.adamw, weights)
         elif self.world.is_main:
             rest = {"optimiser": self.adamw.state_dict(), "generators": state.generator_states()}
-            torch.save(weights | rest, folder / _TENSORS)
+            torch.save(weights | rest, folder / state.TENSORS)
 
     def _read(self, folder: Path) -> None:
         if is_sharded(self.model):
-            if not (folder / _SHARDS).is_dir():
+            if not state.is_of_shards(folder):
                 raise UserError(f"{folder} was saved without sharding: resume with `sharding: none`, or move it away.")
-            read_shards(folder / _SHARDS, self.model, self.adamw, self._weights())
+            read_shards(folder / state.SHARDS, self.model, self.adamw, self._weights())
             return
-        if not (folder / _TENSORS).is_file():
+        if not (folder / state.TENSORS).is_file():
             raise UserError(f"{folder} was saved with sharding: resume with `sharding: full`, or move it away.")
         # In main memory, a part at a time: a GPU has no room for a second copy of everything.
-        tensors = torch.load(folder / _TENSORS, map_location="cpu", mmap=True, weights_only=True)
+        tensors = torch.load(folder / state.TENSORS, map_location="cpu", mmap=True, weights_only=True)
         for kind, named in self._weights().items():
             if named.keys() != tensors[kind].keys():
                 raise UserError(f"{folder}: its {kind} belongs to another model. Move {folder.parent} away.")

@@ -30,12 +30,16 @@ class SftExample:
 
 @dataclass(frozen=True)
 class TrainingFolder:
-    """Where training writes: checkpoints, resume states, one line of metrics a step, a trace if configured."""
+    """Where training writes: checkpoints, resume states, one line of metrics a step, a trace if configured.
+
+    `last_state`: where the state after the last step is kept; None: it is not.
+    """
 
     checkpoints: Path
     state: Path
     metrics: Path
     profile: Path
+    last_state: Path | None = None
 
 
 @dataclass(frozen=True)

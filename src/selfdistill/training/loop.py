@@ -236,6 +236,9 @@ class _Loop:
             )  # fmt: skip
         components.world.barrier()
         if step == self.spec.steps:
+            if self.folder.last_state is not None:
+                self._heartbeat(step, "state")
+                components.save(self.folder.last_state, self.progress)
             return
         if components.world.any(self.stop_requested()):
             self._interrupt()

@@ -28,6 +28,8 @@ from selfdistill.training.distributed import World
 _LOG = logging.getLogger(__name__)
 _KEPT = 2
 _PROGRESS, _DIGESTS = "progress.json", "digests.json"
+#: What holds the tensors: a file of one process, or a folder of the ranks' parts.
+TENSORS, SHARDS = "tensors.pt", "shards"
 #: Name of a rank's file in a distributed checkpoint of torch.
 _SHARD_FILE = re.compile(r"__(\d+)_\d+\.distcp")
 
@@ -86,6 +88,11 @@ def read_progress(state: Path) -> Progress:
     return Progress(saved["step"], saved["steps_without_signal"], saved.get("method", {}))
 
 
+def is_of_shards(state: Path) -> bool:
+    """Whether the ranks of a sharded run wrote it; otherwise one process did."""
+    return (state / SHARDS).is_dir()
+
+
 def generator_states() -> dict[str, Any]:
     """States of torch's generators; sampling and data order do not use them (they are functions of the seed)."""
     states: dict[str, Any] = {"cpu": torch.get_rng_state()}
@@ -123,11 +130,16 @@ def _digests(state: Path, rank: int) -> dict[str, str]:
 
 def _fault(state: Path, world: World) -> str | None:
     """Why a state cannot be used, as far as this rank's share of the files shows; or None."""
+    return damage(state, world.select)
+
+
+def damage(state: Path, select: Callable[[list[str]], list[str]] = lambda names: names) -> str | None:
+    """Why a state cannot be used, or None; `select` says which of its files are hashed."""
     try:
         digests = read_json(state / _DIGESTS)
         if set(digests) != set(_files(state)) - {_DIGESTS}:
             return "files are missing or were added"
-        for name in world.select(sorted(digests)):
+        for name in select(sorted(digests)):
             if sha256_file(state / name) != digests[name]:
                 return f"{name} does not match its digest"
     except (OSError, ValueError, KeyError, TypeError) as error:
