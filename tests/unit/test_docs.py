@@ -32,7 +32,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "profiles/README.md", *(ROOT / DOCS).
 PLACES = [ROOT / name for name in ("", "src/selfdistill", "benchmarks", "tests/workflow")]
 MADE = (
     "/", ".snakemake", ".venv", "config/assets.local.yaml", "config/brief.yaml", "config/mine.yaml",
-    "logs/", "my_", "payload/", "profile/",
+    "last_state/", "logs/", "my_", "payload/", "profile/",
     "resources/", "results/", "src/selfdistill/training/methods/mine.py", "state/", "workers/",
 )  # fmt: skip
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)

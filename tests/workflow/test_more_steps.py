@@ -51,4 +51,4 @@ def test_a_finished_run_is_gone_on_from(project):
     assert f"went on from train/{shorter.name} after step 2" in shown
     record = json.loads(project.cli("lineage", longer.name, "--json"))
     assert record["artifacts"][f"train/{longer.name[-12:]}"]["continued_from"] == attempt["continued_from"]
-    project.cli("verify")
+    project.cli("verify", f"train/{longer.name}")
