@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _INT_LIST = pa.list_(pa.int32())
+_BUFFER_BYTES = 2**20
 
 #: Columns with a fixed type, so that empty or all-null tables keep their schema.
 COLUMNS: dict[str, pa.DataType] = {
@@ -82,11 +83,29 @@ def read_frame(path: Path, columns: Iterable[str] | None = None) -> pd.DataFrame
     return _read(path, columns).to_pandas()
 
 
+def read_batches(path: Path, columns: Iterable[str], rows: int) -> Iterator[pa.RecordBatch]:
+    """The table in file order, at most so many rows at a time. UserError for a damaged file.
+
+    One page of each column is held besides, which the writer closes after 1,024 rows; row groups may be of any size.
+    """
+    try:
+        # With a small buffer; otherwise all bytes of a row group's column are held, as they are in the file.
+        with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
+            yield from file.iter_batches(rows, columns=list(columns))
+    except FileNotFoundError:
+        raise
+    except (pa.ArrowException, OSError) as error:
+        raise _damaged(path, error) from None
+
+
 def _read(path: Path, columns: Iterable[str] | None) -> pa.Table:
     try:
         return pq.read_table(path, columns=list(columns) if columns else None)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:
-        reason = (str(error).splitlines() or [""])[0]
-        raise UserError(f"{path} is damaged ({reason}). See: selfdistill verify") from None
+        raise _damaged(path, error) from None
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} is damaged ({(str(error).splitlines() or [''])[0]}). See: selfdistill verify")
