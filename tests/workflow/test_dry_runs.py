@@ -154,3 +154,17 @@ def test_what_is_no_yaml_names_file_and_line(shipped, file, text, message):
     (line,) = [line for line in output.splitlines() if line.startswith("error:")]
     assert re.match(rf"error: {file}, line ({lines + 2}|{lines + 3}), is not valid YAML: ", line) and message in line
     assert "Traceback" not in output
+
+
+def test_the_experiment_about_wait_is_one_target(shipped):
+    """Seven arms, three seeds (docs/cures.md 7); the digest of the problems is there as `assets fetch` records it."""
+    target = ("-n", "--configfile", "config/wait.yaml", "--", "wait_deepseek")
+    refused = shipped.run(*target, expect=2)
+    assert "`selfdistill assets fetch deepscaler_preview` records them" in refused and "Traceback" not in refused
+    lock = shipped.root / "config/assets.lock.yaml"
+    repo = "  repo: agentica-org/DeepScaleR-Preview-Dataset\n"
+    assert repo in lock.read_text()
+    lock.write_text(lock.read_text().replace(repo, f"{repo}  files: {{deepscaler.json: '{'0' * 64}'}}\n"))
+    output = shipped.run(*target)
+    assert re.search(r"^train +21$", output, re.MULTILINE), output
+    assert re.search(r"^named_report +1$", output, re.MULTILINE), output
