@@ -114,11 +114,11 @@ print(json.dumps(memory("VmHWM") - before))
 
 
 def test_memory_does_not_grow_with_the_completions(tmp_path):
-    """100 MB of text in one row group of five pages; all at once it is several times as many bytes."""
+    """100 MB of text in one row group of five pages; all at once it takes 500 MB."""
     for name, number in (("small", 1000), ("large", 5000)):
         (tmp_path / name).mkdir()
         write(tmp_path / name / "rollouts.parquet", make_rows(number, characters=20_000))
     command = [sys.executable, "-c", PROGRAM, str(HERE), str(tmp_path / "small"), str(tmp_path / "large")]
     peak = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
     print(f"peak above the libraries: {peak / 1e6:.0f} MB")
-    assert peak < 60e6
+    assert peak < 150e6
