@@ -197,7 +197,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
             error = sys.exc_info()[1]
             is_oom = error is not None and _is_out_of_memory(error)
             provenance.finish(sealed=artifact.is_sealed, out_of_memory=is_oom, notes=job.notes)
-    tee.print(f"shard {shard} is done." if shard.is_partial else "sealed.")
+    tee.log(f"shard {shard} is done." if shard.is_partial else "sealed.")
 
 
 def _run_stage(module: ModuleType, job: Job, needs: Resources, options: argparse.Namespace) -> dict[str, Any]:

@@ -30,7 +30,7 @@ def main(job: Job) -> dict[str, Any]:
     if spec.banned_words:
         for step, share in _share_with(path, spec.banned_words).items():
             summary[f"step-{step}"]["banned_word_share"] = share
-    job.tee.print(in_words(summary))
+    job.tee.log(in_words(summary))
     return summary
 
 

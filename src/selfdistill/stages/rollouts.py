@@ -30,7 +30,7 @@ def main(job: Job) -> dict[str, Any]:
     if job.shard.is_partial:
         return {}
     summary = describe(rollouts.merge([spec.step]))[spec.step or 0] | counts
-    job.tee.print(in_words(summary))
+    job.tee.log(in_words(summary))
     return summary
 
 

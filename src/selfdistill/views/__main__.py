@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Read the plan, build the text, write it; exits with code 2 for a UserError."""
     options = _parse(arguments)
     try:
-        handlers = _start_logging(options.log)
+        handlers = _start_logging(options.log, is_told=options.log is None or options.view == "report")
     except OSError as error:
         print(f"error: {options.log} cannot be written: {error.strerror or error}.", file=sys.stderr)
         sys.exit(EXIT_USER_ERROR)
@@ -107,8 +107,10 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _start_logging(path: Path | None) -> list[logging.Handler]:
+def _start_logging(path: Path | None, *, is_told: bool) -> list[logging.Handler]:
+    """Log to the terminal and to `path`; unless `is_told`, the terminal shows warnings and errors alone."""
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    handlers[0].setLevel(logging.INFO if is_told else logging.WARNING)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         handlers.append(logging.FileHandler(path, mode="w", encoding="utf-8"))
