@@ -243,11 +243,11 @@ def test_the_process_beside_a_killed_job_ends_too(empty: None) -> None:
 
 
 @contextmanager
-def mlflow_server(port: int, folder: Path) -> Iterator[str]:
+def mlflow_server(port: int, folder: Path, database: str = "server.db") -> Iterator[str]:
     """A real server; another one on the same folder continues with its data."""
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1",
-        "--backend-store-uri", f"sqlite:///{folder}/server.db", "--artifacts-destination", f"{folder}/files",
+        "--backend-store-uri", f"sqlite:///{folder}/{database}", "--artifacts-destination", f"{folder}/files",
     ]  # fmt: skip
     with (folder / "server.log").open("ab") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
