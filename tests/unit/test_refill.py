@@ -26,7 +26,7 @@ def spec_with(method=GRPO, rounds: int = 2, **changes):
 
 
 def refilled(spec, *rounds, count: int = 40):
-    """Groups and metrics where each round samples groups of these rewards; and the places and prompts asked for."""
+    """Groups and metrics where each round samples groups of these rewards; what was drawn; the prompts asked for."""
     asked, left = [], list(rounds)
 
     def sample(prompts, first):
@@ -36,7 +36,9 @@ def refilled(spec, *rounds, count: int = 40):
 
     found = sample_with_signal(spec, 3, range(count), sample, make_method(spec, TOKENIZER, 256).plan_step)
     assert not left
-    return *found, asked
+    groups, drawn, counts = found
+    assert len(drawn) == counts.get("groups_drawn", len(groups))
+    return groups, counts, asked
 
 
 def rewards(groups):
@@ -52,7 +54,7 @@ def test_places_without_a_signal_get_other_problems_until_all_have_one():
     assert not set(drawn[4:]) & set(drawn[:4]) and len(set(drawn[4:])) == 3
     assert [g[0].prompt.row_id for g in groups] == [drawn[0], drawn[6], drawn[5], drawn[3]]
     assert found == {
-        "groups_drawn": 7, "groups_with_signal": 4, "refill_rounds_used": 2, "drawn_reward_mean": pytest.approx(3 / 7),
+        "groups_drawn": 7, "groups_with_signal": 4, "refill_rounds_used": 2, "kept_reward_mean": 0.5,
     }  # fmt: skip
 
 
@@ -124,8 +126,9 @@ def test_a_training_refills_and_records_what_it_learns_from(whole, tmp_path):
     assert sum(line["refill_rounds_used"] for line in lines) > 0
     for line in lines:
         assert line["usable_group_share"] == line["groups_with_signal"] / 4
-        assert line["groups_drawn"] >= 4
-    assert all(len(rows) == 16 for rows in whole.rollouts.values())
+        stored = whole.rollouts[line["step"]]
+        assert len(stored) == 4 * line["groups_drawn"] >= 16
+        assert line["reward_mean"] == pytest.approx(sum(row["reward"] for row in stored) / len(stored))
     off = Session(tmp_path / "off", make_spec(GRPO, steps=3), grade=hard)
     off.run()
     assert off.metrics()[0]["usable_group_share"] < lines[0]["usable_group_share"]
@@ -178,7 +181,7 @@ def test_a_run_stopped_in_the_middle_of_a_refill_ends_in_the_same_bytes(tmp_path
 def test_two_processes_draw_the_same_as_one(tmp_path, whole):
     both = sessions(tmp_path, "both", runtime=StageRuntime(processes=2, state_every_steps=1))
     assert run_in_processes(both, 2) == [0, 0]
-    counts = ("groups_drawn", "groups_with_signal", "refill_rounds_used", "drawn_reward_mean")
+    counts = ("groups_drawn", "groups_with_signal", "refill_rounds_used", "kept_reward_mean")
     assert [[line[name] for name in counts] for line in both.metrics()] == [
         [line[name] for name in counts] for line in whole.metrics()
     ]

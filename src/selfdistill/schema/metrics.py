@@ -35,7 +35,9 @@ METRICS = (
     Metric("groups_drawn", "`refill_rounds`", "Groups sampled in the step, replaced ones included."),
     Metric("groups_with_signal", "`refill_rounds`", "Groups of the step's updates in which some rollout has a signal."),
     Metric("refill_rounds_used", "`refill_rounds`", "Rounds in which groups were replaced."),
-    Metric("drawn_reward_mean", "`refill_rounds`", "Mean reward of all groups drawn; reward_mean is of those kept."),
+    Metric(
+        "kept_reward_mean", "`refill_rounds`", "Mean reward of the groups learnt from; reward_mean is of all drawn."
+    ),
     Metric("teacher_tokens", "methods with a second network", "Tokens it read, prompts included, in all passes."),
     Metric("supervised_tokens", _ALL, "Tokens that were forwarded for a gradient."),
     Metric("loss", _ALL, "Loss, mean over the updates of the step."),

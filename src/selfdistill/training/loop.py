@@ -134,16 +134,16 @@ class _Loop:
         return found | self._update(step, rows, self.spec.prompts_per_update)
 
     def _on_policy_step(self, step: int) -> dict[str, float]:
-        groups, drawn = sample_with_signal(
+        groups, drawn, counts = sample_with_signal(
             self.spec, step, self.prompts, lambda *chosen: self._rollouts(step, *chosen), self._plan
         )
         with self._phase(step, "contexts"):
             plans = self._plan(groups)
-            found = metrics.rollout_metrics(groups, plans) | overlong.counts(groups, self.spec.on_policy) | drawn
+            found = metrics.rollout_metrics(drawn, plans) | overlong.counts(groups, self.spec.on_policy) | counts
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
             if self.components.world.is_main:
-                self.record_rollouts(step, rollout_rows(groups, step, self.spec.on_policy.grader))
+                self.record_rollouts(step, rollout_rows(drawn, step, self.spec.on_policy.grader))
         guards.check_stripped(step, plans)
         guards.check_contexts(step, found, self.components.method.max_truncated_share)
         rows = [
@@ -151,7 +151,7 @@ class _Loop:
             for group, group_plans in zip(groups, plans, strict=True)
             for rollout, plan in zip(group, group_plans, strict=True)
         ]
-        found["tokens"] = sum(len(row.completion_ids) for row in rows)
+        found["tokens"] = sum(len(rollout.completion.token_ids) for group in drawn for rollout in group)
         if self.spec.mini_batches == "mixed":
             rows = mixed(self.spec, step, rows)
         found |= self._update(step, rows, self.spec.prompts_per_update * self.spec.on_policy.group_size)

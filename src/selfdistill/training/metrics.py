@@ -38,7 +38,7 @@ def drop_metrics_after(path: Path, step: int) -> None:
 
 
 def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequence[RowPlan]]) -> dict[str, float]:
-    """Means over the completions of a step, and shares of groups and rows with a learning signal."""
+    """Means over all completions that a step drew, and the share of the groups it learns from that have a signal."""
     rollouts = [rollout for group in groups for rollout in group]
     count = len(rollouts)
     tokens = sum(len(rollout.completion.token_ids) for rollout in rollouts)
@@ -51,7 +51,7 @@ def rollout_metrics(groups: Sequence[Sequence[Rollout]], plans: Sequence[Sequenc
         "unparsed_share": sum(rollout.outcome == "unparsed" for rollout in rollouts) / count,
         "timeout_share": sum(rollout.outcome == "timeout" for rollout in rollouts) / count,
         "unreadable_gold_share": sum(rollout.outcome == "unreadable_gold" for rollout in rollouts) / count,
-        "usable_group_share": usable / len(groups),
+        "usable_group_share": usable / len(plans),
         "epistemic_count_mean": words / count,
         "epistemic_density_per_1k_tokens": density(words, tokens),
     }

@@ -28,8 +28,8 @@ def sample_with_signal(
     prompts: Sequence[Prompt],
     sample: SampleGroups,
     plan: Callable[[list[Group]], Sequence[Sequence[RowPlan]]],
-) -> tuple[list[Group], dict[str, float]]:
-    """The groups of a step, and what was drawn for them as metrics (none while refilling is off).
+) -> tuple[list[Group], list[Group], dict[str, float]]:
+    """The groups that a step learns from, all groups that it drew, and counts as metrics (none while refilling is off).
 
     A place keeps its last group when the rounds are used up. Raises UserError where then no group has a signal.
     """
@@ -37,7 +37,7 @@ def sample_with_signal(
     groups = sample([prompts[index] for index in drawn], 0)
     rounds = spec.on_policy.refill_rounds
     if not rounds:
-        return groups, {}
+        return groups, groups, {}
     seen, used = list(groups), 0
     while (empty := without_signal(plan(groups))) and used < rounds:
         used += 1
@@ -46,20 +46,23 @@ def sample_with_signal(
         drawn, seen = drawn + chosen, seen + fresh
         for place, group in zip(empty, fresh, strict=True):
             groups[place] = group
-    rewards = [rollout.reward for group in seen for rollout in group]
-    mean = sum(rewards) / len(rewards)
     if len(empty) == len(groups):
         raise UserError(
             f"step {step}: none of {len(seen)} groups has a learning signal after refill_rounds = {rounds} (mean "
-            f"reward {mean:.3f}). Use problems that the model sometimes solves, a larger group_size or refill_rounds, "
-            "or check the grader."
+            f"reward {_mean_reward(seen):.3f}). Use problems that the model sometimes solves, a larger group_size or "
+            "refill_rounds, or check the grader."
         )
-    return groups, {
+    return groups, seen, {
         "groups_drawn": len(seen),
         "groups_with_signal": len(groups) - len(empty),
         "refill_rounds_used": used,
-        "drawn_reward_mean": mean,
-    }
+        "kept_reward_mean": _mean_reward(groups),
+    }  # fmt: skip
+
+
+def _mean_reward(groups: Sequence[Group]) -> float:
+    rewards = [rollout.reward for group in groups for rollout in group]
+    return sum(rewards) / len(rewards)
 
 
 def without_signal(plans: Sequence[Sequence[RowPlan]]) -> list[int]:
