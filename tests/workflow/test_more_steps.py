@@ -1,4 +1,4 @@
-"""steps: 2 -> 4: the longer run goes on from the finished one, in the same bytes, and its lineage says so."""
+"""steps: 2 -> 4: the longer run continues from the finished one, in the same bytes, and its lineage says so."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def test_a_finished_run_is_gone_on_from(project):
 
     longer = planned_with(project, 4)
     explained = " ".join(project.cli("explain", "toy_grpo").split())
-    assert f"steps: 2 -> 4 goes on from train/{shorter.name}, after step 2." in explained
-    assert f"goes on from train/{shorter.name}." in train(project, longer)
+    assert f"steps: 2 -> 4 continues from train/{shorter.name}, after step 2." in explained
+    assert f"continues from train/{shorter.name}." in train(project, longer)
     assert payload(longer) == scratch
     attempt = json.loads((longer / "provenance.json").read_text())["attempts"][-1]
     assert attempt["continued_from"]["name"] == f"train/{shorter.name}" and attempt["sealed"]
     shown = " ".join(project.cli("lineage", longer.name).split())
-    assert f"went on from train/{shorter.name} after step 2" in shown
+    assert f"continued from train/{shorter.name} after step 2" in shown
     record = json.loads(project.cli("lineage", longer.name, "--json"))
     assert record["artifacts"][f"train/{longer.name[-12:]}"]["continued_from"] == attempt["continued_from"]
     project.cli("verify", f"train/{longer.name}")

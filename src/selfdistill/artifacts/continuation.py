@@ -31,7 +31,7 @@ def shorter_runs(planned: dict[str, Any], root: Path) -> list[Artifact]:
 
 
 def obstacle(spec: TrainSpec, shorter: Artifact) -> str | None:
-    """Why a run does not go on from a shorter one; None if it does."""
+    """Why a run does not continue from a shorter one; None if it does."""
     steps = _steps(shorter.frozen_spec)
     if spec.optimiser.schedule != "constant":
         return f"optimiser.schedule = {spec.optimiser.schedule} follows the number of steps, so other rates were used"
@@ -52,12 +52,12 @@ def last_state(artifact: Artifact) -> Path:
 
 
 def start_of(planned: dict[str, Any], root: Path) -> str:
-    """One sentence on whether a planned training goes on from a sealed one; empty where there is none to ask about."""
+    """Whether a planned training continues from a sealed one, in a sentence; empty where none comes into question."""
     shorter = shorter_runs(planned, root)
     spec = TrainSpec.model_validate(planned["params"]) if shorter else None
     for artifact in shorter:
         if obstacle(spec, artifact) is None:
-            return f"goes on from {artifact.name}, after step {_steps(artifact.frozen_spec)}."
+            return f"continues from {artifact.name}, after step {_steps(artifact.frozen_spec)}."
     return f"is trained from step 1, not on from {shorter[0].name}: {obstacle(spec, shorter[0])}." if shorter else ""
 
 

@@ -34,7 +34,7 @@ def read_pins(root: Path = ROOT) -> dict[str, Pin]:
     except FileNotFoundError:
         return {}
     except (ValueError, TypeError, AttributeError):
-        raise UserError(f"{path} is damaged: mend it, or move it away and pin again.") from None
+        raise UserError(f"{path} is damaged: fix it, or move it away and pin again.") from None
 
 
 def pin(names: Mapping[str, str], reason: str, root: Path = ROOT) -> None:

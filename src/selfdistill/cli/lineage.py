@@ -128,10 +128,10 @@ def _sources(item: Item) -> Iterator[str]:
 
 
 def _continued(item: Item) -> Iterator[str]:
-    """The shorter training that a training went on from."""
+    """The shorter training that a training continued from."""
     source = item.attempt.get(CONTINUED)
     if source:
-        yield f"went on from {source['name']} after step {source['step']} (manifest {source['manifest'][:_SHORT]})"
+        yield f"continued from {source['name']} after step {source['step']} (manifest {source['manifest'][:_SHORT]})"
 
 
 def _plain(value: Any) -> str:

@@ -236,7 +236,7 @@ def _check_golds(golds: Sequence[str], grader: Grader) -> None:
             from selfdistill.schema.errors import UserError
 
             wanted = "a gold answer" if letters is None else f"one of the letters {grader.choices}"
-            raise UserError(f"column answer holds `{gold}` where {wanted} belongs; mend the data set or its field map.")
+            raise UserError(f"column answer holds `{gold}` where {wanted} belongs; fix the data set or its field map.")
 
 
 _shared: WorkerPool | None = None

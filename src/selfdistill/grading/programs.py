@@ -176,7 +176,7 @@ def _bad_answer(answer: str, reason: str) -> Exception:
 
     return UserError(
         f"column answer holds `{answer[:60]}` where the tests of a programming task belong ({reason}); "
-        "mend the data set, or use another grader than kind: code."
+        "fix the data set, or use another grader than kind: code."
     )
 
 

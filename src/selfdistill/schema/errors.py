@@ -18,7 +18,7 @@ EXIT_RETRY = 75
 
 
 class UserError(Exception):
-    """A mistake that the user can mend; its message names the way out."""
+    """A mistake that the user can correct; its message names the way out."""
 
 
 #: The longest value that a message repeats.
@@ -46,7 +46,7 @@ class SettingError(UserError):
 
 
 class Interrupted(Exception):
-    """Stopped on request, with the state saved: the same command goes on from there."""
+    """Stopped on request, with the state saved: the same command continues from there."""
 
 
 def disk_problem(error: BaseException) -> str | None:

@@ -57,7 +57,7 @@ class StageRuntime(Model):
     keep_last_state: bool = Field(
         False,
         description="Keep the state after the last training step, as large as a resume state: a run of more steps then "
-        "goes on from it (docs/training.md 4).",
+        "continues from it (docs/training.md 4).",
     )
     max_sampler_gap: float = Field(
         0.3, gt=0, description="Training stops where log-probs of sampler and trainer differ more (mean, in nats)."

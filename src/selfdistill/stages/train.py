@@ -15,8 +15,8 @@ from selfdistill.run.job import Job
 from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
+from selfdistill.stages.shared.continue_run import continue_run
 from selfdistill.stages.shared.generate import read_prompts
-from selfdistill.stages.shared.going_on import go_on
 from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.outside_code import check_code, check_grader
@@ -32,7 +32,7 @@ DISTRIBUTED = True
 
 def prepare(job: Job) -> None:
     """Before the training processes start: begin where a finished run of fewer steps ended, if it kept its state."""
-    go_on(job)
+    continue_run(job)
 
 
 def main(job: Job) -> dict[str, Any]:

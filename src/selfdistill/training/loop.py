@@ -107,7 +107,7 @@ class _Loop:
     components: Components
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
-    #: The newest step that a resumed run goes on from; step 0 is the base model.
+    #: The newest step that a resumed run continues from; step 0 is the base model.
     saved_step: int = 0
     sampling: StepSampling | None = None
 

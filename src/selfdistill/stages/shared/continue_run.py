@@ -13,10 +13,10 @@ from selfdistill.schema.stages import TrainSpec
 from selfdistill.training.state import damage, is_of_shards
 
 
-def go_on(job: Job) -> None:
+def continue_run(job: Job) -> None:
     """Begin with the last state of a sealed run of fewer steps, if there is one and the result is the same.
 
-    A run that has begun goes on from its own state. Either way the provenance of the attempt names the shorter run.
+    A run that has begun continues from its own state. Either way the provenance of the attempt names the shorter run.
     """
     artifact = job.artifact
     marker = artifact.state / f"{CONTINUED}.json"
@@ -25,9 +25,9 @@ def go_on(job: Job) -> None:
         for shorter in shorter_runs(artifact.frozen_spec, artifact.root):
             reason = obstacle(spec, shorter) or _obstacle_here(job, shorter) or _copy(shorter, artifact, spec)
             if reason is None:
-                job.tee.print(f"goes on from {shorter.name}.")
+                job.tee.print(f"continues from {shorter.name}.")
                 break
-            job.tee.print(f"does not go on from {shorter.name}: {reason}.")
+            job.tee.print(f"does not continue from {shorter.name}: {reason}.")
     if marker.is_file():
         job.notes[CONTINUED] = read_json(marker)
 

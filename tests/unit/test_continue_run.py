@@ -1,4 +1,4 @@
-"""A run of more steps goes on from a finished one only where the result is the same, and says why where it does not."""
+"""A run of more steps continues from a finished one only where the result is the same; else it says why not."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from selfdistill.schema.common import Optimiser, Sampling
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.schema.training import TrainingEvaluation
-from selfdistill.stages.shared.going_on import go_on
+from selfdistill.stages.shared.continue_run import continue_run
 from selfdistill.training.data import TrainingFolder
 from small_specs import small
 from training_session import GRPO, SDPO, SFT, Session, make_spec, without_times
@@ -75,8 +75,8 @@ def test_a_run_that_goes_on_has_the_bytes_of_one_that_did_all_steps(tmp_path, me
     train(shorter)
     assert last_state(shorter).is_dir() and not shorter.state.exists()
     job = job_of(longer)
-    go_on(job)
-    assert job.tee.printed == [f"goes on from {shorter.name}."]
+    continue_run(job)
+    assert job.tee.printed == [f"continues from {shorter.name}."]
     session = train(longer)
     assert [line["step"] for line in session.reports if "phase" not in line] == [3, 4]
     assert weights(longer) == weights(whole) and metrics(longer) == metrics(whole)
@@ -87,16 +87,16 @@ def test_a_run_that_goes_on_has_the_bytes_of_one_that_did_all_steps(tmp_path, me
 def test_a_run_that_has_begun_goes_on_from_its_own_state_and_remembers_where_it_started(tmp_path):
     shorter, longer = artifact_of(tmp_path, make_spec(SFT, steps=2)), artifact_of(tmp_path, make_spec(SFT, steps=4))
     train(shorter)
-    go_on(job_of(longer))
+    continue_run(job_of(longer))
     shutil.rmtree(shorter.folder)
     again = job_of(longer)
-    go_on(again)
+    continue_run(again)
     assert again.notes[CONTINUED]["id"] == shorter.id and not again.tee.printed
     begun = artifact_of(tmp_path, make_spec(SFT, steps=6))
     (begun.state / "step-1").mkdir(parents=True)
     train(artifact_of(tmp_path, make_spec(SFT, steps=2)))
     job = job_of(begun)
-    go_on(job)
+    continue_run(job)
     assert job.notes == {} and [path.name for path in begun.state.iterdir()] == ["step-1"]
 
 
@@ -108,9 +108,9 @@ def test_the_longest_run_that_differs_in_steps_alone_is_taken(tmp_path):
     found = [artifact.frozen_spec["params"] for artifact in shorter_runs(longer.frozen_spec, tmp_path)]
     assert [(params["steps"], params["seed"]) for params in found] == [(3, 0), (2, 0)]
     assert shorter_runs(artifact_of(tmp_path, make_spec(SFT, steps=2)).frozen_spec, tmp_path) == []
-    assert start_of(longer.frozen_spec, tmp_path).startswith("goes on from train/tiny-")
+    assert start_of(longer.frozen_spec, tmp_path).startswith("continues from train/tiny-")
     job = job_of(longer)
-    go_on(job)
+    continue_run(job)
     # Its last step has a checkpoint that a run of four steps has not.
     assert sorted(path.name for path in (longer.payload / "checkpoints").iterdir()) == ["step-2"]
 
@@ -137,7 +137,7 @@ def test_why_a_run_is_trained_from_the_beginning(tmp_path, shorter, longer, reas
     said = start_of(second.frozen_spec, tmp_path)
     assert said.startswith(f"is trained from step 1, not on from {first.name}: {reason}")
     job = job_of(second)
-    go_on(job)
+    continue_run(job)
     assert reason in job.tee.printed[0] and not second.state.exists() and job.notes == {}
 
 
@@ -160,7 +160,7 @@ def test_damage_is_not_taken_over(tmp_path, place):
     content[-1] ^= 1
     files[place].write_bytes(content)
     job = job_of(longer)
-    go_on(job)
+    continue_run(job)
     assert "damaged" in job.tee.printed[0] and not longer.state.exists()
     whole = artifact_of(tmp_path / "whole", make_spec(SFT, steps=4))
     for artifact in (longer, whole):
@@ -172,7 +172,7 @@ def test_a_state_of_another_sharding_is_not_taken_over(tmp_path):
     shorter, longer = artifact_of(tmp_path, make_spec(SFT, steps=2)), artifact_of(tmp_path, make_spec(SFT, steps=4))
     train(shorter)
     job = job_of(longer, sharding="full")
-    go_on(job)
+    continue_run(job)
     assert "its state was not saved with sharding: full" in job.tee.printed[0] and not longer.state.exists()
 
 
