@@ -227,3 +227,12 @@ def test_every_stage_of_the_project_depends_on_its_own_module_and_spec():
     for stage, state in compute().items():
         assert {f"selfdistill.stages.{stage}", "selfdistill.schema.stages"} <= set(state["sources"])
     assert STAGES.keys() == compute().keys()
+
+
+def test_a_stage_depends_on_the_processes_that_it_starts():
+    """math-verify's verdicts are made in worker processes: a change there changes results as any other does."""
+    sources = {stage: set(state["sources"]) for stage, state in compute().items()}
+    workers = {f"selfdistill.grading.{name}" for name in ("worker", "equivalence", "function_worker")}
+    assert all(workers <= sources[stage] for stage in ("train", "rollouts", "evaluate"))
+    assert "selfdistill.generation.remote.server" in sources["train"]
+    assert not workers & sources["dataset"]

@@ -23,6 +23,11 @@ PACKAGE = Path(__file__).parents[1]
 DECISIONS = ("bump", "same-results")
 #: Machine settings never affect results, so they are not part of any stage's code.
 _MACHINE = "selfdistill.schema.runtime"
+#: Modules that a module runs as processes of their own, which no import statement shows.
+_PROCESSES = {
+    "selfdistill.grading.pool": ("selfdistill.grading.worker", "selfdistill.grading.function_worker"),
+    "selfdistill.generation.remote.processes": ("selfdistill.generation.remote.server",),
+}
 #: Stands for every stage that has something to decide.
 ALL_STAGES = "all"
 
@@ -70,7 +75,11 @@ def update(
 
 def _state(package: Path, stage: str, version: int) -> dict[str, Any]:
     try:
-        sources = source_digests(package, f"{package.name}.stages.{stage}", *_loaded_by_name(package, stage))
+        roots = [f"{package.name}.stages.{stage}", *_loaded_by_name(package, stage)]
+        sources = source_digests(package, *roots)
+        processes = [name for module in sources.keys() & _PROCESSES.keys() for name in _PROCESSES[module]]
+        if processes:
+            sources = source_digests(package, *roots, *sorted(processes))
         sources.pop(_MACHINE, None)
     except FileNotFoundError as error:
         raise UserError(f"stage `{stage}`: {error} does not exist, or cannot be found from its import.") from None
