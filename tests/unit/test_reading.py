@@ -10,7 +10,9 @@ from typer.testing import CliRunner
 
 from selfdistill.cli import app
 from selfdistill.epistemic import PAPER_WORDS, count, mark
+from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
+from selfdistill.views.__main__ import builder
 from synthetic import CONFIG, Said, build_study, kind_of, seed_of
 
 WORDS = ("wait", "maybe")
@@ -152,8 +154,6 @@ def test_the_comparison_is_a_page_too(run):
 
 
 def test_the_report_shows_completions_with_words_marked_and_text_escaped(study, monkeypatch):
-    from selfdistill.views.__main__ import builder
-
     monkeypatch.chdir(study)
     text = builder("report")(json.loads(Path("results/plans/report/report/plan.json").read_text()))
     section = text[text.index('id="tiny-completions"') :]
@@ -161,3 +161,47 @@ def test_the_report_shows_completions_with_words_marked_and_text_escaped(study, 
     assert "<mark>Wait</mark>, <mark>maybe</mark> 3 &lt;/think&gt; \\boxed{3} &amp; &lt;b&gt;" in section
     assert section.count('<article class="problem">') == 8 and "Show 6 more problems" in section
     assert "right are base model 4, GRPO 8" in section
+
+
+# --- chosen pairs in a report -----------------------------------------------------------------------------------------
+
+
+def with_pairs(*pairs):
+    """The study's config with a report `pairs`."""
+    config = yaml.safe_load(Path("config/config.yaml").read_text())
+    return config | {"reports": {"pairs": {"experiments": ["tiny_grpo"], "compare": list(pairs)}}}
+
+
+def test_a_report_shows_chosen_pairs_with_the_numbers_of_compare(study, run, monkeypatch):
+    """Also of an experiment that the report does not show otherwise, and of single seeds."""
+    monkeypatch.chdir(study)
+    Workspace(with_pairs(["tiny_grpo", "tiny_sdpo"], ["tiny_grpo:0", "tiny_grpo:1"])).view_inputs("report", "pairs")
+    text = builder("report")(json.loads(Path("results/plans/report/pairs/plan.json").read_text()))
+    first, second = re.findall(r'<section id="compare.*?</section>', text, re.DOTALL)
+    assert "Compared: tiny_grpo (A) and tiny_sdpo (B)" in first and first.count("<h3>") == 3
+    found = json.loads(run("compare", "tiny_grpo", "tiny_sdpo", "--json"))
+    for change in found["settings"]:
+        assert f"<td>{change['field']}</td>" in first
+    score = next(row for row in found["scores"] if row["metric"] == "score" and row["family"] == "all")
+    cells = [100 * score[name] for name in ("difference", "low", "high")]
+    assert "{:.1f} points [{:.1f}, {:.1f}]".format(*cells).replace("-", "−") in first
+    assert "only A right" in first and "0, 1, 2, 3" in first and "tokens sampled in training" in first
+    assert "tiny_grpo:0 (A) and tiny_grpo:1 (B)" in second and "one seed" in second
+    # The other sections know nothing of SDPO.
+    assert "There is no SDPO (c\u00a0=\u00a0s) run to compare with." in text
+
+
+@pytest.mark.parametrize(
+    ("pair", "message"),
+    [
+        (["tiny_grpo"], r"`reports.pairs.compare.0`"),
+        (["tiny_grpo", "tiny_sdop"], r"`reports.pairs.compare.0`: unknown experiment .*Did you mean `tiny_sdpo`"),
+        (["tiny_grpo", "tiny_sdpo:7"], r"there is no seed 7; there are 0, 1"),
+        (["tiny_grpo", "tiny_sdpo:all:5"], r"step 5 is not evaluated; evaluated are 0, 12"),
+        (["tiny_grpo", "tiny_sdpo:x"], r"is not EXPERIMENT, EXPERIMENT:SEED"),
+    ],
+)
+def test_a_pair_that_no_run_would_give_is_a_mistake_of_the_config(study, monkeypatch, pair, message):
+    monkeypatch.chdir(study)
+    with pytest.raises(UserError, match=message):
+        Workspace(with_pairs(pair)).plan("report", "pairs")

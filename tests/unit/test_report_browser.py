@@ -81,6 +81,7 @@ def usual() -> dict:
     config["cures"] = {"tiny": {"experiments": ["tiny_grpo", "tiny_sdpo", "tiny_sdpo_nothink"]}}
     config["report"] |= {name: ["tiny"] for name in ("forced", "diagnostics", "cures")}
     config["report"]["tuning"] = ["tiny_grpo", "tiny_sdpo"]
+    config["report"]["compare"] = [["tiny_grpo", "tiny_sdpo"], ["tiny_sdpo:0:6", "tiny_sdpo:0"]]
     return config
 
 

@@ -11,8 +11,9 @@ import typer
 
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
 from selfdistill.plan.experiments import get
+from selfdistill.plan.pairs import side_name
 from selfdistill.plan.workspace import Workspace
-from selfdistill.schema.errors import UserError, unknown
+from selfdistill.schema.errors import unknown
 
 # Tables and figures load pandas and matplotlib: they are imported where they are used.
 if TYPE_CHECKING:
@@ -134,10 +135,10 @@ def compare(
     project = workspace(configfile)
     sides = []
     for text in (a, b):
-        name, seed, step = _parts(text)
-        get(project.planner.experiments, name)
-        found = evaluations(project.plan("ood", name).as_json()["rows"])
-        sides.append(Side.of(text, found, seed, step))
+        name = side_name(text)
+        get(project.planner.experiments, name.experiment)
+        found = evaluations(project.plan("ood", name.experiment).as_json()["rows"])
+        sides.append(Side.of(text, found, name.seed, name.step))
     comparison = compare_sides(*sides, project.planner.config.lexicon)
     if as_json:
         typer.echo(json.dumps(comparison_json(comparison), indent=2, ensure_ascii=False))
@@ -150,16 +151,3 @@ def compare(
         console.print(f"\n[bold]{section.title}[/bold]: {section.lead}")
         for table in (block for block in section.blocks if hasattr(block, "rows")):
             show_table(table.header, [[cell.text for cell in row] for row in table.rows])
-
-
-def _parts(text: str) -> tuple[str, int | None, int | None]:
-    """(experiment, seed, step); `all` or nothing stands for every seed and the last step."""
-    name, *rest = text.split(":")
-    try:
-        numbers = [None if part in ("", "all") else int(part) for part in rest]
-    except ValueError:
-        numbers = [None] * 3
-    if len(numbers) > 2:
-        raise UserError(f"`{text}` is not EXPERIMENT, EXPERIMENT:SEED or EXPERIMENT:SEED:STEP (`all` for every seed).")
-    seed, step = [*numbers, None, None][:2]
-    return name, seed, step

@@ -7,12 +7,11 @@ The view reads nothing else, so it shows what was planned, whatever the config s
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 from selfdistill.plan.experiments import Experiment, get
-from selfdistill.plan.graph import Node
+from selfdistill.plan.pairs import plan_pairs
 from selfdistill.plan.planner import Planner
+from selfdistill.plan.view_plan import ViewPlan, about_experiment, evaluation_rows, training_rows
 from selfdistill.schema.errors import SettingError, UserError, nearest, unknown
 from selfdistill.schema.shown import ReportEntry
 
@@ -20,27 +19,6 @@ from selfdistill.schema.shown import ReportEntry
 SECTIONS = ("richness", "sft", "coverage", "cures", "forced", "tuning", "diagnostics")
 #: The name of the report that `report` describes; those of `reports` have their own.
 DEFAULT_REPORT = "report"
-
-
-@dataclass
-class ViewPlan:
-    """The rows of one view and the nodes they name."""
-
-    view: str
-    name: str
-    rows: list[dict[str, Any]] = field(default_factory=list)
-    header: dict[str, Any] = field(default_factory=dict)
-    nodes: dict[str, Node] = field(default_factory=dict)
-    users: dict[str, set[str]] = field(default_factory=dict)
-
-    def use(self, node: Node, experiment: str) -> str:
-        """Register a node as input of the view; returns its name."""
-        self.nodes[node.name] = node
-        self.users.setdefault(node.name, set()).add(experiment)
-        return node.name
-
-    def as_json(self) -> dict[str, Any]:
-        return {"view": self.view, "name": self.name, **self.header, "artifacts": sorted(self.nodes), "rows": self.rows}
 
 
 def plan_view(planner: Planner, view: str, name: str) -> ViewPlan:
@@ -101,55 +79,13 @@ def unknown_target(planner: Planner, target: str) -> UserError:
     return UserError(f"there is no target `{target}`.{nearest(target, targets)} Targets: {every}.")
 
 
-def _about(experiment: Experiment) -> dict[str, Any]:
-    method = experiment.method
-    return {
-        "experiment": experiment.name,
-        "model": experiment.entry.model,
-        "method": method.name,
-        "context": method.variant,
-        "arm": method.trains_on,
-        "label": method.label,
-        "distinct": experiment.distinct,
-        "setting": dict(experiment.setting),
-    }
-
-
-def _evaluation_rows(planner: Planner, plan: ViewPlan, experiment: Experiment, variant: str | None = None) -> None:
-    chosen = {"variant": variant} if variant else {}
-    for benchmark in experiment.entry.benchmarks:
-        about = planner.config.benchmarks[benchmark]
-        for seed, evaluation in planner.evaluations(experiment, benchmark, variant):
-            train = evaluation.inputs["model"]
-            plan.rows.append(
-                {
-                    **_about(experiment),
-                    **chosen,
-                    "kind": "evaluation",
-                    "seed": seed,
-                    "benchmark": benchmark,
-                    "domain": about.domain,
-                    "chance": about.chance,
-                    "train_artifact": plan.use(train, experiment.name),
-                    "evaluate_artifact": plan.use(evaluation, experiment.name),
-                    "epistemics_artifact": plan.use(planner.epistemics(evaluation), experiment.name),
-                }
-            )
-
-
-def _training_rows(planner: Planner, plan: ViewPlan, experiment: Experiment) -> None:
-    for seed in experiment.seeds:
-        train = plan.use(planner.train(experiment.name, seed), experiment.name)
-        plan.rows.append({**_about(experiment), "kind": "training", "seed": seed, "train_artifact": train})
-
-
 def _evaluated(planner: Planner, plan: ViewPlan, name: str) -> None:
-    _evaluation_rows(planner, plan, get(planner.experiments, name))
+    evaluation_rows(planner, plan, get(planner.experiments, name))
     plan.header["lexicon"] = planner.config.lexicon
 
 
 def _trained(planner: Planner, plan: ViewPlan, name: str) -> None:
-    _training_rows(planner, plan, get(planner.experiments, name))
+    training_rows(planner, plan, get(planner.experiments, name))
 
 
 def _richness(planner: Planner, plan: ViewPlan, name: str) -> None:
@@ -173,7 +109,7 @@ def _sft(planner: Planner, plan: ViewPlan, name: str) -> None:
     if not chosen:
         raise unknown("model with SFT experiments", name, view_names(planner)["sft"])
     for experiment in chosen:
-        _evaluation_rows(planner, plan, experiment)
+        evaluation_rows(planner, plan, experiment)
 
 
 def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
@@ -182,8 +118,8 @@ def _coverage(planner: Planner, plan: ViewPlan, name: str) -> None:
         raise unknown("model with a coverage sweep", name, view_names(planner)["coverage"])
     parents = [planner.experiments[e.swept_from] for e in swept if e.swept_from]
     for experiment in {e.name: e for e in [*swept, *parents]}.values():
-        _training_rows(planner, plan, experiment)
-        _evaluation_rows(planner, plan, experiment)
+        training_rows(planner, plan, experiment)
+        evaluation_rows(planner, plan, experiment)
 
 
 def _tuning(planner: Planner, plan: ViewPlan, name: str) -> None:
@@ -191,7 +127,7 @@ def _tuning(planner: Planner, plan: ViewPlan, name: str) -> None:
     if not tuned:
         raise unknown("experiment with a sweep", name, view_names(planner)["tuning"])
     for experiment in [planner.experiments[name], *tuned]:
-        _evaluation_rows(planner, plan, experiment)
+        evaluation_rows(planner, plan, experiment)
     for row in plan.rows:
         row["tuned_from"] = name
 
@@ -205,7 +141,7 @@ def _diagnostics(planner: Planner, plan: ViewPlan, name: str) -> None:
             for seed, evaluation, found in planner.diagnostics(name, experiment, benchmark):
                 plan.rows.append(
                     {
-                        **_about(experiment),
+                        **about_experiment(experiment),
                         "kind": "diagnostics",
                         "seed": seed,
                         "benchmark": benchmark,
@@ -235,7 +171,7 @@ def _forced(planner: Planner, plan: ViewPlan, name: str) -> None:
         raise unknown("model whose experiments have variants", name, view_names(planner)["forced"])
     for experiment in chosen:
         for variant in (None, *experiment.entry.variants):
-            _evaluation_rows(planner, plan, experiment, variant)
+            evaluation_rows(planner, plan, experiment, variant)
 
 
 def _cures(planner: Planner, plan: ViewPlan, name: str) -> None:
@@ -251,9 +187,9 @@ def _cures(planner: Planner, plan: ViewPlan, name: str) -> None:
         else:
             experiment = planner.experiments[listed]
             first = len(plan.rows)
-            _training_rows(planner, plan, experiment)
+            training_rows(planner, plan, experiment)
             for variant in (None, *experiment.entry.variants[:1]):
-                _evaluation_rows(planner, plan, experiment, variant)
+                evaluation_rows(planner, plan, experiment, variant)
             about = {
                 "is_control": listed in entry.controls,
                 "has_second_network": experiment.method.second_network is not None,
@@ -275,8 +211,8 @@ def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
                 kind = "experiment" if view == "ood" else f"name with a {section} table"
                 raise SettingError.at(*place, section, problem=unknown(kind, listed, known[view]))
     for experiment in report.experiments:
-        _training_rows(planner, plan, get(planner.experiments, experiment))
-        _evaluation_rows(planner, plan, get(planner.experiments, experiment))
+        training_rows(planner, plan, get(planner.experiments, experiment))
+        evaluation_rows(planner, plan, get(planner.experiments, experiment))
     for section in SECTIONS:
         for shown in getattr(report, section):
             part = ViewPlan(section, shown)
@@ -285,6 +221,8 @@ def _report(planner: Planner, plan: ViewPlan, name: str) -> None:
             plan.nodes |= part.nodes
             for node, users in part.users.items():
                 plan.users.setdefault(node, set()).update(users)
+    if report.compare:
+        plan_pairs(planner, plan, report.compare, place)
     plan.header["lexicon"] = planner.config.lexicon
     plan.header["experiments"] = report.experiments
     plan.header["trained_on"] = {

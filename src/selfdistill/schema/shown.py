@@ -64,3 +64,6 @@ class ReportEntry(Model):
     tuning: Annotated[list[str], Distinct] = Field([], description="Experiments with a `sweep`.")
     diagnostics: Annotated[list[str], Distinct] = Field([], description="Models with a table of diagnostics.")
     cures: Annotated[list[str], Distinct] = Field([], description="Models with a leaderboard of cures.")
+    compare: list[Annotated[list[str], Field(min_length=2, max_length=2)]] = Field(
+        [], description="Pairs shown side by side: [A, B], each EXPERIMENT, EXPERIMENT:SEED or EXPERIMENT:SEED:STEP."
+    )

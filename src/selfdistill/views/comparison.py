@@ -18,7 +18,7 @@ from selfdistill.seeds import Uncertain
 from selfdistill.views.claims import verdict
 from selfdistill.views.completions import completions_of
 from selfdistill.views.measures import ALL, DENSITY, LENGTH, PASS, SCORE, TRUNCATED, Measurement, open_artifact
-from selfdistill.views.page import Section, Table, num, text
+from selfdistill.views.page import Figure, Section, Table, num, text
 from selfdistill.views.study import ALL_SEEDS, TOKENS, Evaluation, curves
 from selfdistill.views.style import GRPO, METHODS, NAMES, SDPO, number, shown, signed
 from selfdistill.views.training_curves import curve_figure
@@ -26,8 +26,9 @@ from selfdistill.views.words import counts_column
 
 #: Flipped problems that are listed by number.
 _LISTED = 12
-#: Colours of A and B.
-_LOOKS = (GRPO, SDPO)
+_METRICS = {**NAMES, PASS: "pass@k", TRUNCATED: "cut off by the limit"}
+#: How A and B are drawn: in the colours of two methods, which they need not be.
+SIDE_LOOKS = (replace(METHODS[GRPO], key="side0"), replace(METHODS[SDPO], key="side1", line="--"))
 
 
 @dataclass(frozen=True)
@@ -210,7 +211,7 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
     a, b = comparison.a.name, comparison.b.name
     settings = [[text(c.field), text(c.existing), text(c.planned)] for c in comparison.settings]
     scores = [
-        [text(s.benchmark), text(s.family), text(NAMES.get(s.metric, s.metric)), *map(num, _values(s)), text(s.verdict)]
+        [text(s.benchmark), text(s.family), text(_METRICS[s.metric]), *map(num, _values(s)), text(s.verdict)]
         for s in comparison.scores
     ]
     words = [
@@ -243,18 +244,19 @@ def comparison_page(comparison: Comparison) -> str:
     """The sections as a page, with the training curves of both on one axis."""
     from selfdistill.views.report import ModelPage, render
 
-    looks = [
-        replace(METHODS[kind], key=f"side{index}", label=side.name, line=line)
-        for index, (side, kind, line) in enumerate(zip((comparison.a, comparison.b), _LOOKS, ("-", "--"), strict=True))
-    ]
-    runs = [side.runs for side in (comparison.a, comparison.b)]
-    figure = curve_figure(
-        {look: [curves(run) for run in found] for look, found in zip(looks, runs, strict=True)},
-        [run for found in runs for run in found],
-    )
-    title = f"{comparison.a.name} and {comparison.b.name}"
+    figure, title = comparison_figure(comparison), f"{comparison.a.name} and {comparison.b.name}"
     page = ModelPage(title, "", [figure] if figure else [], comparison_sections(comparison))
-    return render([page], [], looks, f"Comparison: {title}")
+    return render([page], [], SIDE_LOOKS, f"Comparison: {title}")
+
+
+def comparison_figure(comparison: Comparison) -> Figure | None:
+    """The training curves of both; None where neither samples in training."""
+    sides = (comparison.a, comparison.b)
+    looks = [replace(look, label=side.name) for look, side in zip(SIDE_LOOKS, sides, strict=True)]
+    return curve_figure(
+        {look: [curves(run) for run in side.runs] for look, side in zip(looks, sides, strict=True)},
+        [run for side in sides for run in side.runs],
+    )
 
 
 def _values(score: Score) -> tuple[str, str, str]:

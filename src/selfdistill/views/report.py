@@ -20,6 +20,7 @@ from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.views import DEFAULT_REPORT
 from selfdistill.views.breadth import breadth_section
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
+from selfdistill.views.comparison import SIDE_LOOKS
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.cures import cures_section
@@ -28,6 +29,7 @@ from selfdistill.views.figures import for_page, legend_mark
 from selfdistill.views.forced import forced_section
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
 from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
+from selfdistill.views.pairs import pair_sections
 from selfdistill.views.paper_tables import richness_section, sft_section
 from selfdistill.views.scores import checkpoints_section, families_section, main_figures, scores_section
 from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy, read_study
@@ -59,6 +61,7 @@ def build_report(plan: dict[str, Any]) -> str:
         if page.finding:
             log.info("finding: %s", page.finding.replace("\u00a0", " "))
     looks = [look for study in read_study(plan) for look in (*study.looks.values(), *study.cure_looks.values())]
+    looks += SIDE_LOOKS
     return render(pages, shared, looks, TITLE, "" if plan["name"] == DEFAULT_REPORT else "../")
 
 
@@ -66,6 +69,7 @@ def pages_of(plan: dict[str, Any]) -> tuple[list[ModelPage], list[Section]]:
     """What a report shows of each base model, and the sections for all of them."""
     studies, artifacts = read_study(plan), ancestry(plan["artifacts"])
     shared = _present(
+        *pair_sections(plan),
         breadth_section(studies, plan["trained_on"]),
         silent_section(artifacts),
         assumptions_section(artifacts),

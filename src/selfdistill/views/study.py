@@ -15,6 +15,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from selfdistill.artifacts.verification import check_file
+from selfdistill.plan.pairs import SECTION as PAIRS
 from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Uncertain
 from selfdistill.views.measures import ALL, Measurement, measure, open_artifact, pooled
@@ -190,7 +191,8 @@ class ModelStudy:
 
 def read_study(plan: dict[str, Any]) -> list[ModelStudy]:
     """Sort the rows of the report's plan by model and section; every experiment gets one look."""
-    rows: list[Row] = plan["rows"]
+    # Chosen pairs have sections of their own, and may be of any experiment.
+    rows: list[Row] = [row for row in plan["rows"] if row.get("section") != PAIRS]
     # What a sweep makes shares the look of its parent experiment, so it gets no label of its own.
     chosen = looks(
         row
