@@ -45,8 +45,9 @@ def _section(comparison: Comparison, number: int) -> Section:
         tables = [block for block in part.blocks if isinstance(block, Table)]
         blocks += tables if anchor == _OPEN else [replace(table, caption=caption, is_folded=True) for table in tables]
     blocks.append(_sources(comparison))
+    name = f"{a} (A) and {b} (B)"
     anchor = "compare" if number == 1 else f"compare-{number}"
-    return Section(anchor, f"Compared: {a} (A) and {b} (B)", parts[_OPEN].lead, blocks)
+    return Section(anchor, "Two experiments compared", f"{name}: {parts[_OPEN].lead}", blocks)
 
 
 def _sources(comparison: Comparison) -> Table:
