@@ -7,7 +7,7 @@ import json
 import pytest
 
 from selfdistill.contexts import build_context
-from selfdistill.generation.base import Completion
+from selfdistill.generation.base import Completion, Sampler
 from selfdistill.grading import check_machine, grade, programs
 from selfdistill.grading.programs import choose_backend, describe_task, extract_program, is_same_output, is_same_value
 from selfdistill.grading.sandbox import Limits, Sandbox, available
@@ -200,7 +200,7 @@ def test_feedback_goes_from_completions_to_teacher_contexts(tmp_path, monkeypatc
         "prompt_ids": [1],
     }
 
-    class Writer:
+    class Writer(Sampler):
         """A model that knows two programs."""
 
         def stream(self, prompts, seeds, sampling, *, done, on_progress):

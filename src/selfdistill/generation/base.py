@@ -86,8 +86,9 @@ class Sampler(Protocol):
         """
         ...
 
-    def portion(self, count: int, ranks: int) -> int:
-        """How many of `count` prompts a rank takes from a queue at a time (`stream_portions`).
+    @staticmethod
+    def portion(count: int, ranks: int) -> int:
+        """How many of `count` prompts a rank or shard takes from a queue at a time (`stream_portions`).
 
         A batch runs until its longest completion ends, so a rank takes a few batches, and all prompts where it is
         alone.

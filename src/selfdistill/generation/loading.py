@@ -67,6 +67,17 @@ def end_token_ids(folder: Path) -> list[int]:
     return sorted({token for token in (*ids, load_tokenizer(folder).eos_token_id) if token is not None})
 
 
+def sampler_class(engine: Literal["torch", "vllm"]) -> type[Sampler]:
+    """The sampler of an engine, which need not be installed."""
+    if engine == "vllm":
+        from selfdistill.generation.vllm_sampler import VllmSampler
+
+        return VllmSampler
+    from selfdistill.generation.torch_sampler import TorchSampler
+
+    return TorchSampler
+
+
 def load_sampler(
     folder: Path,
     engine: Literal["torch", "vllm"],

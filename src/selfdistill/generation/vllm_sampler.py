@@ -81,7 +81,8 @@ class VllmSampler(Sampler):
         everything = iter([range(len(prompts))])
         return self.stream_portions(everything, prompts, seeds, sampling, done=done, on_progress=on_progress)
 
-    def portion(self, count: int, ranks: int) -> int:
+    @staticmethod
+    def portion(count: int, ranks: int) -> int:
         """See `generation.base.Sampler`. The engine takes a prompt while others run."""
         return 1 if ranks > 1 else max(1, count)
 

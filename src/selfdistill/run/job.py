@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -92,10 +92,6 @@ class Shard:
     def is_partial(self) -> bool:
         """Whether there are other shards."""
         return self.count > 1
-
-    def select(self, items: Sequence[Any]) -> list[Any]:
-        """This shard's items: every count-th, so that long and short prompts are spread evenly."""
-        return list(items[self.index :: self.count])
 
 
 @dataclass

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from selfdistill.artifacts.store import Artifact
 from selfdistill.artifacts.tables import read_rows, rollout_columns
 from selfdistill.generation import Completion, Sampler
 from selfdistill.generation.intervention import Intervention
-from selfdistill.generation.loading import load_sampler, load_tokenizer
+from selfdistill.generation.loading import load_sampler, load_tokenizer, sampler_class
 from selfdistill.grading import OUTCOMES, WorkerPool
 from selfdistill.rollouts import Prompt, grade_function, grade_groups, rollout_rows, sampling_seeds
 from selfdistill.run.job import Job
@@ -23,6 +24,7 @@ from selfdistill.schema.stages import EvaluateSpec, RolloutsSpec
 from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.outside_code import check_grader
 from selfdistill.stages.shared.parts import PartFiles, merge
+from selfdistill.stages.shared.shard_queue import ShardQueue
 
 _PROMPT_COLUMNS = tuple(field.name for field in fields(Prompt))
 _DESCRIBED = ("step", "outcome", "reward", "completion_tokens", "stop_reason")
@@ -51,32 +53,39 @@ class RolloutJob:
 
     def __post_init__(self) -> None:
         self.model: Artifact = self.job.artifact.input("model")
-        self.shard_prompts = self.job.shard.select(self.prompts)
 
     def sample(self, step: int | None) -> None:
-        """Sample and grade what is missing of this shard at one checkpoint (None: a base model).
+        """Sample and grade what is missing at one checkpoint (None: a base model), and what no other shard samples.
 
         Raises Interrupted when a stop is requested; finished prompts are kept.
         """
-        prompts, parts = self.shard_prompts, self._parts(step)
+        prompts, parts = self.prompts, self._parts(step)
         finished = parts.finished()
         done = {index for index, prompt in enumerate(prompts) if prompt.row_id in finished}
         if len(done) == len(prompts):
             return
         if done:
             self.job.tee.print(f"step {step or 0}: {len(done)} of {len(prompts)} prompts were finished before.")
+        portions = self._portions(parts, finished)
+        first = next(portions, None)
+        if first is None:
+            self.job.tee.print(f"step {step or 0}: other shards have taken all prompts.")
+            return
         check_grader(self.spec.grader)
         folder = model_folder(self.model, step)
         tokenizer = load_tokenizer(folder)
         forced = Intervention.of(self.changes, tokenizer)
         sampler = self._sampler(folder)
         sampler.banned = forced.banned
-        stream = sampler.stream(
+        stream = sampler.stream_portions(
+            itertools.chain([first], portions),
             [forced.prompt(prompt.prompt_ids) for prompt in prompts],
             sampling_seeds(self.spec.seed, prompts, self.spec.samples),
             forced.sampling(self.spec.sampling),
             done=done,
-            on_progress=self._progress((len(prompts) - len(done)) * self.spec.samples, step),
+            on_progress=self._progress(
+                -(-(len(prompts) - len(done)) * self.spec.samples // self.job.shard.count), step
+            ),
         )
         ungraded: list[tuple[Prompt, list[Completion]]] = []
         with WorkerPool(self.job.runtime.grader_processes) as pool:
@@ -96,6 +105,14 @@ class RolloutJob:
                 save()
                 raise
             save()
+
+    def _portions(self, parts: PartFiles, finished: Set[int]) -> Iterator[list[int]]:
+        """Places of prompts that this job samples: all at once, or as its shard takes them from the queue."""
+        if not self.job.shard.is_partial:
+            return iter([list(range(len(self.prompts)))])
+        size = sampler_class(self.spec.engine).portion(len(self.prompts), self.job.shard.count)
+        keys = [prompt.row_id for prompt in self.prompts]
+        return ShardQueue(parts.folder, self.job.shard).portions(keys, size, finished)
 
     def close(self) -> None:
         if self.sampler is not None:
