@@ -138,7 +138,7 @@ def _updating(work: Workload) -> Iterator[Part]:
     yield Part("working memory", "updating", working, "gradients of one layer's activations")
     yield Part("loss block", "updating", _loss_bytes(work), f"{work.chunk_tokens} tokens x vocabulary at a time")
     if c == 2:
-        each = sizes.layer_parameters if work.has_checkpointing and work.is_sharded else sizes.parameters
+        each = sizes.layer_parameters if work.has_checkpointing else sizes.parameters
         cast = work.teachers - (work.has_narrow_teacher and not work.is_sharded)
         heads = 2 * sizes.head_parameters * (1 + cast)
         yield Part("bfloat16 copies", "updating", 2 * each + heads, "weights as autocast has cast them, heads")

@@ -184,7 +184,8 @@ class Network:
     def _casting(self) -> AbstractContextManager[Any]:
         if self.compute_dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(self.device.type, dtype=self.compute_dtype)
+        # The cache would hold a copy of every weight until the forward pass ends, and each weight is used once in it.
+        return torch.autocast(self.device.type, dtype=self.compute_dtype, cache_enabled=False)
 
 
 def backward_through_head(
