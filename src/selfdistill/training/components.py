@@ -24,6 +24,7 @@ from selfdistill.training.sharding import is_sharded, read_shards, shard_model, 
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
 from selfdistill.training.weights import add_adapters, trained_parameters
+from selfdistill.training.windows import attend_in_windows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -100,6 +101,7 @@ def build_components(
     """
     torch.manual_seed(sample_seed(spec.seed, "torch"))
     model.train()
+    attend_in_windows(model)
     if not is_empty(model):
         model.to(world.device)
     if spec.lora is not None:
