@@ -31,7 +31,7 @@ PAGES = sorted([ROOT / "README.md", ROOT / "profiles/README.md", *(ROOT / DOCS).
 #: Where paths in the pages start, and what users and runs make.
 PLACES = [ROOT / name for name in ("", "src/selfdistill", "benchmarks", "tests/workflow")]
 MADE = (
-    "/", ".snakemake", ".venv", "config/assets.local.yaml", "config/brief.yaml", "config/mine.yaml",
+    "/", ".snakemake", ".venv", "config/assets.local.yaml", "config/brief.yaml", "config/mine.yaml", "config/hour.yaml",
     "last_state/", "logs/", "my_", "payload/", "profile/",
     "resources/", "results/", "src/selfdistill/training/methods/mine.py", "state/", "workers/",
 )  # fmt: skip

@@ -116,9 +116,9 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def write_own_files(root: Path) -> None:
-    """What docs/configuration.md has its readers write: a method of their own, and an overlay with all experiments."""
+    """What the pages have their readers write: a method of their own, and overlays with experiments."""
     page = ROOT / "docs/configuration.md"
-    files = dict(shown_files(page, section=10))
+    files = dict(shown_files(page, section=10)) | dict(shown_files(ROOT / "docs/first_hour.md", section=4))
     (first,) = [block for block in blocks(page) if "mine_moving_teacher:" in block]
     experiments = [yaml.safe_load(text) for text in (first, files.pop("config/mine.yaml"))]
     for name, text in files.items():
