@@ -144,7 +144,7 @@ def compare(
         typer.echo(json.dumps(comparison_json(comparison), indent=2, ensure_ascii=False))
         return
     if html is not None:
-        html.write_text(comparison_page(comparison), encoding="utf-8")
+        html.write_text(comparison_page(comparison, html.parent), encoding="utf-8")
         console.print(f"Wrote {html}")
         return
     for section in comparison_sections(comparison):

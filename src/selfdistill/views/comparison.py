@@ -6,12 +6,15 @@ and problems (`selfdistill.seeds`).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts.lineage import provenance_path, read_attempts
+from selfdistill.artifacts.store import ROOT
 from selfdistill.plan.diff import Change, diff
 from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Uncertain
@@ -240,13 +243,14 @@ def comparison_sections(comparison: Comparison) -> list[Section]:
     ]  # fmt: skip
 
 
-def comparison_page(comparison: Comparison) -> str:
-    """The sections as a page, with the training curves of both on one axis."""
+def comparison_page(comparison: Comparison, folder: Path) -> str:
+    """The sections as a page in a folder, with the training curves of both on one axis."""
     from selfdistill.views.report import ModelPage, render
 
     figure, title = comparison_figure(comparison), f"{comparison.a.name} and {comparison.b.name}"
     page = ModelPage(title, "", [figure] if figure else [], comparison_sections(comparison))
-    return render([page], [], SIDE_LOOKS, f"Comparison: {title}")
+    root = Path(os.path.relpath(ROOT.parent, folder)).as_posix()
+    return render([page], [], SIDE_LOOKS, f"Comparison: {title}", f"{root}/")
 
 
 def comparison_figure(comparison: Comparison) -> Figure | None:
