@@ -151,7 +151,6 @@ def test_the_comparison_is_a_page_too(run):
     assert "<h1>Comparison: tiny_grpo and tiny_sdpo</h1>" in text and text.count("<h3>") == 3
     assert "accuracy" in text and "<script" not in text
     assert "B is" in run("compare", "tiny_grpo", "tiny_sdpo")
-    Path("pages").mkdir(exist_ok=True)
     run("compare", "tiny_grpo", "tiny_sdpo", "--html", "pages/pair.html")
     for page in (Path("pair.html"), Path("pages/pair.html")):
         links = re.findall(r'href="([^"#:]+)"', page.read_text())

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
+from selfdistill.files import write_atomically
 from selfdistill.plan.experiments import get
 from selfdistill.plan.pairs import side_name
 from selfdistill.plan.workspace import Workspace
@@ -124,7 +125,9 @@ def _print_markdown(entry: Problem, benchmark: str) -> None:
 def compare(
     a: Annotated[str, typer.Argument(metavar="A", help="EXPERIMENT, EXPERIMENT:SEED or EXPERIMENT:SEED:STEP.")],
     b: Annotated[str, typer.Argument(metavar="B", help="The same of another, or the same experiment.")],
-    html: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a page with the training curves.")] = None,
+    html: Annotated[
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a page with the training curves.")
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     configfile: ConfigFile = None,
 ) -> None:
@@ -144,7 +147,7 @@ def compare(
         typer.echo(json.dumps(comparison_json(comparison), indent=2, ensure_ascii=False))
         return
     if html is not None:
-        html.write_text(comparison_page(comparison, html.parent), encoding="utf-8")
+        write_atomically(html, comparison_page(comparison, html.parent))
         console.print(f"Wrote {html}")
         return
     for section in comparison_sections(comparison):
