@@ -133,6 +133,14 @@ def test_the_runtime_file_must_fit_the_models_of_the_config(tmp_path, config, te
     assert message in str(raised.value)
 
 
+def test_the_runtime_file_may_name_a_model_whose_asset_the_config_has_exchanged(config):
+    for name in ("qwen3", "qwen3off"):
+        config["models"][name]["asset"] = "qwen3_1_7b"
+    workspace = Workspace(config)
+    assert "qwen3-8b" in workspace.runtime.models
+    workspace.check()
+
+
 def test_a_runtime_file_that_is_a_folder_is_one_line(tmp_path, config):
     config["runtime_file"] = str(tmp_path)
     with pytest.raises(UserError, match="cannot be read: Is a directory"):

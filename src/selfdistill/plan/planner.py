@@ -114,13 +114,16 @@ class Planner:
             raise SettingError.at(*keys, "asset", problem=error) from None
 
     def model_slugs(self) -> set[str]:
-        """Names of the base models in config/runtime.yaml; of a model that is not pinned yet, its repository's."""
-        slugs = set()
+        """Names that config/runtime.yaml may use: of the config's base models, and of every model in the asset lock.
+
+        A model that is not pinned yet is known by its repository's name. Lock entries that the config does not use
+        count as well, so that an overlay may exchange a model's asset without another runtime.yaml.
+        """
+        locked = [asset for asset in self.assets.assets.values() if asset.kind == "model"]
+        slugs = {slugify(asset.repo.rsplit("/", 1)[-1]) for asset in locked}
         for name, entry in self.config.models.items():
             known = self.assets.assets.get(entry.asset or "")
-            if known is not None and not known.is_resolved:
-                slugs.add(slugify(known.repo.rsplit("/", 1)[-1]))
-            else:
+            if known is None or known.is_resolved:
                 slugs.add(self.model(name).slug)
         return slugs
 
