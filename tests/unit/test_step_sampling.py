@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import heapq
 import json
+import time
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,14 +14,14 @@ from torch.distributed import TCPStore
 
 from selfdistill.generation import Completion, Sampler
 from selfdistill.generation.torch_sampler import TorchSampler
-from selfdistill.rollouts import Rollout
+from selfdistill.rollouts import Prompt, Rollout
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.training import sampling
 from selfdistill.training.distributed import World
 from selfdistill.training.sampling import portions
-from training_session import GRPO, SDPO, Session, make_prompts, make_spec, run_in_processes, without_times
+from training_session import GRPO, SDPO, Session, Verdict, make_prompts, make_spec, run_in_processes, without_times
 
 #: The paper's batch of 256 prompts.
 GROUPS, RANKS = 256, 4
@@ -204,6 +206,69 @@ def test_groups_are_kept_while_others_are_sampled(tmp_path, monkeypatch, counted
     session.run()
     # The third group was yielded when the run died, and not kept yet.
     assert counted.log.read_text().count("group") in (4, 5)
+
+
+class Slow(Sampler):
+    """Takes a while for each group, on a GPU so to say: other threads run meanwhile."""
+
+    def stream(self, prompts, seeds, sampling, *, done=frozenset(), on_progress=None):
+        for index, prompt in enumerate(prompts):
+            time.sleep(GROUP_SECONDS)
+            on_progress(len(seeds[index]), 0)
+            yield index, [Completion([prompt[0], seed % 100], [0.0, 0.0], "eos") for seed in seeds[index]]
+
+
+GROUP_SECONDS = 0.05
+
+
+def step_of(grade, stop_requested=lambda: False, prompts=16):
+    kept = SimpleNamespace(read=lambda *_: {}, added={})
+    kept.add = lambda step, groups: kept.added.update(groups)
+    spec = make_spec(GRPO, prompts_per_step=prompts, prompts_per_update=prompts)
+    seconds: dict[str, float] = {}
+
+    @contextmanager
+    def phase(name):
+        started = time.monotonic()
+        yield
+        seconds[name] = time.monotonic() - started
+
+    shown = [Prompt(row, f"p{row}", "", str(row % 2), [], [row]) for row in range(prompts)]
+    made = sampling.StepSampling(
+        spec, 1, shown, Slow(), SimpleNamespace(decode=lambda ids, **_: f"{ids}"), grade, kept, World("cpu"), phase,
+        heartbeat=lambda *_: None, stop_requested=stop_requested,
+    )  # fmt: skip
+    return made, seconds, kept
+
+
+def slowly(texts, golds, stop_reasons):
+    time.sleep(GROUP_SECONDS * len(texts) / 4)
+    return [Verdict("correct", float(gold)) for gold in golds]
+
+
+def test_groups_are_graded_while_others_are_sampled():
+    made, seconds, _ = step_of(slowly)
+    groups = made.run()
+    assert [[rollout.prompt.row_id for rollout in group] for group in groups] == [[row] * 4 for row in range(16)]
+    assert [group[0].reward for group in groups] == [row % 2 for row in range(16)]
+    # Grading all of them takes as long as sampling them; what is left at the end is the last group or two.
+    assert seconds["grading"] < 0.5 * 16 * GROUP_SECONDS
+
+
+def test_a_stop_grades_and_keeps_what_was_sampled():
+    calls = []
+    made, _, kept = step_of(slowly, stop_requested=lambda: calls.append(1) or len(calls) > 5)
+    assert made.run() is None
+    assert sorted(kept.added) == [0, 1, 2, 3, 4]
+
+
+def test_an_error_of_the_grader_ends_the_step():
+    def broken(texts, golds, stop_reasons):
+        raise RuntimeError("no worker")
+
+    made, _, _ = step_of(broken)
+    with pytest.raises(RuntimeError, match="no worker"):
+        made.run()
 
 
 def test_a_state_with_rollouts_of_an_earlier_version_is_read(tmp_path):

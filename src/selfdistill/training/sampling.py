@@ -1,14 +1,15 @@
 """Sampling of a training step: its prompts, their seeds, and the groups as ranks sample, grade and keep them.
 
 Ranks take places of the step from one queue, a few at a time, so that none waits long for the slowest. Groups that are
-finished are graded and kept on disk while the others are sampled: a run that is stopped or killed does not sample them
-again.
+finished are graded by a thread and kept on disk while the others are sampled: a run that is stopped or killed does not
+sample them again. The phase `grading` is what is left of it when sampling has ended.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -85,6 +86,7 @@ class StepSampling:
     stop_requested: Callable[[], bool]
     first: int = 0
     ungraded: dict[int, list[Completion]] = field(default_factory=dict)
+    underway: Future[dict[int, Group]] | None = None
     unsaved: dict[int, Group] = field(default_factory=dict)
     saved_at: float = field(default_factory=time.monotonic)
 
@@ -108,18 +110,20 @@ class StepSampling:
         """This rank's groups, and whether it left early because a stop was requested."""
         own: dict[int, Group] = {}
         is_stopped = False
-        with self.phase("sampling"):
-            try:
-                for place, completions in self._stream(done):
-                    self.ungraded[place] = completions
-                    if time.monotonic() - self.saved_at > _KEEP_SECONDS:
-                        own |= self._grade()
-                        self.save()
-            except _Stopped:
-                is_stopped = True
-        if self.ungraded or not is_stopped:
-            with self.phase("grading"):
-                own |= self._grade()
+        with ThreadPoolExecutor(1) as grader:
+            with self.phase("sampling"):
+                try:
+                    for place, completions in self._stream(done):
+                        self.ungraded[place] = completions
+                        own |= self._grade(grader)
+                        if time.monotonic() - self.saved_at > _KEEP_SECONDS:
+                            own |= self._grade(grader, waits=True)
+                            self.save()
+                except _Stopped:
+                    is_stopped = True
+            if self.ungraded or self.underway or not is_stopped:
+                with self.phase("grading"):
+                    own |= self._grade(grader, waits=True)
         if time.monotonic() - self.saved_at > _KEEP_SECONDS:
             self.save()
         return own, is_stopped
@@ -140,14 +144,24 @@ class StepSampling:
         if self.stop_requested():
             raise _Stopped
 
-    def _grade(self) -> dict[int, Group]:
-        places = list(self.ungraded)
-        completions = list(self.ungraded.values())
-        graded = grade_groups([self.prompts[place] for place in places], completions, self.tokenizer, self.grade)
-        self.ungraded.clear()
-        found = dict(zip(places, graded, strict=True))
+    def _grade(self, grader: Executor, *, waits: bool = False) -> dict[int, Group]:
+        """Groups whose grading has ended, or all with `waits`; what is not graded yet goes to the grader's thread."""
+        found: dict[int, Group] = {}
+        while True:
+            if self.underway is not None and (waits or self.underway.done()):
+                found |= self.underway.result()
+                self.underway = None
+            if self.underway is not None or not self.ungraded:
+                break
+            self.underway = grader.submit(self._graded, self.ungraded)
+            self.ungraded = {}
         self.unsaved |= found
         return found
+
+    def _graded(self, completions: Mapping[int, list[Completion]]) -> dict[int, Group]:
+        prompts = [self.prompts[place] for place in completions]
+        groups = grade_groups(prompts, list(completions.values()), self.tokenizer, self.grade)
+        return dict(zip(completions, groups, strict=True))
 
     def save(self) -> None:
         """Keep the graded groups of this rank that are not kept yet."""
