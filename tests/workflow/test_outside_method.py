@@ -25,7 +25,8 @@ def with_method(project, project_root):
     for name, text in files.items():
         (project.root / name).write_text(text)
     with (project.root / OVERLAY).open("a") as overlay:
-        overlay.write("report: {experiments: [toy_grpo, mine_right_only], richness: [], sft: [], coverage: []}\n")
+        overlay.write("report: {experiments: [toy_grpo, mine_right_only], richness: [], sft: [], coverage: [], ")
+        overlay.write("compare: [[toy_grpo, mine_right_only]]}\n")
     return project
 
 
@@ -47,7 +48,8 @@ def test_a_method_from_outside_trains_and_is_shown_everywhere(with_method, stage
     assert set(table["experiment"]) == {"mine_right_only"} and set(table["step"]) == {0, 4}
     curves = pd.read_csv(project.root / "results/curves/mine_right_only.csv")
     assert curves["loss"].abs().sum() > 0
-    assert "RIGHT ONLY" in (project.root / "results/report.html").read_text()
+    page = (project.root / "results/report.html").read_text()
+    assert "RIGHT ONLY" in page and "toy_grpo (A) and mine_right_only (B)" in page
     assert "total while updating" in project.cli("estimate", "mine_right_only", "--configfile", OVERLAY)
     project.cli("track")
     assert tagged_methods(project.root) == {"grpo", METHOD}
