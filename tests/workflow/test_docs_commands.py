@@ -24,6 +24,7 @@ import yaml
 
 from selfdistill.cli import app
 from selfdistill.plan.experiments import resolve
+from selfdistill.plan.own_graders import with_code
 from selfdistill.plan.settings import load_config, merge
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
 from workflow_helpers import shown_files
@@ -118,7 +119,8 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Project:
 def write_own_files(root: Path) -> None:
     """What the pages have their readers write: a method of their own, and overlays with experiments."""
     page = ROOT / "docs/configuration.md"
-    files = dict(shown_files(page, section=10)) | dict(shown_files(ROOT / "docs/first_hour.md", section=4))
+    files = dict(shown_files(page, section=10)) | dict(shown_files(page, section=13))
+    files |= dict(shown_files(ROOT / "docs/first_hour.md", section=4))
     (first,) = [block for block in blocks(page) if "mine_moving_teacher:" in block]
     experiments = [yaml.safe_load(text) for text in (first, files.pop("config/mine.yaml"))]
     for name, text in files.items():
@@ -230,7 +232,7 @@ def test_config_of_the_pages_is_valid(content, monkeypatch, shipped):
     config = merge(yaml.safe_load((ROOT / "config/config.yaml").read_text()), content)
     for name in ("mine", "my_problems"):
         config["datasets"].setdefault(name, {"source": {"kind": "asset", "asset": name}})
-    resolve(load_config(config))
+    resolve(with_code(load_config(config)))
 
 
 def _check_runtime(content: dict) -> None:
