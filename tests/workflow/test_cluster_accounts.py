@@ -38,7 +38,7 @@ def test_a_job_is_paid_for_by_the_account_and_seen_to_finish(study, accounting):
     (attempt,) = attempts_of(artifact)
     (job,) = [job for job in accounting.jobs("dataset") if job["JobId"] == attempt["slurm_job"]]
     assert (job["Account"], job["JobState"]) == (ACCOUNT, "COMPLETED")
-    assert "on; the profile asks sacct" in study.cli("doctor")
+    assert "on; the profile uses sacct" in study.cli("doctor")
 
 
 def test_an_account_that_does_not_exist_is_named_before_anything_is_submitted(study, accounting):
@@ -46,7 +46,7 @@ def test_an_account_that_does_not_exist_is_named_before_anything_is_submitted(st
     known = len(accounting.jobs())
     artifact = study.artifacts("dataset")[0]
     output = run_on_slurm(study, str((artifact / "manifest.json").relative_to(study.root)), expect=2, timeout=120)
-    assert "error: profiles/slurm/config.yaml: slurm_account: nobody is no account of yours" in output
+    assert "error: profiles/slurm/config.yaml: slurm_account: nobody is not one of your accounts" in output
     assert f"Known: root, {ACCOUNT}." in output
     assert len(accounting.jobs()) == known
-    assert "nobody is no account of yours" in study.cli("doctor", expect=1)
+    assert "nobody is not one of your accounts" in study.cli("doctor", expect=1)

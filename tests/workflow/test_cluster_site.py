@@ -136,7 +136,7 @@ def scalars(artifact: Path) -> list[dict]:
 
 def test_the_doctor_of_the_test_cluster_is_content(fresh, cluster):
     output = fresh.cli("doctor")
-    assert "its controller answers" in output and "off; the profile asks squeue" in output
+    assert "its controller answers" in output and "off; the profile uses squeue" in output
     assert "account none, partition gpu" in output
     profile = yaml.safe_load((fresh.root / "profiles/slurm/config.yaml").read_text())
     assert profile["slurm-status-command"] == "squeue"
