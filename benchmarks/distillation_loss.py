@@ -47,8 +47,9 @@ QUANTITIES = (
 )
 
 
-def inputs(tokens: int, hidden: int):
-    """Hidden states and head of student (with gradients) and teacher, in float32."""
+def inputs(tokens: int, hidden: int, precision: str):
+    """Hidden states and head of student (with gradients) and teacher, in float32; a bfloat16 training holds the
+    teacher's head in bfloat16, as its base model was published."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -57,7 +58,7 @@ def inputs(tokens: int, hidden: int):
     for head in heads:
         # Logits with a standard deviation of 2: neither flat nor certain.
         torch.nn.init.normal_(head.weight, std=2 / hidden**0.5, generator=generator)
-    heads[1].requires_grad_(False)
+    heads[1].requires_grad_(False).to(getattr(torch, precision))
     return student.requires_grad_(), teacher, heads[0], heads[1]
 
 
@@ -134,8 +135,8 @@ WAYS = {"ours": ours, "TRL top-k": trl_top_k, "TRL tiled": trl_tiled}
 def measure(way: str, tokens: int, hidden: int, precision: str) -> list[float]:
     """Peak MiB above the inputs, seconds, and seconds of CPU; to be called in a fresh process."""
     work = WAYS[way]
-    work(*inputs(2, WARM_UP_HIDDEN), precision)
-    given = inputs(tokens, hidden)
+    work(*inputs(2, WARM_UP_HIDDEN, precision), precision)
+    given = inputs(tokens, hidden, precision)
     baseline = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
     start, cpu = time.perf_counter(), time.process_time()
@@ -145,7 +146,7 @@ def measure(way: str, tokens: int, hidden: int, precision: str) -> list[float]:
 
 def gradients(way: str, tokens: int, hidden: int, precision: str) -> list[float]:
     """Norms of the gradients of hidden states and head: equal for two ways that compute the same."""
-    given = inputs(tokens, hidden)
+    given = inputs(tokens, hidden, precision)
     WAYS[way](*given, precision)
     return [float(given[0].grad.norm()), float(given[2].weight.grad.norm())]
 
@@ -173,12 +174,12 @@ def counted(tokens: int, hidden: int, precision: str) -> list[tuple[str, float, 
 
 
 def _our_bytes(tokens: int, hidden: int, each: int) -> int:
-    """The head's gradient; heads cast to the compute type; logits of both of one chunk and the student's gradient."""
+    """The head's gradient; its cast to the compute type; logits of both of one chunk and the student's gradient."""
     from selfdistill.estimate.workload import CHUNK_ELEMENTS
 
     head = VOCABULARY * hidden
     chunk = min(tokens * VOCABULARY, CHUNK_ELEMENTS["cpu"])
-    return 4 * head + (2 * 2 * head if each == 2 else 0) + 3 * 4 * chunk
+    return 4 * head + (2 * head if each == 2 else 0) + 3 * 4 * chunk
 
 
 def _memory(name: str) -> float:
