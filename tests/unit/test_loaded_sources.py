@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -20,7 +19,7 @@ from selfdistill.plan.graph import Node
 from selfdistill.plan.planner import Planner
 from selfdistill.run.job import Job, Tee
 from selfdistill.schema.common import AssetPin
-from selfdistill.schema.config import DatasetEntry
+from selfdistill.schema.config import Config, DatasetEntry
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.source_entries import LoadedEntry
@@ -163,7 +162,7 @@ def hub(tmp_path, monkeypatch) -> Path:
 def entry(**settings) -> Node:
     source = {"kind": "load_dataset", "repo": "owner/problems", "revision": COMMIT, **settings}
     datasets = {"mine": DatasetEntry.model_validate({"source": source})}
-    config = SimpleNamespace(datasets=datasets, experiments={}, recipes={})
+    config = Config.model_construct(datasets=datasets, models={}, benchmarks={}, experiments={}, recipes={})
     return Planner(config, Assets.here().lock).dataset("mine")
 
 

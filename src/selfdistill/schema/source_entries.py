@@ -46,8 +46,8 @@ class LoadedEntry(LoadedFields):
         if self.repo is not None and not re.fullmatch(r"[0-9a-f]{40}", self.revision or ""):
             given = "no revision" if self.revision is None else f"revision {self.revision}"
             raise ValueError(
-                f"{self.repo} has {given}: give its commit, 40 hex digits (`selfdistill assets add NAME --hub {self.repo}` "
-                "and `selfdistill assets fetch NAME FILE` look it up)"
+                f"{self.repo} has {given}: give its commit, 40 hex digits (`selfdistill assets add NAME "
+                f"--hub {self.repo}` and `selfdistill assets fetch NAME FILE` look it up)"
             )
         return self
 
