@@ -23,7 +23,7 @@ _FINITE = 1e30
 class Kept:
     """Groups of a step in memory: nothing is resumed here."""
 
-    def read(self, step: int, prompts: Sequence[Any]) -> dict[int, Any]:
+    def read(self, step: int, prompts: Sequence[Any], first: int) -> dict[int, Any]:
         return {}
 
     def add(self, step: int, groups: Mapping[int, Any]) -> None: ...

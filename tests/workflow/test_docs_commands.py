@@ -27,7 +27,7 @@ from selfdistill.plan.experiments import resolve
 from selfdistill.plan.own_graders import with_code
 from selfdistill.plan.settings import load_config, merge
 from selfdistill.schema.runtime import Resources, RuntimeConfig, StageRuntime
-from workflow_helpers import shown_files
+from workflow_helpers import record_deepscaler, shown_files
 from workflow_project import Project
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +113,7 @@ def shipped(tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = Project.create(tmp_path_factory.mktemp("docs") / "project", ROOT)
     shutil.copy(ROOT / "config/config.yaml", project.root / "config/config.yaml")
     write_own_files(project.root)
+    record_deepscaler(project.root)  # What docs/cures.md 7 fetches first.
     return project
 
 
@@ -169,6 +170,7 @@ def desk(finished: Project, tmp_path_factory: pytest.TempPathFactory) -> Project
     prompts.to_json(project.root / "train.jsonl", orient="records", lines=True)
     prompts.to_parquet(project.root / "test.parquet")
     write_own_files(project.root)
+    record_deepscaler(project.root)  # What docs/cures.md 7 fetches first.
     return project
 
 

@@ -22,3 +22,11 @@ def shown_files(page: Path, section: int) -> Iterator[tuple[str, str]]:
     text = page.read_text().split(f"## {section}.")[1].split("\n## ")[0]
     for match in re.finditer(r"^`([\w./]+)`:\n\n((?:    .*\n|\n)+)", text, re.MULTILINE):
         yield match[1], re.sub("^    ", "", match[2], flags=re.MULTILINE).rstrip("\n") + "\n"
+
+
+def record_deepscaler(root: Path) -> None:
+    """Write a digest of DeepScaleR's file into the asset lock, as `selfdistill assets fetch` does."""
+    lock = root / "config/assets.lock.yaml"
+    repo = "  repo: agentica-org/DeepScaleR-Preview-Dataset\n"
+    assert repo in lock.read_text()
+    lock.write_text(lock.read_text().replace(repo, f"{repo}  files: {{deepscaler.json: '{'0' * 64}'}}\n"))
