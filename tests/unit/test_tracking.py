@@ -20,9 +20,10 @@ import pytest
 
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
-from selfdistill.tracking import TrackingError, TrackingStore, track
+from selfdistill.tracking import TrackingError, TrackingStore, builder, track
 from selfdistill.tracking.naming import Label
 from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
+from selfdistill.tracking.survey import Survey
 from tracking_project import (
     COMMIT,
     CONFIG,
@@ -675,6 +676,33 @@ def test_tables_are_replaced_added_and_removed(tracked: None) -> None:
     assert [item.path for item in client.list_artifacts(run.info.run_id, "ood")] == ["ood/tiny_sdpo.csv"]
     text = Path(client.download_artifacts(run.info.run_id, "report.html", ".")).read_text()
     assert text == "<p>other</p>"
+
+
+@pytest.mark.parametrize("moment", ["between looking and reading", "between reading and writing"])
+def test_a_table_that_is_removed_meanwhile_is_no_crash(
+    tracked: None, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """As by `discard` beside a workflow, which updates MLflow at its end."""
+    table = Path("results/ood/tiny_sdpo.csv")
+    write_atomically(table, f"seed,train_artifact\nall,{sdpo().name}\n")
+    where = Survey if moment == "between looking and reading" else builder
+    name = "of" if where is Survey else "build_records"
+    real = getattr(where, name)
+
+    def removing(*arguments: Any) -> Any:
+        found = real(*arguments)
+        table.unlink(missing_ok=True)
+        return found
+
+    with monkeypatch.context() as patch:
+        patch.setattr(where, name, removing)
+        problems = quietly().problems
+    assert problems == ([] if where is Survey else [f"{table} was removed while MLflow was updated."] * 2)
+    quietly()
+    after = content()
+    shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == after
 
 
 def test_a_checkpoint_is_registered_once_by_reference_and_its_alias_moves(tracked: None) -> None:

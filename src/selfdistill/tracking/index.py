@@ -259,6 +259,9 @@ class Index:
         repository = get_artifact_repository(run.info.artifact_uri)
         for name, (path, _) in sorted(record.files.items()):
             parent = str(Path(name).parent)
+            if not Path(path).is_file():
+                self.problems.append(f"{path} was removed while MLflow was updated.")
+                continue
             repository.log_artifact(path, None if parent == "." else parent)
         if not is_new:
             for gone in set(_walk(repository)) - {*record.files, SAMPLES_FILE}:

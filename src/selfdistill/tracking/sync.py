@@ -15,12 +15,15 @@ from tqdm import tqdm
 
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import replacing
-from selfdistill.tracking.store import TrackingStore, sqlite_settings
+from selfdistill.tracking.store import TrackingError, TrackingStore, sqlite_settings
 from selfdistill.tracking.survey import Survey
 
 if TYPE_CHECKING:
     from selfdistill.tracking.index import Index
     from selfdistill.tracking.records import Record
+
+#: How often files are looked for before a removed one is an error.
+_LOOKS = 3
 
 
 @dataclass
@@ -66,23 +69,36 @@ def track(
     target = TrackingStore.choose(root, store)
     target.folder.mkdir(parents=True, exist_ok=True)
     with only_writer(target, say):
-        survey = Survey.of(root)
-        report = Report(target.shown, problems=list(survey.problems))
-        written = target.last_written()
-        if not everything and target.exists() and written.items() >= target.identity(survey.fingerprint).items():
-            report.is_unchanged = True
-        elif not survey.entries and not target.exists():
-            report.is_unchanged, report.exists = True, False
-        else:
-            target.check_reachable()
-            say(f"MLflow: comparing {len(survey.entries)} artifacts with {target.shown}.")
-            _write(target, survey, lambda index, records: _apply(index, records, report))
+        report = _look_and_write(target, root, say, everything=everything)
     report.seconds = time.monotonic() - started
     for problem in report.problems:
         say(f"MLflow: left out: {problem}")
     if not (quiet and report.is_unchanged):
         say(report.line)
     return report
+
+
+def _look_and_write(target: TrackingStore, root: Path, say: Callable[[str], None], *, everything: bool) -> Report:
+    """Looks again where a file was removed (discard, gc, a table written anew) between looking and reading."""
+    for _ in range(_LOOKS):
+        survey = Survey.of(root)
+        report = Report(target.shown, problems=list(survey.problems))
+        written = target.last_written()
+        if not everything and target.exists() and written.items() >= target.identity(survey.fingerprint).items():
+            report.is_unchanged = True
+            return report
+        if not survey.entries and not target.exists():
+            report.is_unchanged, report.exists = True, False
+            return report
+        target.check_reachable()
+        say(f"MLflow: comparing {len(survey.entries)} artifacts with {target.shown}.")
+        try:
+            _write(target, survey, lambda index, records, report=report: _apply(index, records, report))
+        except FileNotFoundError as error:
+            missing = error.filename
+            continue
+        return report
+    raise TrackingError(f"{missing} was removed while it was read. Run the command again.")
 
 
 def stream(folder: Path, uri: str | None = None) -> None:
