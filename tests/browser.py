@@ -88,7 +88,7 @@ def columns_out_of_reach(page: Page) -> list[str]:
           const box = table.parentElement;
           box.scrollLeft = box.scrollWidth;
           const edge = box.getBoundingClientRect().right + 1;
-          const cells = [...table.querySelectorAll('th, td')].map(cell => cell.getBoundingClientRect());
+          const cells = [...table.querySelectorAll('td')].map(cell => cell.getBoundingClientRect());
           const isOut = cells.some(cell => !cell.width || !cell.height || cell.right > edge);
           box.scrollLeft = 0;
           return isOut;
