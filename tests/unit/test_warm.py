@@ -45,7 +45,8 @@ JOB = """
             signal.signal(signal.SIGTERM, stop)
             try:
                 print(os.getpid(), os.getppid(), flush=True)
-                time.sleep(60)
+                for _ in range(600):  # A signal just before a long sleep would be handled after it.
+                    time.sleep(0.1)
             except SystemExit:
                 return 9
         if what == "sleep":
