@@ -16,7 +16,6 @@ from selfdistill.schema.assets import AssetLock
 from selfdistill.schema.base import Model
 from selfdistill.schema.config import Config
 from selfdistill.schema.runtime import RuntimeConfig
-from selfdistill.schema.stages import STAGES
 
 FOLDER = Path("workflow/schemas")
 DOCS = Path("docs")
@@ -24,9 +23,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 def exported() -> dict[str, type[Model]]:
-    """File name -> model: the three files a user edits, and the spec of every stage."""
+    """File name -> model: the three files that a user edits."""
     files = {"config": Config, "runtime": RuntimeConfig, "assets": AssetLock}
-    files |= {f"stage-{name}": spec for name, spec in STAGES.items()}
     return {f"{name}.schema.json": model for name, model in files.items()}
 
 
