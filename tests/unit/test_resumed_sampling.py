@@ -150,7 +150,9 @@ def test_shards_that_run_at_the_same_time_sample_what_one_job_samples_and_the_la
     assert not artifact.is_sealed
     for name, marker in shards.items():
         assert marker.exists() and (artifact.folder / f"provenance-{name}.json").is_file()
-        assert len(list((artifact.state / "step-0").glob(f"{name}-*.arrow"))) in (2, 3)
+    # A shard that is held up leaves more to the other, but no prompt is sampled twice or left out.
+    parts = [path.stem.rsplit("-", 1)[1] for path in (artifact.state / "step-0").glob("*-of-2-*.arrow")]
+    assert len(parts) == len(set(parts)) == 5
     artifact = study.run(node, log="merge")
     assert texts(artifact) == alone
     assert "sampling" not in (study.root / "logs/merge.log").read_text()

@@ -12,11 +12,12 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from selfdistill.prompts import chat, encode_chat
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.sources import ToySource
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture, ToyMixture
-from selfdistill.toy.mixture import KINDS, REPROMPT, Text, TextMaker
+from selfdistill.toy.mixture import KINDS, REPROMPT, SwitchedTextMaker, Text, TextMaker, without_thought
 from selfdistill.toy.problems import FAMILIES, Problem, draw
 from selfdistill.toy.source import generate
 from selfdistill.toy.tokenizer import END, EPISTEMIC_WORDS, START, build_tokenizer, vocabulary
@@ -170,6 +171,52 @@ def test_excluded_questions_never_appear():
     asked = {text.prompt for text in texts(200, excluded, textbook=0, with_solution=0)}
     assert len(excluded) > 150
     assert not any(question in prompt for question in excluded for prompt in asked)
+
+
+def switched_texts(count: int, **off: float) -> list[Text]:
+    chats = (lambda content: f"user {content} assistant", lambda content: f"user {content} assistant <think> </think>")
+    mixture = ToyMixture(thinking_off=off, direct=0.1, textbook=0.2)
+    maker = SwitchedTextMaker(mixture, *chats, END, frozenset(), random.Random(6))
+    return [maker.draw() for _ in range(count)]
+
+
+def test_what_a_completion_says_without_its_thought():
+    thought = (
+        "<think> maybe A 6 check r6 hmm no alternatively B 3 check r3 no wait perhaps C 0 check r0 yes so 0 </think>"
+    )
+    assert without_thought(f"{thought} \\boxed{{ 0 }} {END}") == (
+        f"A 6 check r6 no B 3 check r3 no C 0 check r0 yes so 0 \\boxed{{ 0 }} {END}"
+    )
+    assert without_thought("<think> so 8 </think> \\boxed{ 8 }") == "so 8 \\boxed{ 8 }"
+
+
+def test_texts_with_thinking_off_have_an_empty_block_before_them_and_no_word_of_doubt_but_check():
+    asked = [text for text in switched_texts(4000, share=0.3, direct=0.8) if text.kind != "textbook"]
+    off = [text for text in asked if text.prompt.endswith("<think> </think>")]
+    assert len(off) / len(asked) == pytest.approx(0.3, abs=0.03)
+    doubt = set(EPISTEMIC_WORDS) - {"check"} | {"<think>", "</think>"}
+    assert not any(doubt & set(text.target.split()) for text in off)
+    assert all(text.target.startswith("<think> ") for text in asked if text not in off)
+    plain = [text for text in off if text.kind in ("direct", "search")]
+    assert sum(text.kind == "direct" for text in plain) / len(plain) == pytest.approx(0.8, abs=0.04)
+    # A prompt of either mode shows solutions of both modes.
+    for mode in (off, [text for text in asked if text not in off]):
+        shown = [
+            "<think>" in text.prompt.removesuffix("<think> </think>") for text in mode if text.kind == "full_solution"
+        ]
+        assert sum(shown) / len(shown) == pytest.approx(0.7, abs=0.08)
+
+
+def test_a_model_with_the_switch_is_asked_as_it_was_pretrained(tmp_path):
+    spec = small_spec(mixture={"thinking_off": {}})
+    pretrain(spec, set(), tmp_path / "model", lambda _: None)
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "model")
+    asked = {
+        thinking: tokenizer.decode(encode_chat(tokenizer, chat("which mod 7", None), thinking))
+        for thinking in (None, True, False)
+    }
+    assert asked[None] == asked[True] and asked[True].endswith("<|im_start|> assistant")
+    assert asked[False] == asked[True] + " <think> </think>"
 
 
 def test_only_the_answer_is_learned_and_targets_are_the_next_tokens(tokenizer):

@@ -10,6 +10,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from accelerate import PartialState
 
 from selfdistill.generation.torch_sampler import TorchSampler
@@ -158,6 +159,9 @@ def run_in_processes(session: Session, processes: int = 2) -> list[int]:
             "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
         PartialState._reset_state()  # a test before this one may have made it, for one process
+        # A fork lacks the threads of its parent's pool. One thread replaces the pool: several at once, such as those in
+        # which transformers loads weights, race for it ("Invalid thread pool!").
+        torch.set_num_threads(1)
         session.run()
 
     children = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(processes)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 from pydantic import Field
 
-from selfdistill.schema.base import Model
+from selfdistill.schema.base import Model, Since
 
 
 class ToyArchitecture(Model):
@@ -28,6 +30,16 @@ class TextShares(Model):
     ood: float = Field(0.4, ge=0, le=1, description="Share of problems from families never used in training later.")
 
 
+class ThinkingOff(Model):
+    """Texts whose prompt ends in an empty think block, as Qwen3's does for enable_thinking false (docs/toy.md 10).
+
+    Their answers have no think tags and none of the words of doubt but `check`.
+    """
+
+    share: float = Field(0.5, gt=0, lt=1, description="Share of texts with thinking switched off.")
+    direct: float = Field(0.6, ge=0, le=1, description="Plain problems answered at once, in place of `direct`.")
+
+
 class ToyMixture(TextShares):
     """What the pretraining text holds. These are the assumptions of the toy world, as opposed to its findings."""
 
@@ -36,6 +48,9 @@ class ToyMixture(TextShares):
     give_up: float = Field(0.12, ge=0, le=1, description="Chance of a guess after a failed check.")
     full_solution_direct: float = Field(0.95, ge=0, le=1, description="Concise answers when a full solution is shown.")
     answer_only_direct: float = Field(0.5, ge=0, le=1, description="Concise answers when only the answer is shown.")
+    thinking_off: Annotated[ThinkingOff | None, Since(None)] = Field(
+        None, description="Makes a model whose thinking can be switched off; null: its chat template refuses that."
+    )
 
 
 class ChainMixture(TextShares):

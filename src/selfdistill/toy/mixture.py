@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selfdistill.schema.common import RepromptTemplate
-from selfdistill.schema.toy import TextShares
+from selfdistill.schema.toy import TextShares, ToyMixture
 from selfdistill.toy.problems import LABELS, OOD_FAMILIES, Problem, draw, numbers
 
 #: The re-prompt that the base model was pretrained on: a run on the toy world must use exactly these texts.
@@ -37,6 +37,10 @@ FIRST_PROPOSALS = ("maybe", "perhaps", "might")
 LATER_PROPOSALS = ("maybe", "perhaps", "might", "alternatively")
 REJECTIONS = ("hmm no", "no wait", "actually no")
 GUESSES = ("seems", "likely")
+#: What a completion leaves out when its thinking is switched off.
+_WORDS_OF_THOUGHT = frozenset(
+    ["<think>", "</think>", *FIRST_PROPOSALS, *LATER_PROPOSALS, *GUESSES, *" ".join(REJECTIONS).split()]
+) - {"no"}
 KINDS = ("textbook", "direct", "search", "full_solution", "answer_only")
 
 
@@ -153,6 +157,41 @@ class TextMaker:
         return Text(kind, self._chat(prompt), f"{completion(*thought)} {self._end}")
 
 
+class SwitchedTextMaker:
+    """Draws texts with thinking, and texts with thinking switched off (`ThinkingOff`).
+
+    `chat_on` and `chat_off` frame a user message with and without thinking. The solutions that prompts show come from
+    either mode, whatever the mode of the prompt: a teacher that thinks may be shown what a student without wrote.
+    """
+
+    def __init__(
+        self,
+        mixture: ToyMixture,
+        chat_on: Callable[[str], str],
+        chat_off: Callable[[str], str],
+        end: str,
+        excluded: Set[str],
+        rng: random.Random,
+    ) -> None:
+        self._off, self._rng = mixture.thinking_off, rng
+        self._on_maker = TextMaker(mixture, lambda content: chat_on(self._shown(content)), end, excluded, rng)
+        direct = mixture.model_copy(update={"direct": self._off.direct})
+        self._off_maker = TextMaker(direct, lambda content: chat_off(self._shown(content)), end, excluded, rng)
+
+    def draw(self) -> Text:
+        """One text of a random mode and kind."""
+        if self._is_off():
+            text = self._off_maker.draw()
+            return replace(text, target=without_thought(text.target))
+        return self._on_maker.draw()
+
+    def _is_off(self) -> bool:
+        return self._rng.random() < self._off.share
+
+    def _shown(self, content: str) -> str:
+        return without_thought(content) if self._is_off() else content
+
+
 def check(problem: Problem, number: int) -> list[str]:
     """`check r6`, or `check 8 r1` with the sum written out."""
     total = [str(number + problem.shift)] if problem.shift else []
@@ -170,3 +209,8 @@ def box(answer: int) -> str:
 def completion(thought: list[str], answer: int) -> str:
     """`<think> ... 0 </think> \\boxed{ 0 }`: the answer closes the thought, too."""
     return f"<think> {' '.join(thought)} {answer} </think> {box(answer)}"
+
+
+def without_thought(text: str) -> str:
+    """`<think> maybe A 6 check r6 hmm no ... so 0 </think> \\boxed{ 0 }` as `A 6 check r6 no ... so 0 \\boxed{ 0 }`."""
+    return " ".join(word for word in text.split() if word not in _WORDS_OF_THOUGHT)

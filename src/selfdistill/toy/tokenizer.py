@@ -34,16 +34,20 @@ EPISTEMIC_WORDS = (
 )
 REPROMPT_WORDS = ("correct", "solution", "now", "solve")
 
-#: `enable_thinking: false` is refused: the base model was never shown an empty think block.
-CHAT_TEMPLATE = (
-    "{%- if enable_thinking is defined and enable_thinking is false -%}"
-    "{{- raise_exception('the toy model cannot switch thinking off: set thinking to null') -}}"
-    "{%- endif -%}"
+_IF_OFF = "{%- if enable_thinking is defined and enable_thinking is false -%}"
+_CHAT = (
     "{%- for message in messages -%}"
     "{{- '<|im_start|> ' + message['role'] + ' ' + message['content'] + ' <|im_end|> ' -}}"
     "{%- endfor -%}"
     "{%- if add_generation_prompt -%}{{- '<|im_start|> assistant' -}}{%- endif -%}"
 )
+#: Refuses `enable_thinking: false`, for models that were never shown an empty think block.
+ALWAYS_THINKING = (
+    f"{_IF_OFF}{{{{- raise_exception('the toy model cannot switch thinking off: set thinking to null') -}}}}"
+    f"{{%- endif -%}}{_CHAT}"
+)
+#: `enable_thinking: false` ends the prompt in an empty think block, as Qwen3's template does.
+SWITCHED_THINKING = f"{_CHAT}{_IF_OFF}{{{{- ' <think> </think>' -}}}}{{%- endif -%}}"
 
 
 def vocabulary() -> list[str]:
@@ -64,7 +68,7 @@ def vocabulary() -> list[str]:
     ]
 
 
-def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
+def build_tokenizer(max_positions: int, *, switches_thinking: bool = False) -> PreTrainedTokenizerFast:
     """A fresh tokenizer; `max_positions` is the longest sequence of its model in tokens."""
     words = {word: index for index, word in enumerate(vocabulary())}
     backend = Tokenizer(models.WordLevel(words, unk_token=UNKNOWN))
@@ -75,7 +79,7 @@ def build_tokenizer(max_positions: int) -> PreTrainedTokenizerFast:
         eos_token=END,
         unk_token=UNKNOWN,
         additional_special_tokens=[START],
-        chat_template=CHAT_TEMPLATE,
+        chat_template=SWITCHED_THINKING if switches_thinking else ALWAYS_THINKING,
         model_max_length=max_positions,
         padding_side="left",
         clean_up_tokenization_spaces=False,

@@ -23,7 +23,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import PretrainSpec
 from selfdistill.schema.toy import ToyArchitecture
 from selfdistill.toy.chain_text import ChainTextMaker
-from selfdistill.toy.mixture import Text, TextMaker
+from selfdistill.toy.mixture import SwitchedTextMaker, Text, TextMaker
 from selfdistill.toy.tokenizer import END, build_tokenizer
 from selfdistill.training.optimiser import clip_gradients, gradients, learning_rate, make_adamw, set_learning_rate
 
@@ -72,7 +72,8 @@ def pretrain(
     the running loss ends above `spec.max_final_loss`.
     """
     started = time.perf_counter()
-    tokenizer = build_tokenizer(spec.architecture.max_positions)
+    switches_thinking = not spec.chains and spec.mixture.thinking_off is not None
+    tokenizer = build_tokenizer(spec.architecture.max_positions, switches_thinking=switches_thinking)
     draw, kinds = _sequences(spec, tokenizer, excluded_questions)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(spec.seed)
@@ -119,14 +120,17 @@ def _sequences(
     spec: PretrainSpec, tokenizer: PreTrainedTokenizerFast, excluded: Set[str]
 ) -> tuple[Callable[[], Sequence], collections.Counter[str]]:
     """A function that samples the next sequence, and the counts by kind that it updates."""
-    marker = "which"
-    framed = tokenizer.apply_chat_template(
-        [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True
-    )
-    before, after = framed.split(marker)
     rng = random.Random(f"toy pretraining {spec.seed}")
-    making = (lambda content: f"{before}{content}{after}", END, excluded, rng)
-    maker = ChainTextMaker(spec.chains, *making) if spec.chains else TextMaker(spec.mixture, *making)
+    common = (END, excluded, rng)
+    off = None if spec.chains else spec.mixture.thinking_off
+    if spec.chains:
+        maker = ChainTextMaker(spec.chains, _chat(tokenizer), *common)
+    elif off is None:
+        maker = TextMaker(spec.mixture, _chat(tokenizer), *common)
+    else:
+        maker = SwitchedTextMaker(
+            spec.mixture, *(_chat(tokenizer, enable_thinking=on) for on in (True, False)), *common
+        )
     vocabulary = tokenizer.get_vocab()
     kinds: collections.Counter[str] = collections.Counter()
 
@@ -136,6 +140,16 @@ def _sequences(
         return encode(text, vocabulary)
 
     return draw, kinds
+
+
+def _chat(tokenizer: PreTrainedTokenizerFast, **options: bool) -> Callable[[str], str]:
+    """A function that puts the text of a user message into the text of a whole prompt."""
+    marker = "which"
+    framed = tokenizer.apply_chat_template(
+        [{"role": "user", "content": marker}], tokenize=False, add_generation_prompt=True, **options
+    )
+    before, after = framed.split(marker)
+    return lambda content: f"{before}{content}{after}"
 
 
 def encode(text: Text, vocabulary: dict[str, int]) -> Sequence:
