@@ -64,7 +64,8 @@ METRICS = (
     Metric(
         "seconds_*",
         "each phase that ran",
-        "Seconds of one phase: sampling, grading, contexts, updates, weights (to the sampler), evaluation.",
+        "Seconds of one phase: sampling, grading, contexts, updates, writing (what is left of it after the updates), "
+        "weights (to the sampler), evaluation.",
     ),
     Metric("peak_memory_mb", _ALL, "Highest memory so far: of the process on a CPU, of tensors on a GPU (MiB)."),
 )

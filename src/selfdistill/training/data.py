@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,31 @@ class TeacherPrompt:
     has_leaked_thinking: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class PromptText:
+    """A teacher prompt that is encoded when its ids are asked for (`methods.encoding` asks for those of a whole step).
+
+    `encode` gives its ids, and whether its demonstration was cut to fit. Rollouts that are shown the same text share
+    one object, so it is encoded once.
+    """
+
+    encode: Callable[[], tuple[list[int], bool]]
+    is_stripped: bool | None = None
+    has_leaked_thinking: bool = False
+
+    @cached_property
+    def encoded(self) -> TeacherPrompt:
+        return TeacherPrompt(*self.encode(), self.is_stripped, self.has_leaked_thinking)
+
+    @property
+    def ids(self) -> list[int]:
+        return self.encoded.ids
+
+    @property
+    def is_truncated(self) -> bool:
+        return self.encoded.is_truncated
+
+
 @dataclass(frozen=True)
 class RowPlan:
     """What a method decides about one row before any forward pass.
@@ -77,7 +103,7 @@ class RowPlan:
     is_supervised: bool = True
     has_gradient: bool = True
     advantage: float = 1.0
-    teachers: Mapping[str, TeacherPrompt] = field(default_factory=dict)
+    teachers: Mapping[str, TeacherPrompt | PromptText] = field(default_factory=dict)
 
     @property
     def has_signal(self) -> bool:

@@ -14,6 +14,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -40,6 +41,7 @@ from selfdistill.training.data import (
 )
 from selfdistill.training.distributed import World
 from selfdistill.training.evaluation import Evaluation
+from selfdistill.training.methods.encoding import encode_prompts
 from selfdistill.training.profiling import profiled
 from selfdistill.training.refill import sample_with_signal
 from selfdistill.training.sampling import KeptGroups, StepSampling
@@ -72,9 +74,9 @@ def train(
 
     A model that will be sharded may be empty: its weights are then read from the folder `base`.
     `examples` is for SFT; `prompts`, `sampler` and `grade` are for on-policy methods. `record_rollouts(step, rows)`
-    gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats. `kept` holds
-    finished groups between resume states. `report` gets
-    the metrics of each step. Only the main rank calls these two. In between `report` gets `{"step", "phase"}` as a
+    gets the rows of rollouts.parquet of each step, and again those of steps that a resumed run repeats; a thread calls
+    it, and the step does not end before it has returned. `kept` holds finished groups between resume states. `report`
+    gets the metrics of each step. Only the main rank calls these two. In between `report` gets `{"step", "phase"}` as a
     heartbeat, on every rank.
 
     Raises Interrupted after `stop_requested()` (the state is saved; the same call resumes), UserError for unusable
@@ -138,14 +140,10 @@ class _Loop:
             self.spec, step, self.prompts, lambda *chosen: self._rollouts(step, *chosen), self._plan
         )
         with self._phase(step, "contexts"):
-            plans = self._plan(groups)
+            plans = encode_prompts(self._plan(groups), self.components.world)
             found = metrics.rollout_metrics(drawn, plans) | overlong.counts(groups, self.spec.on_policy) | counts
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
-            if self.components.world.is_main:
-                self.record_rollouts(step, rollout_rows(drawn, step, self.spec.on_policy.grader))
-        guards.check_stripped(step, plans)
-        guards.check_contexts(step, found, self.components.method.max_truncated_share)
         rows = [
             Row(rollout.prompt.prompt_ids, rollout.completion.token_ids, plan, rollout.completion.logprobs)
             for group, group_plans in zip(groups, plans, strict=True)
@@ -154,8 +152,22 @@ class _Loop:
         found["tokens"] = sum(len(rollout.completion.token_ids) for group in drawn for rollout in group)
         if self.spec.mini_batches == "mixed":
             rows = mixed(self.spec, step, rows)
-        found |= self._update(step, rows, self.spec.prompts_per_update * self.spec.on_policy.group_size)
-        return found
+        with self._recording(step, drawn):
+            guards.check_stripped(step, plans)
+            guards.check_contexts(step, found, self.components.method.max_truncated_share)
+            return found | self._update(step, rows, self.spec.prompts_per_update * self.spec.on_policy.group_size)
+
+    @contextmanager
+    def _recording(self, step: int, groups: Sequence[Group]) -> Iterator[None]:
+        """Write the rollouts of the step beside what is done within; at its end they are on disk. Raises as writing."""
+        if not self.components.world.is_main:
+            yield
+            return
+        with ThreadPoolExecutor(1) as writer:
+            written = writer.submit(self.record_rollouts, step, rollout_rows(groups, step, self.spec.on_policy.grader))
+            yield
+            with self._phase(step, "writing"):
+                written.result()
 
     def _evaluate(self, step: int) -> dict[str, float]:
         """Send the new weights to the sampler if it samples next; evaluate if this step is due."""

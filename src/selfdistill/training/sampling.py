@@ -116,16 +116,11 @@ class StepSampling:
                     for place, completions in self._stream(done):
                         self.ungraded[place] = completions
                         own |= self._grade(grader)
-                        if time.monotonic() - self.saved_at > _KEEP_SECONDS:
-                            own |= self._grade(grader, waits=True)
-                            self.save()
                 except _Stopped:
                     is_stopped = True
             if self.ungraded or self.underway or not is_stopped:
                 with self.phase("grading"):
                     own |= self._grade(grader, waits=True)
-        if time.monotonic() - self.saved_at > _KEEP_SECONDS:
-            self.save()
         return own, is_stopped
 
     def _stream(self, done: set[int]) -> Iterator[tuple[int, list[Completion]]]:
@@ -155,16 +150,20 @@ class StepSampling:
                 break
             self.underway = grader.submit(self._graded, self.ungraded)
             self.ungraded = {}
-        self.unsaved |= found
         return found
 
     def _graded(self, completions: Mapping[int, list[Completion]]) -> dict[int, Group]:
+        """Grade groups, and keep them if it is time; in the grader's thread, so that sampling waits for neither."""
         prompts = [self.prompts[place] for place in completions]
         groups = grade_groups(prompts, list(completions.values()), self.tokenizer, self.grade)
-        return dict(zip(completions, groups, strict=True))
+        found = dict(zip(completions, groups, strict=True))
+        self.unsaved |= found
+        if time.monotonic() - self.saved_at > _KEEP_SECONDS:
+            self.save()
+        return found
 
     def save(self) -> None:
-        """Keep the graded groups of this rank that are not kept yet."""
+        """Keep the graded groups of this rank that are not kept yet. By the grader's thread, or while it is idle."""
         if self.unsaved:
             self.kept.add(self.step, {self.first + place: group for place, group in self.unsaved.items()})
         self.unsaved, self.saved_at = {}, time.monotonic()

@@ -1,5 +1,7 @@
 """Teacher prompts of a training step: for each rollout the context of one kind, if the step holds one for it.
 
+They are chosen as texts; encoding.py encodes those of a step.
+
 none               the student's own prompt (the null control)
 solution, solution_no_think     a correct completion of the group, with its thinking or without (docs/method.md 3)
 answer             the right answer alone
@@ -14,6 +16,7 @@ reference          the data set's own solution; problems without one have none
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 from selfdistill.contexts import (
     ANSWER_TEMPLATE,
@@ -27,8 +30,10 @@ from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import DemonstrationSettings, TeacherContext
 from selfdistill.thinking import Answer, Thinking
-from selfdistill.training.data import TeacherPrompt
+from selfdistill.training.data import PromptText, TeacherPrompt
 from selfdistill.training.methods.base import Policy
+
+ShownPrompt = TeacherPrompt | PromptText
 
 
 class TeacherPrompts:
@@ -49,7 +54,7 @@ class TeacherPrompts:
                 f"in the model's {policy.max_positions} positions."
             )
 
-    def of(self, kind: TeacherContext, groups: Sequence[Group]) -> list[TeacherPrompt | None]:
+    def of(self, kind: TeacherContext, groups: Sequence[Group]) -> list[ShownPrompt | None]:
         """One prompt per rollout, over all groups of the step in their order; None where there is no such context."""
         if kind == "donor":
             return [prompt for place, group in enumerate(groups) for prompt in self._donor(groups, place, len(group))]
@@ -57,23 +62,24 @@ class TeacherPrompts:
             return [self._alone(kind, rollout) for group in groups for rollout in group]
         return [prompt for group in groups for prompt in self._siblings(kind, group)]
 
-    def feedback(self, rollout: Rollout) -> TeacherPrompt:
+    def feedback(self, rollout: Rollout) -> PromptText:
         """A prompt with what the grader said of the rollout itself."""
         return self._encode("feedback", rollout, rollout.feedback)
 
-    def wrong_siblings(self, group: Group, count: int) -> list[list[TeacherPrompt | None]]:
+    def wrong_siblings(self, group: Group, count: int) -> list[list[PromptText | None]]:
         """`count` prompts per rollout, each with another wrong completion of the group; None where there are fewer."""
         wrong = [place for place, rollout in enumerate(group) if not self._is_right(rollout)]
         shown = {place: self._encode("wrong", group[place], group[place].text) for place in wrong}
         others = ([shown[place] for place in wrong if place != own][:count] for own in range(len(group)))
         return [[*prompts, *[None] * (count - len(prompts))] for prompts in others]
 
-    def _alone(self, kind: TeacherContext, rollout: Rollout) -> TeacherPrompt | None:
+    def _alone(self, kind: TeacherContext, rollout: Rollout) -> ShownPrompt | None:
         """A context that needs no other rollout."""
         if kind == "none" and self.enable_thinking == self.policy.thinking:
             return TeacherPrompt(rollout.prompt.prompt_ids)
         if kind == "none":
-            return TeacherPrompt(encode_chat(self.policy.tokenizer, rollout.prompt.messages, self.enable_thinking))
+            messages = rollout.prompt.messages
+            return PromptText(lambda: (encode_chat(self.policy.tokenizer, messages, self.enable_thinking), False))
         if kind == "answer":
             return self._encode(kind, rollout, fill(ANSWER_TEMPLATE, {"answer": rollout.prompt.answer}))
         if kind == "concise":
@@ -84,7 +90,7 @@ class TeacherPrompts:
             return None
         return self._encode(kind, rollout, feedback_text(_attempt(rollout)))
 
-    def _siblings(self, kind: TeacherContext, group: Group) -> list[TeacherPrompt | None]:
+    def _siblings(self, kind: TeacherContext, group: Group) -> list[PromptText | None]:
         """The first fitting completion of the group for each rollout; rollouts with the same one share a prompt."""
         if kind == "wrong":
             return [prompts[0] for prompts in self.wrong_siblings(group, 1)]
@@ -94,7 +100,7 @@ class TeacherPrompts:
         prompts = {index: self._demonstration(kind, group[index]) for index in set(chosen) if index is not None}
         return [prompts.get(index) for index in chosen]
 
-    def _demonstration(self, kind: TeacherContext, demonstration: Rollout) -> TeacherPrompt | None:
+    def _demonstration(self, kind: TeacherContext, demonstration: Rollout) -> PromptText | None:
         if kind != "solution_no_think":
             return self._encode(kind, demonstration, demonstration.text)
         answer = self.thinking.answer(
@@ -105,7 +111,7 @@ class TeacherPrompts:
             return None  # Never the full text instead.
         return self._encode(kind, demonstration, answer.text if self.settings.keep_space else text, answer)
 
-    def _donor(self, groups: Sequence[Group], place: int, count: int) -> list[TeacherPrompt | None]:
+    def _donor(self, groups: Sequence[Group], place: int, count: int) -> list[PromptText | None]:
         """The next problem of the step, in a cycle, that is another one and has a correct completion."""
         group = groups[place]
         for other in [*groups[place + 1 :], *groups[:place]]:
@@ -115,16 +121,15 @@ class TeacherPrompts:
                 return [self._encode("donor", group[0], text)] * count
         return [None] * count
 
-    def _encode(self, kind: TeacherContext, rollout: Rollout, text: str, answer: Answer | None = None) -> TeacherPrompt:
+    def _encode(self, kind: TeacherContext, rollout: Rollout, text: str, answer: Answer | None = None) -> PromptText:
         messages: list[Message] = rollout.prompt.messages
         if kind == "reference_only":
             messages = [*messages[:-1], {**messages[-1], "content": ""}]
-        ids, is_truncated = encode_context(
-            self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.enable_thinking, self.max_tokens
-        )
-        if answer is None:
-            return TeacherPrompt(ids, is_truncated)
-        return TeacherPrompt(ids, is_truncated, answer.is_stripped, answer.has_leaked)
+        encode = partial(
+            encode_context, self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.enable_thinking,
+            self.max_tokens,
+        )  # fmt: skip
+        return PromptText(encode) if answer is None else PromptText(encode, answer.is_stripped, answer.has_leaked)
 
     def _is_right(self, rollout: Rollout) -> bool:
         return rollout.reward >= self.settings.success_threshold
