@@ -10,6 +10,8 @@ import pytest
 import yaml
 
 from selfdistill.cli import checks
+from selfdistill.grading import sandbox
+from selfdistill.grading.sandbox import backends
 from selfdistill.plan.site import PROFILE
 
 
@@ -69,6 +71,21 @@ def test_a_store_that_does_not_answer_fails(project, monkeypatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     (line,) = lines_of(doctor(expect=1), "mlflow")
     assert line[0] == "fail" and "does not answer" in line[2]
+
+
+@pytest.mark.parametrize("is_installed", [True, False])
+def test_without_a_sandbox_the_doctor_says_why_and_advises_only_what_can_help(project, monkeypatch, is_installed):
+    """Programs that fail stand in for a kernel that refuses user namespaces, as it does in most containers."""
+    monkeypatch.setattr(sandbox, "available", backends.available.__wrapped__)
+    refusal = "echo 'No permissions to create a new namespace' >&2; exit 1"
+    monkeypatch.setitem(backends._COMMANDS, "kernel", lambda limits: ["/bin/sh", "-c", refusal])
+    if is_installed:
+        (project / "bin" / "bwrap").write_text(f"#!/bin/sh\n{refusal}\n")
+        (project / "bin" / "bwrap").chmod(0o755)
+    (check,) = checks.sandbox()
+    assert check.state == "warn" and "kernel: No permissions to create a new namespace" in check.text
+    assert ("install the package bubblewrap" in check.text) != is_installed
+    assert "allow user namespaces" in check.text
 
 
 def test_a_broken_check_is_a_failure_and_stops_no_other(project):

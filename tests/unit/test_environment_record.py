@@ -65,3 +65,12 @@ def test_a_container_says_kind_image_digest_and_lock():
     assert environment.container(inside) == {
         "kind": "apptainer", "image": "/images/a.sif", "digest": "sha256:ab", "lock": "cpu",
     }  # fmt: skip
+
+
+def test_the_engine_of_a_container_is_known_by_the_file_that_it_puts_there(tmp_path, monkeypatch):
+    marks = {"docker": tmp_path / ".dockerenv", "podman": tmp_path / ".containerenv"}
+    monkeypatch.setattr(environment, "_MARKS", marks)
+    assert environment.container({}) is None
+    marks["podman"].touch()
+    inside = {environment.CONTAINER_LOCK: "cpu"}
+    assert environment.container(inside) == {"kind": "podman", "image": None, "digest": None, "lock": "cpu"}

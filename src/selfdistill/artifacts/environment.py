@@ -19,6 +19,8 @@ from packaging.version import InvalidVersion, Version
 LOCKS = Path("requirements")
 #: Set where the image is built or started: `sha256:...` of the image, and the lock that it was built from.
 CONTAINER_DIGEST, CONTAINER_LOCK = "SELFDISTILL_CONTAINER_DIGEST", "SELFDISTILL_CONTAINER_LOCK"
+#: The file that each engine puts into its containers.
+_MARKS = {"docker": Path("/.dockerenv"), "podman": Path("/run/.containerenv")}
 #: Installers are no part of what runs.
 _INSTALLERS = {"pip", "setuptools", "wheel", "uv", "selfdistill"}
 
@@ -39,7 +41,7 @@ def devices() -> dict[str, Any]:
 def container(environment: Mapping[str, str] = os.environ) -> dict[str, str | None] | None:
     """Kind, image, digest and lock of the container that this process runs in; None outside one."""
     image = environment.get("APPTAINER_CONTAINER") or environment.get("SINGULARITY_CONTAINER")
-    kind = "apptainer" if image else "docker" if Path("/.dockerenv").exists() else None
+    kind = "apptainer" if image else next((kind for kind, mark in _MARKS.items() if mark.exists()), None)
     digest, lock = environment.get(CONTAINER_DIGEST), environment.get(CONTAINER_LOCK)
     if kind is None and digest is None and lock is None:
         return None

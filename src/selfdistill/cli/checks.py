@@ -228,4 +228,6 @@ def sandbox() -> Iterator[Check]:
         yield Check("sandbox", OK, "bubblewrap works" if backend == "bubblewrap" else "namespaces of the kernel work")
         return
     reasons = "; ".join(f"{name}: {obstacle(name)}" for name in ("bubblewrap", "kernel"))
-    yield Check("sandbox", WARN, f"no sandbox works on this machine ({reasons}). Install the package bubblewrap")
+    install = "install the package bubblewrap, or " if shutil.which("bwrap") is None else ""
+    way_out = f"{install}allow user namespaces (docs/development.md, In a container)"
+    yield Check("sandbox", WARN, f"no sandbox works on this machine ({reasons}). Way out: {way_out}")
