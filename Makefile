@@ -16,7 +16,7 @@ export PATH := $(BIN):$(PATH)
 MLFLOW_PORT ?= 5000
 PYTEST_WORKERS ?= 2
 
-.PHONY: help env demo report mlflow test test-slow test-attack test-cluster test-browser test-vllm test-gpu bench lint format locks
+.PHONY: help env demo report mlflow test test-slow test-attack test-cluster test-container test-browser test-vllm test-gpu bench lint format locks
 .DEFAULT_GOAL := help
 
 help:  ## show this list
@@ -44,7 +44,7 @@ lint: env  ## check style and workflow
 	@python tests/lint_snakemake.py
 
 test: lint  ## lint, then run the tests (under 15 minutes)
-	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow and not cluster and not attack and not browser" $(ARGS)
+	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow and not cluster and not attack and not browser and not container" $(ARGS)
 
 test-slow: env  ## run the long tests (before a release)
 	@python -m pytest -m slow $(ARGS)
@@ -54,6 +54,9 @@ test-attack: env  ## kill storms, byte flips, settings fuzz, hostile input (unde
 
 test-cluster: env  ## run the toy study on a Slurm cluster of two nodes, started on this machine (needs root and Debian packages)
 	@python -m pytest -m cluster -ra $(ARGS)
+
+test-container: env  ## build the image of containers/ with Podman and run a job in it (needs root and the base image)
+	@python -m pytest -m container -ra $(ARGS)
 
 test-browser: env  ## open the report and the MLflow UI in headless Chromium (needs Debian's chromium; four minutes)
 	@python -m pytest -m browser -ra $(ARGS)

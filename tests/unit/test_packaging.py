@@ -180,7 +180,7 @@ def test_the_pages_in_results_and_resources_are_tracked_and_nothing_else():
 
 
 def test_container_recipes_copy_what_they_install_and_name_a_lock_that_exists():
-    """The images cannot be built here: this shows that the recipes fit the checkout, not that they build."""
+    """That the recipes fit the checkout and each other; tests/workflow/test_container.py builds the image."""
     docker, apptainer = ((ROOT / "containers" / name).read_text() for name in ("Dockerfile", "selfdistill.def"))
     copied = [word for line in re.findall(r"^COPY (.+) /build", docker, re.MULTILINE) for word in line.split()]
     listed = re.findall(r"^    (\S+) /build/(\S+)$", apptainer, re.MULTILINE)
@@ -190,6 +190,7 @@ def test_container_recipes_copy_what_they_install_and_name_a_lock_that_exists():
     assert needed == {*copied} and all((ROOT / name).exists() for name in needed)
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not needed & {*ignored} and ".git" in ignored
+    assert re.search(r"BASE=(\S+)", docker)[1] == re.search(r"BASE=(\S+)", apptainer)[1]
     for recipe in (docker, apptainer):
         assert (ROOT / f"requirements/{re.search(r'LOCK=(.+)', recipe)[1].split()[0]}.lock.txt").is_file()
     subprocess.run(["sh", "-n", ROOT / "containers/install.sh"], check=True)
