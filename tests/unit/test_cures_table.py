@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -163,8 +164,11 @@ def test_the_report_has_the_leaderboard_with_its_scatter(tmp_path, monkeypatch):
     assert "have a rank correlation of 1.00" in section
     for label in ("RLSD (c\u00a0=\u00a0s)", "SDPO (c\u00a0=\u00a0none) · control", "base model", "GRPO"):
         assert f">{label}</text>" in section
-    order = [section.rindex(f"{label}<") for label in ("SDPO (c\u00a0=\u00a0none)", "SDPO (c\u00a0=\u00a0s)")]
-    assert order == sorted(order)
+    named = re.findall(r'<span class="chip( ring)?"[^>]*>([^<]+)<', section)
+    assert [label for _, label in named][-2:] == ["SDPO (c\u00a0=\u00a0none) · control", "SDPO (c\u00a0=\u00a0s)"]
+    # The figure's marks: hollow for controls alone.
+    assert all(bool(ring) == label.endswith("control") for ring, label in named)
+    assert "3 training seeds each" in section
 
 
 @pytest.mark.parametrize(

@@ -610,6 +610,32 @@ def test_links_of_a_named_report_lead_out_of_its_folder(project):
     assert links and all((Path("results/reports") / link).resolve().is_file() for link in links)
 
 
+def test_assumptions_have_a_column_for_each_base_that_was_made(project):
+    tiny = CONFIG["models"]["tiny"]
+    pretrain = {
+        "tiny": {},
+        "switched": {"mixture": {"give_up": 0.3, "thinking_off": {"share": 0.25, "direct": 0.65}}},
+        "chained": {"chains": {"doubt": 0.55}},
+    }
+    models = {name: {**tiny, "pretrain": {**tiny["pretrain"], **changes}} for name, changes in pretrain.items()}
+    arm = {**CONFIG["experiments"]["tiny_grpo"], "coverage": None}
+    config = {
+        **CONFIG,
+        "models": models,
+        "experiments": {name: {**arm, "model": name} for name in models},
+        "richness": {},
+        "report": {"experiments": list(models)},
+    }
+    text = made("report", "report", config)
+    section = text[text.index('id="assumptions"') :]
+    rows = dict(re.findall(r"<td[^>]*>([^<]+)</td>\s*((?:<td[^>]*>[^<]*</td>\s*){3})</tr>", section))
+    shares = {name: re.findall(r">([^<>]+)</td>", cells) for name, cells in rows.items()}
+    assert [re.findall(r">(tiny|switched|chained)</th>", section)] == [["tiny", "switched", "chained"]]
+    assert shares["Chance of a guess after a failed check"] == ["12.0\u00a0%", "30.0\u00a0%", "–"]
+    assert shares["Share of texts with thinking switched off"] == ["–", "25.0\u00a0%", "–"]
+    assert shares["Rate of doubt in plain problems"] == ["–", "–", "55.0\u00a0%"]
+
+
 def test_a_given_model_gets_no_text_about_a_made_world(project, page):
     assert 'id="assumptions"' in page[0]
     Path("config").mkdir()

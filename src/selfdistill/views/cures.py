@@ -6,13 +6,14 @@ described in docs/report.md.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
 from selfdistill.views.leaderboard import REFERENCES, WINDOW, Leaderboard, Versus, steps_to_90_percent, teacher_tokens
 from selfdistill.views.measures import DENSITY, LENGTH, PASS, SCORE
-from selfdistill.views.page import Cell, Figure, Panel, Section, Table, key_cell, keys, method, num, text
+from selfdistill.views.page import Cell, Figure, Panel, Section, Table, key_cell, keys, method, num
 from selfdistill.views.scatter import Point, scatter
 from selfdistill.views.study import ALL_SEEDS, BASE, FINAL_STEPS, OUT_OF_DISTRIBUTION, Evaluation, ModelStudy
 from selfdistill.views.style import BASE_LOOK, METHODS, NUMBER, PERCENT, interval, number, percent, signed
@@ -144,34 +145,55 @@ def _label(evaluation: Evaluation, study: ModelStudy) -> str:
 
 
 def _table(name: str, members: Sequence[Evaluation], board: Leaderboard, study: ModelStudy) -> Table:
-    k = members[0].base.k
-    header = ("method", "control", "seeds", "accuracy", *(f"against {n}" for n in _NAMES.values()), f"pass@{k}",
-              "tokens", "per 1,000 tokens", _variant(members, board), "steps", "teacher tokens",
-              "artifacts")  # fmt: skip
     base = members[0].base
-    of_base = [interval(SCORE, base.estimate(SCORE)), *["–"] * 3, percent(base.mean(PASS)),
-               number(base.mean(LENGTH)),
-               interval(DENSITY, base.estimate(DENSITY)), _forced(members[0], board, 0), "–", "–"]  # fmt: skip
-    rows = [[method(BASE_LOOK), text(""), num("–"), *map(num, of_base),
-             key_cell(members[0].names("evaluate_artifact", step=0))]]  # fmt: skip
+    header = ("method", "accuracy", *(f"against {n}, points" for n in _NAMES.values()), f"pass@{base.k}", "tokens",
+              "per 1,000 tokens", _variant(members, board), "steps", "teacher tokens", "artifacts")  # fmt: skip
+    nothing = num("–")
+    rows = [[
+        method(BASE_LOOK),
+        _estimate(SCORE, base.estimate(SCORE)),
+        *[nothing] * len(REFERENCES),
+        *_measured(members[0], board, 0),
+        *[nothing] * 2,
+        key_cell(members[0].names("evaluate_artifact", step=0)),
+    ]]  # fmt: skip
     for e in sorted(members, key=lambda e: -e.last().mean(SCORE)):
-        m, runs = e.last(), e.names("train_artifact")
+        runs = e.names("train_artifact")
         steps, tokens = steps_to_90_percent(runs), teacher_tokens(e)
+        # A ring is a control, as in the figure.
+        line = "--" if e.base_row["is_control"] else "-"
+        look = replace(study.cure_looks[e.experiment], label=_label(e, study), line=line)
         rows.append([
-            method(study.cure_looks[e.experiment]),
-            text("control" if e.base_row["is_control"] else ""),
-            num(len(e.seeds)),
-            num(interval(SCORE, m.estimate(SCORE))),
+            method(look),
+            _estimate(SCORE, e.last().estimate(SCORE)),
             *(_versus_cell(board.versus.get((e.experiment, name, reference))) for reference in REFERENCES),
-            num(percent(m.mean(PASS))),
-            num(number(m.mean(LENGTH))),
-            num(interval(DENSITY, m.estimate(DENSITY))),
-            num(_forced(e, board, e.steps[-1])),
+            *_measured(e, board, e.steps[-1]),
             num("–" if steps is None else number(steps)),
             num("–" if tokens is None else f"{tokens:,.0f}"),
             key_cell([*runs, *e.names("evaluate_artifact")]),
         ])  # fmt: skip
-    return Table(header, rows, f"{name}: best first")
+    seeds = sorted({len(e.seeds) for e in members})
+    counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
+    return Table(header, rows, f"{name}: best first; {counted} training seeds each")
+
+
+def _measured(evaluation: Evaluation, board: Leaderboard, step: int) -> list[Cell]:
+    """pass@k, length, density, and accuracy in the variant."""
+    m = evaluation.measurement(step)
+    found = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
+    return [
+        num(percent(m.mean(PASS))),
+        num(number(m.mean(LENGTH))),
+        _estimate(DENSITY, m.estimate(DENSITY)),
+        num("–") if found is None else _estimate(SCORE, found.measurement(step).estimate(SCORE)),
+    ]
+
+
+def _estimate(metric: str, estimate: Iterable[float]) -> Cell:
+    """A value, and its interval below."""
+    value, low, high = estimate
+    ends = interval(metric, (value, low, high)).rpartition(" [")[2]
+    return Cell(percent(value) if metric == SCORE else number(value), tone="num", detail=f"[{ends}")
 
 
 def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:
@@ -180,12 +202,7 @@ def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:
     return "in the variant" if found is None else f"variant {found.base_row['variant']}"
 
 
-def _forced(evaluation: Evaluation, board: Leaderboard, step: int) -> str:
-    found = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
-    return "–" if found is None else interval(SCORE, found.measurement(step).estimate(SCORE))
-
-
 def _versus_cell(versus: Versus | None) -> Cell:
     if versus is None:
         return num("–")
-    return Cell(versus.verdict, detail=signed(SCORE, versus.difference))
+    return Cell(versus.verdict, tone="num", detail=signed(SCORE, versus.difference).replace(" points", ""))

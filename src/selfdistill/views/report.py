@@ -18,6 +18,7 @@ from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.views import DEFAULT_REPORT
+from selfdistill.views.assumptions import assumptions_section
 from selfdistill.views.breadth import breadth_section
 from selfdistill.views.claims import adjusted, checks, checks_section, headline
 from selfdistill.views.comparison import SIDE_LOOKS
@@ -72,7 +73,7 @@ def pages_of(plan: dict[str, Any]) -> tuple[list[ModelPage], list[Section]]:
         *pair_sections(plan),
         breadth_section(studies, plan["trained_on"]),
         silent_section(artifacts),
-        assumptions_section(artifacts),
+        assumptions_section(artifacts, plan["rows"]),
         provenance_section(artifacts),
     )
     return [_model_page(study) for study in studies], shared
@@ -200,40 +201,3 @@ def provenance_section(artifacts: Sequence[Artifact]) -> Section:
     header = ("stage", "name", "key and manifest", "commit", "finished (UTC)", "made from")
     return Section("provenance", "Where every number comes from", lead,
                    [Table(header, rows, "Show the artifacts", is_folded=True)], notes)  # fmt: skip
-
-
-def assumptions_section(artifacts: Sequence[Artifact]) -> Section | None:
-    """Assumed against emergent, for a study whose base model was made here; None for a given model."""
-    made = [artifact for artifact in artifacts if artifact.stage == "pretrain"]
-    if not made:
-        return None
-    mixture = made[0].frozen_spec["params"]["mixture"]
-    named = [*(name for name in _MIXTURE if name in mixture), *(name for name in mixture if name not in _MIXTURE)]
-    rows = [[text(_MIXTURE.get(name, name)), num(percent(mixture[name]))] for name in named]
-    blocks = [Table(("assumed: what the pretraining text holds", "share"), rows)]
-    return Section("assumptions", "What this small world assumes, and what emerges in it", _ASSUMED, blocks, _EMERGENT)
-
-
-_MIXTURE = {
-    "textbook": "pages that practise the check of one candidate",
-    "with_solution": "problems with a solution in the prompt",
-    "ood": "problems of families that later training never sees",
-    "direct": "plain problems answered at once, without a search",
-    "direct_correct": "such direct answers that are right",
-    "give_up": "searches that end in a guess after a failed check",
-    "full_solution_direct": "concise answers when a full solution is shown",
-    "answer_only_direct": "concise answers when only the final answer is shown",
-}
-_ASSUMED = (
-    "Part of what is seen here was put in by hand. The base model was pretrained on generated text that teaches it two "
-    "ways to answer: at once, or by a search in words. In that text a full solution in the prompt is followed by a "
-    "short, confident answer; a final answer alone changes little. Large models bring such habits with them; here they "
-    "are assumptions, and so is the small effect of the context without thinking."
-)
-_EMERGENT = (
-    "Not put in, but a result of training: a habit that exists only with a solution in the prompt passes to the "
-    "student, which sees none, even in families that training never touched; accuracy falls with it, or does not; a "
-    "method memorises a few problems; GRPO searches more.",
-    "Out of distribution means families that occur in pretraining but never in later training.",
-    "The same rules hold for every family: no family was made to fail.",
-)
