@@ -4,6 +4,7 @@
     head      loss block in bfloat16: gradients of hidden states and head against float64
     step      one SDPO and one GRPO step of a random Qwen3 in bfloat16, sampled by the torch engine
     fsdp2     sharded over one process: the same hidden states and gradients as unsharded
+    attention rows end to end by torch's variable-length kernel: hidden states, gradients and speed of padded rows
     vllm      sampling, sleep, wake, new weights, sampling again
     speed     the loss block, a layer of an 8B model, memory bandwidth, against what the hardware should give
 
@@ -139,6 +140,7 @@ def timed(run: Callable[[], object], case: Case, repeats: int = 5) -> float:
 
 def parts() -> dict[str, tuple[Callable[[Case], Iterator[Line]], tuple[str, ...]]]:
     """Each part, and the modules that it needs."""
+    import gpu_check_attention
     import gpu_check_losses as losses
     import gpu_check_training as training
 
@@ -146,6 +148,7 @@ def parts() -> dict[str, tuple[Callable[[Case], Iterator[Line]], tuple[str, ...]
         "losses": (losses.losses, ("pydantic",)),
         "head": (losses.head, ("pydantic",)),
         "fsdp2": (training.fsdp2, ("pydantic",)),
+        "attention": (gpu_check_attention.attention, ("pydantic",)),
         "step": (training.step, ("pydantic",)),
         "vllm": (training.vllm, ("pydantic", "vllm")),
         "speed": (speed, ("pydantic",)),
@@ -173,7 +176,7 @@ def show(line: Line) -> str:
     number = "" if line.measured is None else f"{line.measured:,.4g}"
     predicted = "" if line.predicted is None else f"predicted {line.predicted:,.4g}"
     limit = "" if line.limit is None else f"at most {line.limit:g}: {'FAILED' if line.failed else 'ok'}"
-    return f"{line.part:8}{line.name:42}{number:>12} {line.unit:16}{predicted or limit:28}{line.note}".rstrip()
+    return f"{line.part:10}{line.name:42}{number:>12} {line.unit:16}{predicted or limit:28}{line.note}".rstrip()
 
 
 def main() -> int:

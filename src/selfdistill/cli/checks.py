@@ -103,6 +103,25 @@ def torch() -> Iterator[Check]:
             yield Check("torch", state, text)
 
 
+def attention() -> Iterator[Check]:
+    """How training lays out rows for attention; torch's kernel is tried as at the start of a training."""
+    import torch as library
+
+    if not library.cuda.is_available():
+        yield Check("attention", OK, "no GPU here: rows are padded. On a GPU torch's variable-length kernel is tried")
+        return
+    from selfdistill.training.varlen import fault
+
+    # The heads of an 8B model.
+    problem = fault(32, 8, 128, 4096, library.device("cuda"))
+    if problem is None:
+        yield Check("attention", OK, "rows end to end under bfloat16: torch's variable-length kernel works here")
+    else:
+        yield Check(
+            "attention", WARN, f"rows are padded: torch's variable-length kernel does not work here ({problem})"
+        )
+
+
 def gpus() -> Iterator[Check]:
     listed = output_of("nvidia-smi", "--query-gpu=index,name,memory.free,memory.total", "--format=csv,noheader,nounits")
     lines = [line.split(", ") for line in (listed or "").splitlines() if line.count(", ") == 3]

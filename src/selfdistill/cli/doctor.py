@@ -53,6 +53,7 @@ def _all_checks(configfile: list[str] | None) -> Iterator[Check]:
         ("python", checks.python),
         ("torch", checks.torch),
         ("gpus", checks.gpus),
+        ("attention", checks.attention),
         ("vllm", lambda: checks.vllm(configfile)),
         ("disk", checks.disk),
         *slurm_checks.CHECKS,

@@ -23,8 +23,8 @@ from selfdistill.training.sharded_loading import is_empty, placeholders, shard_f
 from selfdistill.training.sharding import is_sharded, read_shards, shard_model, write_shards
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
+from selfdistill.training.varlen import choose_attention
 from selfdistill.training.weights import add_adapters, trained_parameters
-from selfdistill.training.windows import attend_in_windows
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
@@ -101,7 +101,7 @@ def build_components(
     """
     torch.manual_seed(sample_seed(spec.seed, "torch"))
     model.train()
-    attend_in_windows(model)
+    choose_attention(model, DTYPES[spec.precision], world)
     if not is_empty(model):
         model.to(world.device)
     if spec.lora is not None:

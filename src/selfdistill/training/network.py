@@ -4,8 +4,8 @@
 
 `backward_through_head` computes everything that has a vocabulary dimension; another kernel would replace it. Sequences
 are padded on the right: under causal attention no real token attends to padding, so no attention mask is needed and
-fast attention kernels apply. Attention kernels for sequences of different lengths (flash attention) get them in
-one row instead, separated by their positions and without padding.
+fast attention kernels apply. Attention kernels for sequences of different lengths (`varlen`, flash attention) get them
+in one row instead, separated by their positions and without padding.
 
 Where weights are sharded the head is gathered once per micro-batch, and its gradient is summed and sharded once.
 """
@@ -25,6 +25,7 @@ from torch import Tensor
 from selfdistill.generation.base import not_finite
 from selfdistill.losses import token_logprobs
 from selfdistill.schema.errors import UserError
+from selfdistill.training import varlen
 from selfdistill.training.head import Head, is_matrix, matrix_head
 from selfdistill.training.sharding import is_sharded, last_hidden_states, local, local_part, whole
 
@@ -35,8 +36,8 @@ _CHUNK_ELEMENTS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
 #: Relative difference of logits that float32 may show.
 _LEAST_TOLERANCE = 1e-4
 
-#: Attention kernels that separate sequences in one row by their positions, without a T x T mask.
-_UNPADDED_ATTENTION = ("flash_attention_2", "flash_attention_3")
+#: Attention of packages that the user installed and a model names: sequences in one row, separated by positions.
+FLASH_ATTENTION = ("flash_attention_2", "flash_attention_3")
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ class Network:
         self.compute_dtype = compute_dtype
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
         self.device = next(model.parameters()).device
-        self.unpadded = model.config._attn_implementation in _UNPADDED_ATTENTION
+        self.unpadded = model.config._attn_implementation in (varlen.IMPLEMENTATION, *FLASH_ATTENTION)
 
     def pack(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Packed:
         """`pack` in the layout that this model's attention supports best."""

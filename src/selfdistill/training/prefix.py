@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from selfdistill.training.network import Network, pack
+from selfdistill.training.network import FLASH_ATTENTION, Network, pack
 
 #: Tokens of a prompt from which on two passes take less time than one.
 LEAST_TOKENS = 512
@@ -49,7 +49,7 @@ def is_shared(prompts: Sequence[Sequence[int]], network: Network) -> bool:
 
 def can_share(network: Network) -> bool:
     """Whether every layer keeps every position; sharded networks are left out, whose ranks must do the same passes."""
-    if network.is_sharded or network.unpadded:
+    if network.is_sharded or network.model.config._attn_implementation in FLASH_ATTENTION:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.model.config).layers)
 

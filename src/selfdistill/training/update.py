@@ -220,7 +220,8 @@ class Updater:
         student = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
         teacher = [len(row.completion_ids) if prefix else _longest_teacher(row) for row in rows]
         budget = max(1, self.micro_batch_tokens - prefix)
-        return plan_micro_batches(student, teacher, budget, unpadded=self.student.unpadded)
+        # Completions after a shared prompt are padded.
+        return plan_micro_batches(student, teacher, budget, unpadded=self.student.unpadded and not prefix)
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> dict[int, Tensor] | None:
         """Log-probs of the completions under the policy before the step, by place in the mini-batch."""
