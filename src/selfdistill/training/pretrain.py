@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 from transformers import GenerationConfig, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers.utils import logging
 
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import PretrainSpec
@@ -103,6 +104,7 @@ def pretrain(
             )
     final_loss = sum(losses) / len(losses)
     _check_gate(final_loss, spec)
+    logging.disable_progress_bar()
     model.eval().save_pretrained(out)
     tokenizer.save_pretrained(out)
     return {
