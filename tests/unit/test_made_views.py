@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import os
+import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from selfdistill.artifacts.store import all_artifacts
-from selfdistill.files import write_atomically
+from selfdistill.files import pretty_json, read_json, write_atomically
+from selfdistill.plan import made_views
 from selfdistill.plan.made_views import check_views
 from selfdistill.plan.workspace import PLANS, Workspace
 from selfdistill.views.__main__ import main
@@ -69,6 +72,39 @@ def test_a_table_of_results_that_were_made_again_is_due(plan):
     assert "was made from other results" in problems()[0]
     Workspace(CONFIG).view_inputs("ood", "tiny_grpo")
     assert is_due(plan)
+
+
+def test_a_table_of_another_version_of_the_code_is_due(plan, monkeypatch):
+    monkeypatch.setattr(made_views, "code_of_views", lambda: "another")
+    assert "was made by another version of the code" in problems()[0]
+    Workspace(CONFIG).view_inputs("ood", "tiny_grpo")
+    assert is_due(plan)
+
+
+def test_a_record_that_does_not_name_the_code_is_of_an_earlier_version(plan):
+    record = plan.with_name("made-results_ood_tiny_grpo.csv.json")
+    made = {name: value for name, value in read_json(record).items() if name != "code"}
+    write_atomically(record, pretty_json(made))
+    assert "was made by another version of the code" in problems()[0]
+
+
+def test_code_of_views_counts_statements_and_templates_and_not_comments(tmp_path, monkeypatch):
+    package = tmp_path / "selfdistill"
+    shutil.copytree(made_views._PACKAGE, package)
+    monkeypatch.setattr(made_views, "_PACKAGE", package)
+
+    def code_after(path: str, change: Callable[[str], str]) -> str:
+        file = package / path
+        file.write_text(change(file.read_text()))
+        return made_views.code_of_views.__wrapped__()
+
+    before = made_views.code_of_views.__wrapped__()
+    assert code_after("views/scores.py", lambda text: "# a comment\n" + text) == before
+    found = {
+        code_after("seeds.py", lambda text: text.replace("LEVEL = 0.95", "LEVEL = 0.9")),
+        code_after("views/templates/report.css", lambda text: text + "\n"),
+    }
+    assert len(found | {before}) == 3
 
 
 def test_no_flipped_bit_of_a_table_its_plan_or_its_record_is_silent(plan):

@@ -1,24 +1,42 @@
 """What a table or page was made from: `made-OUTPUT.json` beside its plan.
 
-    {"output": path, "plan": SHA-256 of the plan, "manifests": digest of the manifests behind it, "sha256": of the file}
+    {"output": path, "plan": SHA-256 of the plan, "manifests": digest of the manifests behind it, "code": digest of the
+     code of views, "sha256": of the file}
 
-Time stamps and Snakemake's own records can be lost or wrong; this says of each file what it shows.
+The code counts here, other than for artifacts: a table is made in seconds, and one of an older version may hold other
+intervals than its neighbour. Time stamps and Snakemake's own records can be lost or wrong; this says of each file what
+it shows.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
+from selfdistill.artifacts.source_digest import source_digests
 from selfdistill.artifacts.store import ROOT
-from selfdistill.files import pretty_json, read_json, sha256_file, sha256_text, write_atomically
+from selfdistill.files import canonical_json, pretty_json, read_json, sha256_file, sha256_text, write_atomically
+
+_PACKAGE = Path(__file__).parents[1]
+_FIELDS = {"output", "plan", "manifests", "code", "sha256"}
+
+
+@cache
+def code_of_views() -> str:
+    """Digest of all code that tables and pages are made by, and of the page's templates."""
+    folder = _PACKAGE / "views"
+    names = [f"selfdistill.views.{path.stem}" for path in sorted(folder.glob("*.py"))]
+    templates = {path.name: sha256_file(path) for path in sorted((folder / "templates").iterdir())}
+    return sha256_text(canonical_json([source_digests(_PACKAGE, *names), templates]))
 
 
 def record_view(plan: Path, output: Path) -> None:
     """Record, after a file was written, what it was made from."""
     made = {
-        "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "sha256": sha256_file(output)
+        "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "code": code_of_views(),
+        "sha256": sha256_file(output),
     }  # fmt: skip
     write_atomically(record_of(plan, str(output)), pretty_json(made))
 
@@ -53,10 +71,13 @@ def check_views(plans: Path) -> Iterator[str]:
             yield f"{output} shows another plan than {plan}: the next run of snakemake makes it again"
         elif made["manifests"] != _manifests(plan):
             yield f"{output} was made from other results than those that are here: make it again"
+        elif made.get("code") != code_of_views():
+            yield f"{output} was made by another version of the code: the next run of snakemake makes it again"
 
 
 def _shows(made: dict[str, str], plan: Path, root: Path) -> bool:
-    return (made["plan"], made["manifests"]) == (sha256_file(plan), _manifests(plan, root))
+    shown = (made["plan"], made["manifests"], made.get("code"))
+    return shown == (sha256_file(plan), _manifests(plan, root), code_of_views())
 
 
 def _manifests(plan: Path, root: Path = ROOT) -> str:
@@ -74,7 +95,8 @@ def _read(record: Path) -> dict[str, str]:
     try:
         text = record.read_text(encoding="utf-8")
         made = read_json(record)
-        is_intact = set(made) == {"output", "plan", "manifests", "sha256"} and text == pretty_json(made)
+        # Earlier versions did not record the code.
+        is_intact = set(made) | {"code"} == _FIELDS and text == pretty_json(made)
         return made if is_intact and record_of(record, made["output"]) == record else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
