@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import multiprocessing
 import os
+import random
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -347,6 +350,48 @@ def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None
     after = content()
     assert after[f"train/{artifact.key}"]["tags"].pop("mlflow.note.content") == "the one in figure 2"
     assert after == before
+
+
+@pytest.mark.slow
+def test_tracking_killed_at_twenty_random_moments_gives_the_same_store(
+    tracked: None, database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every kill goes on from what the one before left; a store that was finished is deleted and begun again."""
+    before = content()
+
+    def prepare(_: TrackingStore, uri: str) -> None:
+        """As MLflow does: nothing to a database that has its tables; SQLite drops the journal of an earlier file."""
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not path.exists():
+            Path(f"{path}-journal").unlink(missing_ok=True)
+            shutil.copy(database, path)
+
+    monkeypatch.setattr(TrackingStore, "prepare", prepare)
+
+    def tracking() -> multiprocessing.Process:
+        child = multiprocessing.get_context("fork").Process(target=quietly)
+        child.start()
+        return child
+
+    shutil.rmtree("results/mlflow")
+    started = time.monotonic()
+    tracking().join()
+    whole = time.monotonic() - started
+    shutil.rmtree("results/mlflow")
+    moments = random.Random(0)
+    killed = 0
+    while killed < 20:
+        child = tracking()
+        child.join(moments.uniform(0.05, 0.9) * whole)
+        child.kill()
+        child.join()
+        killed += child.exitcode == -signal.SIGKILL
+        if child.exitcode == 0 or killed % 5 == 0:
+            quietly()
+            assert content() == before
+            shutil.rmtree("results/mlflow")
+    quietly()
+    assert content() == before
 
 
 def test_two_processes_at_once_write_one_store(project: None, database: Path) -> None:
