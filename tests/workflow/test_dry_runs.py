@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 import shutil
+from pathlib import Path
 
 import pytest
 
+import selfdistill
 from workflow_helpers import TARGET, record_deepscaler
 from workflow_project import Project
 
@@ -89,6 +91,19 @@ def test_a_changed_plan_makes_a_view_again_and_nothing_else(project):
     output = project.run(TARGET)
     assert re.search(r"^table +1$", output, re.MULTILINE) and re.search(r"^total +1$", output, re.MULTILINE), output
     assert ",ood," in (project.root / TARGET).read_text()
+
+
+def test_a_table_of_another_version_of_the_code_is_made_again_and_nothing_else(project, monkeypatch):
+    package = project.root / "src/selfdistill"
+    shutil.copytree(Path(selfdistill.__file__).parent, package)
+    seeds = package / "seeds.py"
+    seeds.write_text(seeds.read_text().replace("LEVEL = 0.95", "LEVEL = 0.5"))
+    monkeypatch.setenv("PYTHONPATH", str(package.parent))
+    before = (project.root / TARGET).read_text()
+    output = project.run(TARGET)
+    assert re.search(r"^table +1$", output, re.MULTILINE) and re.search(r"^total +1$", output, re.MULTILINE), output
+    assert (project.root / TARGET).read_text() != before
+    assert "Nothing to be done" in project.run(TARGET)
 
 
 @pytest.mark.parametrize(

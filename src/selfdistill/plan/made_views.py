@@ -1,11 +1,10 @@
 """What a table or page was made from: `made-OUTPUT.json` beside its plan.
 
-    {"output": path, "plan": SHA-256 of the plan, "manifests": digest of the manifests behind it, "code": digest of the
-     code of views, "sha256": of the file}
+    {"output": path, "plan": SHA-256 of the plan, "manifests": digest of the manifests behind it, "sha256": of the file}
 
-The code counts here, other than for artifacts: a table is made in seconds, and one of an older version may hold other
-intervals than its neighbour. Time stamps and Snakemake's own records can be lost or wrong; this says of each file what
-it shows.
+Time stamps and Snakemake's own records can be lost or wrong; this says of each file what it shows. A plan names the
+code of the views, which counts here, other than the code of stages: a table is made in seconds, and one of an older
+version may hold other intervals than its neighbour.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ from selfdistill.artifacts.store import ROOT
 from selfdistill.files import canonical_json, pretty_json, read_json, sha256_file, sha256_text, write_atomically
 
 _PACKAGE = Path(__file__).parents[1]
-_FIELDS = {"output", "plan", "manifests", "code", "sha256"}
 
 
 @cache
@@ -35,19 +33,22 @@ def code_of_views() -> str:
 def record_view(plan: Path, output: Path) -> None:
     """Record, after a file was written, what it was made from."""
     made = {
-        "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "code": code_of_views(),
-        "sha256": sha256_file(output),
+        "output": str(output), "plan": sha256_file(plan), "manifests": _manifests(plan), "sha256": sha256_file(output)
     }  # fmt: skip
     write_atomically(record_of(plan, str(output)), pretty_json(made))
 
 
 def outdate(plan: Path, root: Path = ROOT) -> None:
-    """Make every file that shows something else older than its plan, whatever the clock said when it was made."""
+    """Make every file that shows something else older than all it is made from, whatever the clock said.
+
+    Older than its plan is not enough: of a small file that is newer, Snakemake compares the content, too.
+    """
     for record in plan.parent.glob("made-*.json"):
         made = _read(record)
         output = Path(made.get("output", ""))
         if made and output.is_file() and not _shows(made, plan, root):
-            before = plan.stat().st_mtime - 1
+            behind = [path for path in (plan, *_manifest_paths(plan, root)) if path.is_file()]
+            before = min(path.stat().st_mtime for path in behind) - 1
             os.utime(output, (before, before))
 
 
@@ -71,18 +72,19 @@ def check_views(plans: Path) -> Iterator[str]:
             yield f"{output} shows another plan than {plan}: the next run of snakemake makes it again"
         elif made["manifests"] != _manifests(plan):
             yield f"{output} was made from other results than those that are here: make it again"
-        elif made.get("code") != code_of_views():
-            yield f"{output} was made by another version of the code: the next run of snakemake makes it again"
 
 
 def _shows(made: dict[str, str], plan: Path, root: Path) -> bool:
-    shown = (made["plan"], made["manifests"], made.get("code"))
-    return shown == (sha256_file(plan), _manifests(plan, root), code_of_views())
+    return (made["plan"], made["manifests"]) == (sha256_file(plan), _manifests(plan, root))
 
 
 def _manifests(plan: Path, root: Path = ROOT) -> str:
-    paths = [root / artifact / "manifest.json" for artifact in read_json(plan)["artifacts"]]
+    paths = _manifest_paths(plan, root)
     return sha256_text("\n".join(sha256_file(path) if path.is_file() else "missing" for path in paths))
+
+
+def _manifest_paths(plan: Path, root: Path) -> list[Path]:
+    return [root / artifact / "manifest.json" for artifact in read_json(plan)["artifacts"]]
 
 
 def record_of(plan: Path, output: str) -> Path:
@@ -95,8 +97,7 @@ def _read(record: Path) -> dict[str, str]:
     try:
         text = record.read_text(encoding="utf-8")
         made = read_json(record)
-        # Earlier versions did not record the code.
-        is_intact = set(made) | {"code"} == _FIELDS and text == pretty_json(made)
+        is_intact = set(made) == {"output", "plan", "manifests", "sha256"} and text == pretty_json(made)
         return made if is_intact and record_of(record, made["output"]) == record else {}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}

@@ -7,6 +7,7 @@ from typing import Any
 
 from selfdistill.plan.experiments import Experiment
 from selfdistill.plan.graph import Node
+from selfdistill.plan.made_views import code_of_views
 from selfdistill.plan.planner import Planner
 
 
@@ -28,7 +29,9 @@ class ViewPlan:
         return node.name
 
     def as_json(self) -> dict[str, Any]:
-        return {"view": self.view, "name": self.name, **self.header, "artifacts": sorted(self.nodes), "rows": self.rows}
+        """What `plan.json` holds. With the code of the views, so a table of an older version is made again."""
+        about = {"view": self.view, "name": self.name, "code": code_of_views(), **self.header}
+        return about | {"artifacts": sorted(self.nodes), "rows": self.rows}
 
 
 def about_experiment(experiment: Experiment) -> dict[str, Any]:
