@@ -190,6 +190,8 @@ def test_container_recipes_copy_what_they_install_and_name_a_lock_that_exists():
     assert needed == {*copied} and all((ROOT / name).exists() for name in needed)
     ignored = (ROOT / ".dockerignore").read_text().split()
     assert not needed & {*ignored} and ".git" in ignored
+    # Apptainer mounts the home folder, in which the user may have packages of other versions.
+    assert "export PYTHONNOUSERSITE=1" in apptainer.split("%environment")[1]
     assert re.search(r"BASE=(\S+)", docker)[1] == re.search(r"BASE=(\S+)", apptainer)[1]
     for recipe in (docker, apptainer):
         assert (ROOT / f"requirements/{re.search(r'LOCK=(.+)', recipe)[1].split()[0]}.lock.txt").is_file()
