@@ -87,6 +87,13 @@ def test_the_command_answers_and_nothing_of_the_build_stays(image, project):
     assert "=" not in left and left.count("No such file") == 2 and "gcc" not in left
 
 
+def test_the_code_of_the_mounted_checkout_runs_since_provenance_names_its_commit(image, project, project_root):
+    shutil.copytree(project_root / "src", project.root / "src")
+    code = project.root / "src/selfdistill/__init__.py"
+    code.write_text(re.sub(r'__version__ = ".*"', '__version__ = "9.9.9"', code.read_text()))
+    assert inside(image, project, "selfdistill", "--version").strip() == "selfdistill 9.9.9"
+
+
 def test_the_doctor_tells_whether_programs_can_be_run_in_a_sandbox(image, project):
     """Podman's usual filter of system calls refuses parts of a sandbox; the doctor's advice must then help."""
     advice = "--security-opt seccomp=unconfined"
