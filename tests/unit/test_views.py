@@ -653,7 +653,7 @@ def test_a_given_model_gets_no_text_about_a_made_world(project, page):
 def test_a_report_of_one_method_says_what_is_missing(project):
     config = {**CONFIG, "report": {"experiments": ["tiny_sdpo"]}}
     text = made("report", "report", config)
-    assert "There is no GRPO run to compare with." in text
+    assert "No verdict on the paper&#39;s effect, since there is no GRPO run to compare with: on exam" in text
     assert 'id="tiny-coverage"' not in text
 
 

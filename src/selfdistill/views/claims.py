@@ -254,12 +254,15 @@ def headline(study: ModelStudy) -> str:
     whole = sum(together(verdicts) == "yes" for verdicts in moves)
     share = f" on {whole} of {len(compared)} benchmarks" if len(compared) > 1 else ""
     missing = [METHODS[kind].label for kind in (GRPO, SDPO) if kind not in compared[0]]
-    caveat = f" There is no {listed(missing)} run to compare with." if missing else ""
     seeds = min(len(found[kind].seeds) for found in compared for kind in (GRPO, SDPO) if kind in found)
-    if missing or seeds < LEAST_SEEDS:
-        opening = f"No verdict on the paper's effect, which needs GRPO and SDPO with {LEAST_SEEDS} training seeds each"
-        return f"{opening}; here there {'are' if seeds > 1 else 'is'} {seeds}: {_detail(compared[0])}{caveat}"
-    return f"{_opening(list(chain(*moves)), share)}: {_detail(compared[0])}{caveat}"
+    if missing:
+        opening = f"No verdict on the paper's effect, since there is no {listed(missing)} run to compare with"
+    elif seeds < LEAST_SEEDS:
+        opening = f"No verdict on the paper's effect, which needs GRPO and SDPO with {LEAST_SEEDS} training seeds " \
+                  f"each; here there {'are' if seeds > 1 else 'is'} {seeds}"  # fmt: skip
+    else:
+        opening = _opening(list(chain(*moves)), share)
+    return f"{opening}: {_detail(compared[0])}"
 
 
 def _opening(moves: list[Verdict], share: str) -> str:
