@@ -192,8 +192,9 @@ def _measured(evaluation: Evaluation, board: Leaderboard, step: int) -> list[Cel
 def _estimate(metric: str, estimate: Iterable[float]) -> Cell:
     """A value, and its interval below."""
     value, low, high = estimate
-    ends = interval(metric, (value, low, high)).rpartition(" [")[2]
-    return Cell(percent(value) if metric == SCORE else number(value), tone="num", detail=f"[{ends}")
+    if metric == SCORE:
+        return Cell(percent(value), tone="num", detail="[" + interval(SCORE, (value, low, high)).rpartition(" [")[2])
+    return Cell(number(value), tone="num", detail=f"[{number(low)}, {number(high)}]")
 
 
 def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:
