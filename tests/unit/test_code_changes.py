@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from selfdistill.artifacts import code_changes
-from selfdistill.artifacts.code_changes import MASK, mask_secrets, record_code
+from selfdistill.artifacts.code_changes import MASK, check_package, mask_secrets, record_code
+from selfdistill.schema.errors import UserError
 
 
 def git(*arguments: str, cwd: Path) -> str:
@@ -111,3 +112,26 @@ def test_a_secret_in_a_changed_file_does_not_reach_the_artifact(checkout, tmp_pa
     assert "hf_" not in (tmp_path / code["changes"]).read_text()
     git("stash", "-q", cwd=checkout)
     git("apply", "--check", str(tmp_path / code["changes"]), cwd=checkout)
+
+
+@pytest.mark.parametrize("change", ["edit", "add", "remove"])
+def test_code_that_runs_from_elsewhere_must_be_that_of_the_checkout(tmp_path, monkeypatch, change):
+    installed = tmp_path / "site-packages/selfdistill"
+    here = tmp_path / "checkout/src/selfdistill"
+    for folder in (installed, here):
+        (folder / "training").mkdir(parents=True)
+        (folder / "training/loss.py").write_text("a = 1\n")
+    monkeypatch.chdir(here.parents[1])
+    check_package(installed)
+    loss = here / "training/loss.py"
+    {
+        "edit": lambda: loss.write_text("a = 2\n"),
+        "add": lambda: (here / "training/new.py").write_text(""),
+        "remove": loss.unlink,
+    }[change]()
+    name = "new" if change == "add" else "loss"
+    with pytest.raises(UserError, match=rf"^src/selfdistill/training/{name}.py is not what runs: {installed} has"):
+        check_package(installed)
+    check_package(here)
+    monkeypatch.chdir(tmp_path)
+    check_package(installed)

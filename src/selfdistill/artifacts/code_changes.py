@@ -13,11 +13,14 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from filecmp import cmp
 from pathlib import Path
 from typing import Any
 
 from selfdistill.files import replacing, sha256_file
+from selfdistill.schema.errors import UserError
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 #: Largest patch that is kept, and largest new file that is part of it (bytes).
 MAX_PATCH, MAX_NEW_FILE = 1_000_000, 200_000
 MASK = "***masked***"
@@ -36,6 +39,23 @@ _SECRETS = re.compile(
 #: Names of environment variables whose values are secrets.
 _SECRET_NAMES = re.compile(r"(?i)(token|secret|passw(or)?d|api_?key|credential)")
 _MIN_SECRET = 8
+
+
+def check_package(package: Path = _PACKAGE) -> None:
+    """UserError if the package that runs is not that of the checkout, whose commit is recorded."""
+    here = Path("src") / package.name
+    if not here.is_dir() or here.resolve() == package:
+        return
+    ours, installed = ({path.relative_to(folder) for path in folder.rglob("*.py")} for folder in (here, package))
+    differing = sorted(
+        path for path in ours | installed if path not in ours & installed or not cmp(here / path, package / path, False)
+    )
+    if differing:
+        raise UserError(
+            f"{here / differing[0]} is not what runs: {package} has another version of it, and results would be "
+            "recorded with the commit of this checkout. Install the checkout (pip install -e .), or use its own "
+            "environment (make env)."
+        )
 
 
 def record_code(folder: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts import refusal
+from selfdistill.artifacts.code_changes import check_package
 from selfdistill.artifacts.lineage import base_slug, closure, last_attempt
 from selfdistill.artifacts.store import ROOT, Artifact, freeze, locate
 from selfdistill.files import pretty_json, sha256_file, write_if_changed
@@ -68,7 +69,8 @@ class Workspace:
         return load_runtime(self.runtime_file)
 
     def check(self) -> None:
-        """Check all settings now, before the first rule needs them."""
+        """Check all settings, and the code that runs, now, before the first rule needs them."""
+        check_package()
         with self._naming_files():
             check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
 
