@@ -192,7 +192,7 @@ def test_a_report_shows_chosen_pairs_with_the_numbers_of_compare(study, run, mon
     assert "only A right" in first and "0, 1, 2, 3" in first and "tokens sampled in training" in first
     assert "tiny_grpo:0 (A) and tiny_grpo:1 (B)" in second and "one seed" in second
     # The other sections know nothing of SDPO.
-    assert "There is no SDPO (c\u00a0=\u00a0s) run to compare with." in text
+    assert "since there is no SDPO (c\u00a0=\u00a0s) run to compare with" in text
 
 
 @pytest.mark.parametrize(
