@@ -14,7 +14,7 @@ from workflow_project import Project
 
 
 @pytest.fixture
-def checkout(tmp_path: Path, project_root: Path) -> Project:
+def checkout(tmp_path: Path, project_root: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project that is a checkout with a copy of the package, a changed module and a new file."""
     project = Project.create(tmp_path / "project", project_root)
     shutil.copytree(project_root / "src", project.root / "src", ignore=shutil.ignore_patterns("__pycache__"))
@@ -24,6 +24,8 @@ def checkout(tmp_path: Path, project_root: Path) -> Project:
     with (project.root / "src/selfdistill/toy/problems.py").open("a") as file:
         file.write("# changed\n")
     (project.root / "mine.py").write_text("x = 1\n")
+    # The checkout's own package runs, as after `pip install -e .`; another one would be refused.
+    monkeypatch.setenv("PYTHONPATH", str(project.root / "src"))
     return project
 
 
