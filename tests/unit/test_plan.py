@@ -285,3 +285,14 @@ def test_a_job_that_takes_more_gpus_than_it_asks_for_is_an_error(stage, settings
     if gpus:
         with pytest.raises(UserError, match=f"{stage} of m uses {gpus} GPUs .* set its resources.gpus to {gpus}"):
             merged_settings(runtime(gpus - 1), stage, "m")
+
+
+def test_training_processes_are_divided_among_engines_without_a_rest():
+    def merged(**settings):
+        entry = {"settings": {"device": "cuda", **settings}, "resources": {"gpus": 8}}
+        return merged_settings(RuntimeConfig.model_validate({"models": {"m": {"train": entry}}}), "train", "m")[0]
+
+    assert merged(processes=4, tensor_parallel=2).tensor_parallel == 2
+    assert merged(processes=1, tensor_parallel=2).tensor_parallel == 2
+    with pytest.raises(UserError, match="train of m: 6 training processes cannot share engines of tensor_parallel = 4"):
+        merged(processes=6, tensor_parallel=4)

@@ -27,7 +27,7 @@ class StandIn:
         self.model_config = SimpleNamespace(max_model_len=64, get_head_size=lambda: 32)
         self.llm_engine = self
         self.vllm_config = SimpleNamespace(
-            parallel_config=SimpleNamespace(tensor_parallel_size=1),
+            parallel_config=SimpleNamespace(distributed_executor_backend="uni"),
             scheduler_config=SimpleNamespace(max_num_seqs=256),
             cache_config=SimpleNamespace(num_gpu_blocks=256, block_size=16),
         )
@@ -195,8 +195,6 @@ def test_engines_beside_each_other_have_a_gpu_each(vllm, tmp_path, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "4")
     several = VllmSampler.load(tmp_path, runtime, is_colocated=True).engine.options
     assert several["distributed_executor_backend"] == "external_launcher"
-    with pytest.raises(UserError, match="tensor_parallel must be 1"):
-        VllmSampler.load(tmp_path, StageRuntime(device="cuda", tensor_parallel=2), is_colocated=True)
 
 
 def test_options_of_the_engine_are_passed_on_and_those_that_change_results_refused(vllm, tmp_path):

@@ -12,9 +12,12 @@ import time
 
 import pytest
 
-from family_study import METHODS, Study
+from family_study import METHODS, SAMPLING, Study
 from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.vllm_sampler import VllmSampler
+from selfdistill.plan.graph import Node
+from selfdistill.schema.training import TrainingEvaluation
+from small_specs import small
 
 pytestmark = [
     pytest.mark.vllm,
@@ -63,6 +66,26 @@ def test_processes_that_train_have_an_engine_each(study):
     for ours, theirs in zip(metrics_of(together), expected_metrics, strict=True):
         assert ours["sampler_gap"] < 1e-4
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+
+
+@pytest.mark.parametrize("sharding", ["none", "full"])
+def test_processes_that_train_run_one_engine_together(study, sharding):
+    """Its weights after a step are those that were trained; evaluations while training use it too."""
+    looks = small(TrainingEvaluation, every_steps=1, samples=2, limit=3, sampling=SAMPLING, engine="vllm")
+    node = study.train(METHODS["sdpo"], steps=2, seed=5, evaluation=looks)
+    node = Node(node.spec, {**node.inputs, "evaluation_prompts": study.prompts})
+    use(study, processes=1)
+    alone = study.run(node)
+    expected, expected_metrics = sampled(alone), metrics_of(alone)
+    study.freeze(node).unseal()
+    use(study, processes=2, tensor_parallel=2, sharding=sharding)
+    together = study.run(node)
+    assert sampled(together) == expected
+    for ours, theirs in zip(metrics_of(together), expected_metrics, strict=True):
+        assert ours["sampler_gap"] < 1e-4
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        for name in ("evaluation_avg_at_k", "evaluation_mean_length"):
+            assert ours[name] == theirs[name]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,7 @@ def step_time(work: Workload, cost: StepCost, gpu: Gpu) -> StepTime:
     operations = gpu.operations * work.processes
     running = running_completions(work, gpu)
     rate = decoding_rate(work, gpu, running) if running else 0.0
-    engines = work.processes if work.samples_in_turns else max(1, work.separate_samplers)
+    engines = work.engines
     unsampled = math.inf if cost.sampled_tokens else 0.0
     return StepTime(
         running=running,
@@ -83,7 +83,7 @@ def running_completions(work: Workload, gpu: Gpu) -> int:
     if work.engine != "vllm":
         return 0
     room = work.engine_fraction * gpu.memory * work.tensor_parallel - 2 * work.dimensions.parameters
-    engines = work.processes if work.samples_in_turns else max(1, work.separate_samplers)
+    engines = work.engines
     return max(0, min(int(room / _cache(work)), -(-work.rows_per_step // engines)))
 
 

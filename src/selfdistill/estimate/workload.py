@@ -55,6 +55,12 @@ class Workload:
         return self.engine != "none" and not self.separate_samplers
 
     @property
+    def engines(self) -> int:
+        """Engines that sample at the same time."""
+        in_turns = max(1, self.processes // self.tensor_parallel)
+        return in_turns if self.samples_in_turns else max(1, self.separate_samplers)
+
+    @property
     def longest_student(self) -> int:
         return self.prompt_tokens + self.completion_tokens
 

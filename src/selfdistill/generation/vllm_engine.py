@@ -1,7 +1,8 @@
 """Starting a vLLM engine over a model folder: on one GPU, on several, or with its CPU build.
 
 With one GPU (or the CPU) the engine runs in this process, so new weights reach it without files. In a training of
-several processes each has an engine of its own on its own GPU. Checked against vLLM 0.32.
+several processes each runs an engine on its own GPU, or `tensor_parallel` consecutive ones run one together: each has
+a part of its weights, and all schedule the same requests in the same order. Checked against vLLM 0.32.
 """
 
 from __future__ import annotations
@@ -36,8 +37,6 @@ def start_engine(
     is_parallel = _is_parallel()
     if kv_cache_dtype != "auto" and runtime.device == "cpu":
         raise UserError(f"kv_cache_dtype: {kv_cache_dtype} needs GPUs; on a CPU leave it at auto.")
-    if is_parallel and runtime.tensor_parallel > 1:
-        raise UserError("runtime: tensor_parallel must be 1 where several processes train: each has its own engine.")
     _set_environment(runtime)
     try:
         from accelerate import PartialState
@@ -88,9 +87,14 @@ def stop_engine(engine: Any) -> None:
 
 
 def is_in_process(engine: Any) -> bool:
-    """Whether the engine runs in this process and takes tensors directly."""
-    parallel = engine.llm_engine.vllm_config.parallel_config
-    return parallel.tensor_parallel_size == 1 and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+    """Whether the engine, or this process's part of it, runs in this process and takes tensors directly."""
+    backend = engine.llm_engine.vllm_config.parallel_config.distributed_executor_backend
+    return backend in ("uni", "external_launcher") and os.environ.get("VLLM_ENABLE_V1_MULTIPROCESSING") == "0"
+
+
+def ranks_of_engine(runtime: StageRuntime) -> int:
+    """Training processes that run one engine together; 1 where each process starts its own."""
+    return runtime.tensor_parallel if _is_parallel() else 1
 
 
 def _is_parallel() -> bool:

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from selfdistill.generation.base import Completion, OnProgress, Sampler, Weights, check_fits, not_finite
+from selfdistill.generation.engine_ranks import EngineRanks
 from selfdistill.generation.loading import end_token_ids
-from selfdistill.generation.vllm_engine import is_in_process, start_engine, stop_engine
+from selfdistill.generation.vllm_engine import is_in_process, ranks_of_engine, start_engine, stop_engine
 from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
 from selfdistill.schema.common import Sampling
 from selfdistill.schema.runtime import StageRuntime
@@ -35,10 +36,16 @@ class _Request:
 
 
 class VllmSampler(Sampler):
-    """One engine that samples, takes new weights, and sleeps between calls where a trainer shares its GPU."""
+    """One engine that samples, takes new weights, and sleeps between calls where a trainer shares its GPU.
 
-    def __init__(self, engine: Any, eos_token_ids: Sequence[int], *, sleeps: bool = False) -> None:
+    Training processes that run it together all make the same calls; only the first of them is given completions.
+    """
+
+    def __init__(
+        self, engine: Any, eos_token_ids: Sequence[int], *, sleeps: bool = False, ranks: EngineRanks | None = None
+    ) -> None:
         self.engine = engine
+        self.ranks = ranks or EngineRanks()
         self.eos_token_ids = sorted(set(eos_token_ids))
         self.sleeps = sleeps
         self.asleep: set[str] = set()
@@ -64,7 +71,8 @@ class VllmSampler(Sampler):
         engine = start_engine(
             folder, runtime, sleeps=sleeps, max_positions=max_positions, kv_cache_dtype=kv_cache_dtype
         )
-        sampler = cls(engine, end_token_ids(folder), sleeps=sleeps)
+        ranks = EngineRanks(ranks_of_engine(runtime), runtime.collective_timeout_seconds)
+        sampler = cls(engine, end_token_ids(folder), sleeps=sleeps, ranks=ranks)
         sampler.sleep()  # The trainer loads next.
         return sampler
 
@@ -100,7 +108,26 @@ class VllmSampler(Sampler):
 
         A portion is taken while fewer completions are running than the engine computes at a time, so none waits for
         the longest completion of a batch. Requests that are still running when the caller stops iterating are aborted.
+
+        Of ranks that run the engine together, the leader takes portions for all and yields what all have sampled. If
+        `on_progress` raises on one, the others end too, without an error.
         """
+        sampled = self._sample(portions, prompts, seeds, sampling, done, on_progress)
+        if self.ranks.is_leader:
+            yield from sampled
+        else:
+            for _ in sampled:
+                pass
+
+    def _sample(
+        self,
+        portions: Iterator[Sequence[int]],
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[Sequence[int]],
+        sampling: Sampling,
+        done: Set[int],
+        on_progress: OnProgress | None,
+    ) -> Iterator[tuple[int, list[Completion]]]:
         wanted = [prompt for place, prompt in enumerate(prompts) if place not in done]
         check_fits(wanted, sampling, self.engine.model_config.max_model_len)
         running: dict[str, _Request] = {}
@@ -109,14 +136,16 @@ class VllmSampler(Sampler):
         try:
             while running or not is_last:
                 if not is_last and len(running) < self._capacity():
-                    portion = next(portions, None)
+                    portion = self.ranks.decide(lambda: next(portions, None))
                     is_last = portion is None
                     places = [place for place in portion or () if place not in done]
                     yield from ((place, []) for place in places if not seeds[place])
                     found |= {place: {} for place in places if seeds[place]}
                     self._submit([place for place in places if seeds[place]], prompts, seeds, sampling, running)
-                elif running:
-                    yield from self._step(running, found, seeds, on_progress)
+                elif self._step(running, found, on_progress):
+                    yield from self._finished(found, seeds)
+                else:
+                    return
         finally:
             if running:
                 self.engine.llm_engine.abort_request([request.name for request in running.values()], internal=True)
@@ -202,10 +231,9 @@ class VllmSampler(Sampler):
         self,
         running: dict[str, _Request],
         found: dict[int, dict[int, Completion]],
-        seeds: Sequence[Sequence[int]],
         on_progress: OnProgress | None,
-    ) -> Iterator[tuple[int, list[Completion]]]:
-        """One step of the engine; the prompts of which all completions have finished."""
+    ) -> bool:
+        """One step of the engine; moves what has ended from `running` to `found`. False where another rank stops."""
         ended = [output for output in self.engine.llm_engine.step() if output.finished]
         tokens = 0
         for output in ended:
@@ -214,8 +242,20 @@ class VllmSampler(Sampler):
             tokens += len(completion.token_ids)
             self.prompt_tokens += len(output.prompt_token_ids)
             self.cached_tokens += output.num_cached_tokens or 0
-        if on_progress is not None:
-            on_progress(len(ended), tokens)
+        goes_on = False
+        try:
+            if on_progress is not None:
+                on_progress(len(ended), tokens)
+            goes_on = True
+        finally:
+            is_stopped = self.ranks.any(not goes_on)
+        return not is_stopped
+
+    @staticmethod
+    def _finished(
+        found: dict[int, dict[int, Completion]], seeds: Sequence[Sequence[int]]
+    ) -> Iterator[tuple[int, list[Completion]]]:
+        """Take the prompts of which all completions have ended."""
         for place in [place for place, group in found.items() if len(group) == len(seeds[place])]:
             group = found.pop(place)
             yield place, [group[sample] for sample in range(len(seeds[place]))]

@@ -15,6 +15,7 @@ from selfdistill.generation.base import OnProgress, Sampler
 from selfdistill.rollouts import GradeFunction, Group, Prompt, grade_groups, sampling_seeds
 from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.training.distributed import World
+from selfdistill.training.sampling import portions
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,18 @@ class Evaluation:
 
     def run(self, world: World, on_progress: OnProgress) -> dict[str, float]:
         """Metrics of the current weights. Collective: every rank calls it and samples its part."""
-        places = world.select(range(len(self.prompts)))
-        prompts = [self.prompts[place] for place in places]
-        seeds = sampling_seeds(self.settings.seed, prompts, self.settings.samples)
-        ids = [prompt.prompt_ids for prompt in prompts]
-        completions = self.sampler.generate(ids, seeds, self.settings.sampling, on_progress)
-        groups = grade_groups(prompts, completions, self.tokenizer, self.grade)
-        rows = world.gather(dict(zip(places, map(_counted, groups), strict=True)))
+        sampled = dict(
+            self.sampler.stream_portions(
+                portions(self.sampler, len(self.prompts), world),
+                [prompt.prompt_ids for prompt in self.prompts],
+                sampling_seeds(self.settings.seed, self.prompts, self.settings.samples),
+                self.settings.sampling,
+                on_progress=on_progress,
+            )
+        )
+        prompts = [self.prompts[place] for place in sampled]
+        groups = grade_groups(prompts, list(sampled.values()), self.tokenizer, self.grade)
+        rows = world.gather(dict(zip(sampled, map(_counted, groups), strict=True)))
         return _metrics([row for group in rows for row in group])
 
 
