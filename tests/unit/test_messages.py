@@ -35,8 +35,12 @@ def shown(messages: PlainMessages, *records: logging.LogRecord) -> list[str]:
     return [r.getMessage() for r in records if messages.filter(r)]
 
 
-def started(job: int, what: str) -> logging.LogRecord:
-    return record("Rule", event=LogEvent.JOB_INFO, jobid=job, rule_msg=what, rule_name="train")
+def planned(**jobs: int) -> logging.LogRecord:
+    return record("Job stats:", event=LogEvent.RUN_INFO, stats={**jobs, "total": sum(jobs.values())})
+
+
+def started(job: int, what: str, rule: str = "train") -> logging.LogRecord:
+    return record("Rule", event=LogEvent.JOB_INFO, jobid=job, rule_msg=what, rule_name=rule)
 
 
 def finished(job: int) -> logging.LogRecord:
@@ -48,11 +52,25 @@ def progress(done: int, total: int) -> logging.LogRecord:
 
 
 def test_a_job_is_one_line_with_its_number_its_duration_and_the_time_left(messages, clock):
+    assert shown(messages, planned(train=12)) == ["Job stats:"]
     assert shown(messages, record("Select jobs to execute..."), started(3, "Train a"), started(4, "Train b")) == []
     clock.seconds = 20.0
-    assert shown(messages, finished(3), progress(2, 12)) == [" 2/12  Train a (20 s), about 2 min left"]
+    assert shown(messages, finished(3), progress(1, 12)) == [" 1/12  Train a (20 s), about 4 min left"]
     clock.seconds = 7200.0
     assert shown(messages, finished(4), progress(12, 12)) == ["12/12  Train b (2.0 h)"]
+
+
+def test_the_time_left_knows_that_kinds_of_jobs_take_different_times(messages, clock):
+    """Two trainings at a time; then the 30 evaluations of a second each that none has ended of at first."""
+    shown(messages, planned(train=4, evaluate=30, table=1), started(1, "Train a"), started(2, "Train b"))
+    clock.seconds = 60.0
+    assert shown(messages, finished(1), finished(2), progress(2, 35)) == [
+        " 2/35  Train a (60 s), over 60 s left\n 2/35  Train b (60 s), over 60 s left"
+    ]
+    shown(messages, started(3, "Train c"), started(4, "Evaluate d", "evaluate"))
+    clock.seconds = 61.0
+    # Two trainings of 60 seconds and 29 evaluations of 1, at about two at a time; the one table is left out.
+    assert shown(messages, finished(4), progress(3, 35)) == [" 3/35  Evaluate d (1 s), about 75 s left"]
 
 
 def test_a_dry_run_is_listed_as_snakemake_lists_it(clock):

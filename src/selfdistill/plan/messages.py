@@ -10,6 +10,7 @@ from collections.abc import Callable
 from snakemake_interface_logger_plugins.common import LogEvent
 
 from selfdistill.plan.planner import Planner
+from selfdistill.plan.time_left import TimeLeft
 from selfdistill.plan.views import unknown_target
 
 INTERRUPTED = (
@@ -36,8 +37,9 @@ class PlainMessages(logging.Filter):
         super().__init__()
         self.is_interrupted = False
         self._planner, self._is_dry_run, self._now = planner, is_dry_run, now
-        self._started: dict[int, tuple[str, float]] = {}
-        self._finished: list[int] = []
+        self._started: dict[int, tuple[str, str, float]] = {}
+        self._finished: list[tuple[str, float]] = []
+        self._time_left = TimeLeft()
         self._begin = now()
 
     def filter(self, record: logging.LogRecord) -> bool:
@@ -58,10 +60,14 @@ class PlainMessages(logging.Filter):
     def _is_shown(self, record: logging.LogRecord, message: str) -> bool:
         """False for what the line of a finished job says as well; PROGRESS becomes that line."""
         event = getattr(record, "event", None)
-        if event == LogEvent.JOB_INFO:
-            self._started[record.jobid] = (record.rule_msg or record.rule_name, self._now())
+        if event == LogEvent.RUN_INFO:
+            self._time_left.expect({rule: count for rule, count in record.stats.items() if rule != "total"})
+        elif event == LogEvent.JOB_INFO:
+            self._started[record.jobid] = (record.rule_name, record.rule_msg or record.rule_name, self._now())
         elif event == LogEvent.JOB_FINISHED:
-            self._finished.append(record.job_id)
+            rule, what, since = self._started.pop(record.job_id, ("", "a job", self._now()))
+            self._finished.append((what, self._now() - since))
+            self._time_left.finish(rule, self._now() - since)
         elif event == LogEvent.PROGRESS:
             _replace(record, self._progress(record.done, record.total))
             return True
@@ -69,12 +75,12 @@ class PlainMessages(logging.Filter):
 
     def _progress(self, done: int, total: int) -> str:
         """`12/129  Train toy-grpo-seed0 [..] (18 s), about 3 min left`, a line per job since the last progress."""
-        ended = [self._started.pop(job, ("a job", self._now())) for job in self._finished]
-        self._finished.clear()
-        seconds = (self._now() - self._begin) * (total - done) / done if done else 0.0
-        left = f", about {_duration(seconds)} left" if done < total else ""
+        seconds, is_least = self._time_left.seconds(self._now() - self._begin)
+        left = f", {'over' if is_least else 'about'} {_duration(seconds)} left" if done < total else ""
         count = f"{done:>{len(str(total))}}/{total}"
-        return "\n".join(f"{count}  {what} ({_duration(self._now() - since)}){left}" for what, since in ended) or count
+        lines = [f"{count}  {what} ({_duration(took)}){left}" for what, took in self._finished]
+        self._finished.clear()
+        return "\n".join(lines) or count
 
 
 def _replace(record: logging.LogRecord, message: str) -> None:
