@@ -296,3 +296,13 @@ def test_training_processes_are_divided_among_engines_without_a_rest():
     assert merged(processes=1, tensor_parallel=2).tensor_parallel == 2
     with pytest.raises(UserError, match="train of m: 6 training processes cannot share engines of tensor_parallel = 4"):
         merged(processes=6, tensor_parallel=4)
+
+
+@pytest.mark.parametrize(
+    ("stage", "settings", "graders"),
+    [("train", {"processes": 4}, 4), ("evaluate", {"processes": 4}, 16), ("train", {"grader_processes": 3}, 3)],
+)
+def test_graders_use_the_cores_that_a_job_has(stage, settings, graders):
+    entry = {"settings": {"device": "cuda", **settings}, "resources": {"gpus": 4, "cpus": 16}}
+    runtime = RuntimeConfig.model_validate({"models": {"m": {stage: entry}}})
+    assert merged_settings(runtime, stage, "m")[0].grader_processes == graders

@@ -67,7 +67,12 @@ class StageRuntime(Model):
         gt=0,
         description="Write a trace of this training step to profile/ in the artifact's folder (chrome://tracing).",
     )
-    grader_processes: int = Field(1, gt=0, description="Worker processes of the graders.")
+    grader_processes: int = Field(
+        1,
+        gt=0,
+        description="Worker processes of the graders; if left out, as many as the job has cores (resources.cpus), "
+        "divided among its training processes.",
+    )
     watchdog_seconds: int = Field(3600, gt=0, description="End a training whose phase makes no progress for so long.")
     collective_timeout_seconds: int = Field(
         21600,
