@@ -223,21 +223,6 @@ def model_name(text: str) -> str:
     return re.sub(r"[/:.%\"']", "_", text)
 
 
-def views_record(results: Path, views: dict[str, str], started_ms: int) -> Record:
-    """The run that holds the tables and the report; each file is replaced when its digest changes."""
-    return Record(
-        id=VIEWS_ID,
-        group="results",
-        name="tables and report",
-        status="FINISHED",
-        started_ms=started_ms,
-        finished_ms=max(int((results / name).stat().st_mtime * 1000) for name in views),
-        params={},
-        tags={"artifact": VIEWS_ID, "stage": "views"},
-        files={name: (str(results / name), sha) for name, sha in views.items()},
-    )
-
-
 def numbers(values: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, float]]:
     """The numbers of a nested dict, by dotted name; what is no number is not a metric."""
     for name, value in values.items():

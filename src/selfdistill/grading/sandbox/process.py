@@ -57,11 +57,6 @@ class Sandbox:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    @property
-    def process_id(self) -> int:
-        """The process through which all that is inside can be killed."""
-        return self._process.pid
-
     def run(self, code: str, function: str | None, text: str) -> Run:
         """Run a program on one input. A guest that does not answer in time, or not sensibly, is closed for good."""
         request = json.dumps({"code": code, "function": function, "input": text}).encode() + b"\n"
