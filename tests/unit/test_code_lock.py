@@ -234,5 +234,4 @@ def test_a_stage_depends_on_the_processes_that_it_starts():
     sources = {stage: set(state["sources"]) for stage, state in compute().items()}
     workers = {f"selfdistill.grading.{name}" for name in ("worker", "equivalence", "function_worker")}
     assert all(workers <= sources[stage] for stage in ("train", "rollouts", "evaluate"))
-    assert "selfdistill.generation.remote.server" in sources["train"]
     assert not workers & sources["dataset"]

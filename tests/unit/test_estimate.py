@@ -113,7 +113,6 @@ def make_work(**changes) -> Workload:
         "sampler_batch_tokens": 8000,
         "tensor_parallel": 1,
         "engine_fraction": 0.5,
-        "separate_samplers": 0,
     }
     return Workload(**settings | changes)
 
@@ -223,13 +222,17 @@ def test_the_worse_phase_decides_and_the_verdict_follows_the_capacity():
     assert not plan_memory(make_work(), plan.peak - 1).fits
 
 
-@pytest.mark.parametrize("engine", ["torch", "vllm"])
-def test_samplers_of_their_own_take_nothing_of_the_trainers_gpus(engine):
-    beside = plan_memory(make_work(engine=engine, separate_samplers=1), 80 * 10**9)
-    assert {part.phase for part in beside.parts} == {"always", "updating"}
-    in_turns = plan_memory(make_work(engine=engine), 80 * 10**9)
-    assert beside.total("updating") == in_turns.total("updating")
-    assert beside.total("sampling") < in_turns.total("sampling")
+def test_an_engine_without_room_for_one_completion_does_not_fit_and_more_gpus_for_it_help():
+    """380 MB of weights, for which an engine of one GPU has 300 MB, and one of two GPUs has 600 MB."""
+    work, capacity = make_work(engine="vllm", engine_fraction=0.03), 10 * 10**9
+    alone = plan_memory(work, capacity)
+    assert alone.peak < capacity and not alone.fits
+    first, *others = suggestions(work, capacity)
+    assert first.change == "tensor_parallel: 2" and first.fits and not any(s.fits for s in others)
+    # Nothing where the engine has room, or where the attention heads cannot be divided.
+    assert not any("tensor" in s.change for s in suggestions(replace(work, engine_fraction=0.3), capacity))
+    sizes = replace(work.dimensions, heads=9)
+    assert not any("tensor" in s.change for s in suggestions(replace(work, dimensions=sizes), capacity))
 
 
 def test_suggestions_lower_the_peak_and_say_whether_they_change_results():

@@ -11,7 +11,7 @@ from contextlib import ExitStack, contextmanager
 import pytest
 
 from selfdistill.artifacts.store import Artifact
-from selfdistill.run.gpus import VISIBLE, gpus_of, reserve_gpus, visible_gpus
+from selfdistill.run.gpus import VISIBLE, reserve_gpus, visible_gpus
 from selfdistill.run.job import Job, Shard, Tee
 from selfdistill.run.launch import _gpus
 from selfdistill.schema.errors import UserError
@@ -120,9 +120,3 @@ def test_a_job_whose_gpus_the_scheduler_assigned_locks_nothing(tmp_path, monkeyp
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     with running(tmp_path, 3, True) as first, running(tmp_path, 3, True) as second:
         assert first == second == ["4", "5", "6"]
-
-
-def test_each_process_of_a_job_gets_its_own_gpus():
-    assert [gpus_of(index, 2, ["0", "3", "5", "6"]) for index in range(2)] == [["0", "3"], ["5", "6"]]
-    with pytest.raises(UserError, match="more GPUs than the 3"):
-        gpus_of(1, 2, ["0", "1", "2"])

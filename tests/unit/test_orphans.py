@@ -197,15 +197,10 @@ def test_a_rerun_right_after_the_kill_of_a_launcher_makes_the_same_bytes(study: 
 
 
 @pytest.mark.attack
-@pytest.mark.parametrize(
-    ("settings", "kills"),
-    [({"processes": 2, "separate_samplers": 1}, 20), ({"processes": 2}, 10), ({"separate_samplers": 1}, 10)],
-    ids=["two processes and a sampler", "two processes", "a sampler"],
-)
-def test_a_storm_of_kills_leaves_the_same_bytes_and_no_orphans(study: Study, settings: dict, kills: int) -> None:
+def test_a_storm_of_kills_leaves_the_same_bytes_and_no_orphans(study: Study) -> None:
     print(f"SELFDISTILL_KILL_SEED={SEED}")
     chance = random.Random(SEED)
-    training = Training(study, **settings)
+    training, kills = Training(study, processes=2), 20
     training.artifact.unseal()
     left: list[psutil.Process] = []
     while kills:

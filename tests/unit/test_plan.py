@@ -271,7 +271,8 @@ def test_a_data_set_that_names_what_is_not_there_is_one_error(raw, assets):
     ("stage", "settings", "gpus"),
     [
         ("train", {"processes": 4}, 4),
-        ("train", {"processes": 4, "separate_samplers": 2, "tensor_parallel": 2}, 8),
+        ("train", {"processes": 4, "tensor_parallel": 2}, 4),
+        ("train", {"tensor_parallel": 2}, 2),
         ("evaluate", {"tensor_parallel": 4}, 4),
         ("prompts", {}, 0),
     ],

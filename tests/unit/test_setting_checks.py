@@ -103,6 +103,11 @@ def test_a_name_that_no_target_can_have_is_refused_with_one_that_works(config, s
     [
         ("defaults: {settings: {threads: true}}", "`defaults.settings`: threads must be a number, not true"),
         ("defaults: {settings: {thread: 2}}", "unknown key `defaults.settings.thread`. Did you mean `threads`?"),
+        (
+            "models: {m: {train: {settings: {separate_samplers: 1}}}}",
+            "`models.m.train.settings`: separate_samplers was removed: training processes take turns in sampling and "
+            "training. Leave it out; for a model that needs several GPUs to sample, set tensor_parallel.",
+        ),
         ("stages: {train: {resources: {gpus: -1}}}", "`stages.train.resources.gpus`: Input should be greater than"),
         ("stages: {training: {}}", "`stages`: unknown stage `training`. Did you mean `train`?"),
         ("models: {toy: {evaluation: {}}}", "`models.toy`: unknown stage `evaluation`. Did you mean `evaluate`?"),

@@ -40,12 +40,8 @@ class OneByOne(Sampler):
             yield index, [Completion([*prompt, seed], [0.0, 0.0], "eos") for seed in seeds[index]]
 
 
-class Dealt(OneByOne):
-    pulls = False
-
-
-def simulate(sampler, monkeypatch) -> tuple[float, list[list[int]]]:
-    """Seconds that a rank waits for the slowest one, on average, and what was sampled.
+def simulate(take, monkeypatch) -> tuple[float, list[list[int]]]:
+    """Seconds that a rank waits for the slowest one, on average, and what was sampled; `take(world)` gives it places.
 
     The ranks share a real queue. Time is simulated: the rank that is free first goes on, and a group takes SECONDS.
     """
@@ -58,7 +54,7 @@ def simulate(sampler, monkeypatch) -> tuple[float, list[list[int]]]:
     for rank in range(RANKS):
         world = World("cpu")
         world.rank, world.size = rank, RANKS
-        streams.append(sampler.stream_portions(portions(sampler, GROUPS, world), prompts, seeds, None))
+        streams.append(OneByOne().stream_portions(take(world), prompts, seeds, None))
         heapq.heappush(free, (0.0, rank))
     while free:
         now, rank = heapq.heappop(free)
@@ -72,8 +68,8 @@ def simulate(sampler, monkeypatch) -> tuple[float, list[list[int]]]:
 
 
 def test_ranks_that_pull_their_work_wait_less_for_each_other(monkeypatch):
-    dealt, from_shares = simulate(Dealt(), monkeypatch)
-    pulled, from_queue = simulate(OneByOne(), monkeypatch)
+    dealt, from_shares = simulate(lambda world: iter([world.select(range(GROUPS))]), monkeypatch)
+    pulled, from_queue = simulate(lambda world: portions(OneByOne(), GROUPS, world), monkeypatch)
     print(f"waiting: {dealt:.0f} s of fixed shares, {pulled:.0f} s from a queue ({1 - pulled / dealt:.0%} less)")
     assert from_queue == from_shares == [[place, 7 * place] for place in range(GROUPS)]
     assert pulled < 0.4 * dealt

@@ -95,8 +95,7 @@ def test_a_mistake_is_met_once_and_its_retries_say_so_at_once(fresh, cluster):
     assert (artifact / "manifest.json").is_file() and not (artifact / "refused.json").exists()
 
 
-@pytest.mark.parametrize("samplers", [0, 1], ids=["in turns", "a sampler on each node"])
-def test_a_training_runs_on_two_nodes_and_learns_what_one_process_learns(finished, cluster, tmp_path, samplers):
+def test_a_training_runs_on_two_nodes_and_learns_what_one_process_learns(finished, cluster, tmp_path):
     one = finished.copy(tmp_path / "one")
     two = fill_site(finished.copy(tmp_path / "two"))
     for project in (one, two):
@@ -104,7 +103,7 @@ def test_a_training_runs_on_two_nodes_and_learns_what_one_process_learns(finishe
 
     def spread(runtime):
         runtime["models"]["toy"]["train"] = needs(nodes=2, gpus=1, cpus=2, mem_mb=4000)
-        runtime["models"]["toy"]["train"]["settings"] = {"processes": 2, "separate_samplers": samplers}
+        runtime["models"]["toy"]["train"]["settings"] = {"processes": 2}
 
     two.edit_runtime(spread)
     one.run(TARGET)
@@ -117,9 +116,6 @@ def test_a_training_runs_on_two_nodes_and_learns_what_one_process_learns(finishe
     assert job["NumNodes"] == "2" and "gres:gpu:1" in job["TresPerNode"]
     ranks = {path.name.split(".")[-2] for path in two.root.glob("logs/train/*.rank*.log")}
     assert ranks == {"rank1", "rank2", "rank3"}
-    assert {path.name for path in (artifact / "workers").glob("sampling-*")} == (
-        {"sampling-0.log", "sampling-2.log"} if samplers else set()
-    )
     ours, theirs = (scalars(project.root / artifact.relative_to(two.root)) for project in (two, one))
     assert [line["step"] for line in ours] == [line["step"] for line in theirs]
     for name in ("loss", "grad_norm", "reward_mean", "completion_tokens_mean"):

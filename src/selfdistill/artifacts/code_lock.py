@@ -26,7 +26,6 @@ _MACHINE = "selfdistill.schema.runtime"
 #: Modules that a module runs as processes of their own, which no import statement shows.
 _PROCESSES = {
     "selfdistill.grading.pool": ("selfdistill.grading.worker", "selfdistill.grading.function_worker"),
-    "selfdistill.generation.remote.processes": ("selfdistill.generation.remote.server",),
 }
 #: Stands for every stage that has something to decide.
 ALL_STAGES = "all"

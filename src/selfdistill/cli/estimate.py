@@ -143,13 +143,9 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}. Peak memory of each:")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]
-    rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.samples_in_turns else []
+    rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.engine != "none" else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
     show_table(("part", "while", "GB", "what"), rows)
-    if work.separate_samplers and work.engine != "none":
-        more = work.separate_samplers * work.tensor_parallel
-        plural = "s" * (more > 1)
-        console.print(f"\nSampling takes {more} more {unit}{plural} on each node, not included above.")
     console.print()
 
 
@@ -158,6 +154,8 @@ def _show_verdict(plan: Plan, gpu_memory: float | None) -> None:
         console.print(f"Peak: {_gb(plan.peak)} GB. Give --gpu-memory GB to see whether it fits.")
     elif plan.fits:
         console.print(f"[bold]Fits[/bold]: {_gb(plan.peak)} of {gpu_memory:g} GB.")
+    elif plan.peak <= plan.capacity:
+        console.print("[bold]Does not fit[/bold]: vLLM's engine has no room for one completion of full length.")
     else:
         console.print(f"[bold]Does not fit[/bold]: needs {_gb(plan.peak)} GB of {gpu_memory:g} GB.")
 

@@ -44,10 +44,15 @@ class Part:
 
 @dataclass(frozen=True)
 class Plan:
-    """All parts of one GPU. `capacity` None: no limit is known."""
+    """All parts of one GPU. `capacity` None: no limit is known.
+
+    `cached_completions`: completions of full length that fit into the KV cache of one vLLM engine, which does not start
+    without room for one; None where this is not known, or another engine samples.
+    """
 
     parts: list[Part]
     capacity: int | None
+    cached_completions: int | None
 
     def total(self, phase: Phase) -> int:
         """Bytes held in a phase, with those that are always held."""
@@ -59,13 +64,13 @@ class Plan:
 
     @property
     def fits(self) -> bool | None:
-        return None if self.capacity is None else self.peak <= self.capacity
+        return None if self.capacity is None else self.peak <= self.capacity and self.cached_completions != 0
 
 
 def plan_memory(work: Workload, capacity: int | None = None) -> Plan:
     """Every part of one GPU; `capacity` is its memory in bytes."""
     parts = [*_held(work), *_sampling(work, capacity), *_updating(work)]
-    return Plan([part for part in parts if part.bytes], capacity)
+    return Plan([part for part in parts if part.bytes], capacity, _cached_completions(work, capacity))
 
 
 def _held(work: Workload) -> Iterator[Part]:
@@ -91,8 +96,6 @@ def _held(work: Workload) -> Iterator[Part]:
 
 def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
     sizes = work.dimensions
-    if not work.samples_in_turns:
-        return
     if work.engine == "torch":
         cache = sizes.cache_bytes(work.sampled_positions, work.longest_student, 4)
         how = f"{work.sampled_positions:,} positions, float32, x {_CACHE_GROWTH:g} while it grows"
@@ -103,20 +106,21 @@ def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
             yield Part("gathered weights", "sampling", 4 * sizes.parameters, "the whole network, to sample from")
     elif work.engine == "vllm":
         if capacity is not None:
-            how = f"gpu_memory_fraction {work.engine_fraction:g}: weights and {_engine_cache(work, capacity)}"
+            count = _cached_completions(work, capacity)
+            cache = f"KV cache of {count} completions" if count else "no room for the KV cache of one completion"
+            how = f"gpu_memory_fraction {work.engine_fraction:g}: weights and {cache} of full length"
             yield Part("vLLM engine", "sampling", round(work.engine_fraction * capacity), how)
         else:
             least = 2 * sizes.parameters // work.tensor_parallel
             yield Part("vLLM engine", "sampling", least, "bfloat16 weights; the KV cache takes what is left")
 
 
-def _engine_cache(work: Workload, capacity: int) -> str:
-    room = work.engine_fraction * capacity - 2 * work.dimensions.parameters / work.tensor_parallel
+def _cached_completions(work: Workload, capacity: int | None) -> int | None:
+    if work.engine != "vllm" or capacity is None:
+        return None
+    room = work.engine_fraction * capacity * work.tensor_parallel - 2 * work.dimensions.parameters
     longest = work.longest_student
-    one = work.dimensions.cache_bytes(longest, longest, work.kv_cache_bytes) / work.tensor_parallel
-    if room < one:
-        return "no room for the KV cache of one completion of full length"
-    return f"KV cache of {int(room // one)} completions of full length"
+    return max(0, int(room // work.dimensions.cache_bytes(longest, longest, work.kv_cache_bytes)))
 
 
 def _updating(work: Workload) -> Iterator[Part]:
@@ -165,17 +169,21 @@ class Suggestion:
 
 
 def suggestions(work: Workload, capacity: int | None = None, least_saving: float = 0.02) -> list[Suggestion]:
-    """Single changes that lower the peak by at least that share, the most helpful first."""
-    now = plan_memory(work, capacity).peak
+    """Single changes that lower the peak by at least that share, or give vLLM's engine the room that it lacks.
+
+    The most helpful come first.
+    """
+    now = plan_memory(work, capacity)
     found = []
-    for change, changed, changes_results in _changes(work):
+    for change, changed, changes_results in _changes(work, capacity):
         plan = plan_memory(changed, capacity)
-        if plan.peak <= (1 - least_saving) * now:
+        gives_room = now.cached_completions == 0 and plan.cached_completions
+        if gives_room or plan.peak <= (1 - least_saving) * now.peak:
             found.append(Suggestion(change, plan.peak, plan.fits, changes_results))
-    return sorted(found, key=lambda s: (s.changes_results, s.peak))
+    return sorted(found, key=lambda s: (s.changes_results, not s.fits, s.peak))
 
 
-def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
+def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Workload, bool]]:
     fewest = max(work.longest_student, work.longest_teacher)
     if work.micro_batch_tokens > fewest:
         half = max(fewest, work.micro_batch_tokens // 2)
@@ -186,15 +194,13 @@ def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
     yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True), False
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
-    if work.samples_in_turns:
-        more = f"{work.tensor_parallel} more GPU{'s' * (work.tensor_parallel > 1)}"
-        yield f"separate_samplers: 1 ({more} on each node)", replace(work, separate_samplers=1), False
-    if work.samples_in_turns and work.engine == "torch":
+    if work.engine == "torch":
         half = max(work.longest_student, work.sampler_batch_tokens // 2)
         yield f"sampler_batch_tokens: {half}", replace(work, sampler_batch_tokens=half), False
-    if work.samples_in_turns and work.engine == "vllm":
+    if work.engine == "vllm":
         lower = round(work.engine_fraction / 2, 3)
         yield f"gpu_memory_fraction: {lower:g}", replace(work, engine_fraction=lower), False
+        yield from _larger_engine(work, capacity)
     if work.teacher == "copy" and work.shows_context:
         yield "method.teacher.kind: live", replace(work, teacher="shared", teachers=1), True
     if work.adapter_parameters is None:
@@ -205,3 +211,12 @@ def _changes(work: Workload) -> Iterator[tuple[str, Workload, bool]]:
     half = work.completion_tokens // 2
     if half:
         yield f"training_sampling.max_tokens: {half}", replace(work, completion_tokens=half), True
+
+
+def _larger_engine(work: Workload, capacity: int | None) -> Iterator[tuple[str, Workload, bool]]:
+    """Engines of the fewest GPUs that have room for a completion; they divide the processes and the attention heads."""
+    for gpus in range(work.tensor_parallel + 1, work.processes + 1):
+        larger = replace(work, tensor_parallel=gpus)
+        if work.processes % gpus == work.dimensions.heads % gpus == 0 and _cached_completions(larger, capacity):
+            yield f"tensor_parallel: {gpus}", larger, False
+            return

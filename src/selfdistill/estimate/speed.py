@@ -58,7 +58,7 @@ class StepTime:
 
 def largest_fraction(work: Workload, memory: float) -> float:
     """The largest `gpu_memory_fraction` that leaves room for what training holds while the engine is awake."""
-    held = plan_memory(work).total("always") if work.samples_in_turns else 0
+    held = plan_memory(work).total("always")
     return max(0.0, math.floor(100 * (1 - _SPARE - held / memory)) / 100)
 
 

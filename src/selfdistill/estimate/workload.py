@@ -20,8 +20,7 @@ class Workload:
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
     network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
     with matrices in bfloat16 if `has_narrow_teacher`; `shows_context` says that it reads more than the student does,
-    and `teacher_prompts` has the longest prompt of each of its passes. With `separate_samplers` sampling takes nothing
-    of the training processes' GPUs. Lengths are the longest possible ones.
+    and `teacher_prompts` has the longest prompt of each of its passes. Lengths are the longest possible ones.
     """
 
     dimensions: Dimensions
@@ -47,18 +46,11 @@ class Workload:
     sampler_batch_tokens: int
     tensor_parallel: int
     engine_fraction: float
-    separate_samplers: int
-
-    @property
-    def samples_in_turns(self) -> bool:
-        """Whether sampling takes memory of the training processes."""
-        return self.engine != "none" and not self.separate_samplers
 
     @property
     def engines(self) -> int:
         """Engines that sample at the same time."""
-        in_turns = max(1, self.processes // self.tensor_parallel)
-        return in_turns if self.samples_in_turns else max(1, self.separate_samplers)
+        return max(1, self.processes // self.tensor_parallel)
 
     @property
     def longest_student(self) -> int:
@@ -156,5 +148,4 @@ def workload_of(
         sampler_batch_tokens=runtime.sampler_batch_tokens,
         tensor_parallel=runtime.tensor_parallel,
         engine_fraction=runtime.gpu_memory_fraction,
-        separate_samplers=runtime.separate_samplers,
     )

@@ -53,11 +53,9 @@ def not_finite(where: str) -> UserError:
 class Sampler(Protocol):
     """Samples completions from a policy whose weights may change between calls.
 
-    `pulls`: ranks take prompts from a queue; otherwise each has a fixed share.
     `banned`: tokens that are never sampled; log-probs are then those of the distribution that is left.
     """
 
-    pulls: bool = True
     banned: Sequence[int] = ()
 
     def generate(

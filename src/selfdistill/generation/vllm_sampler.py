@@ -8,7 +8,6 @@ are vLLM's own, so the same seed gives another text; log-probs of *truncated* sa
 from __future__ import annotations
 
 import math
-import shutil
 from collections.abc import Iterator, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
@@ -181,12 +180,9 @@ class VllmSampler(Sampler):
         if is_in_process(self.engine):
             self._take(weights_iterator=weights)
         else:
-            folder = folder_in_memory()
-            try:
-                write_weights(weights, folder)
-                self._take(weights_path=str(folder))
-            finally:
-                shutil.rmtree(folder)
+            with folder_in_memory() as folder:
+                write_weights(weights, Path(folder))
+                self._take(weights_path=folder)
 
     def _take(self, **source: Any) -> None:
         """Load weights and clear the prefix cache, which belongs to the old ones."""

@@ -1,4 +1,4 @@
-"""Weights as safetensors files, for samplers in other processes, which cannot take tensors directly."""
+"""Weights as safetensors files, for an engine in other processes, which cannot take tensors directly."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ HEAD, EMBEDDING = "lm_head.weight", "model.embed_tokens.weight"
 _FILE_BYTES = 2 << 30
 
 
-def folder_in_memory() -> Path:
+def folder_in_memory() -> tempfile.TemporaryDirectory[str]:
     """A new folder that only this user can enter; in memory (/dev/shm) where the system has it."""
     parent = "/dev/shm" if os.path.isdir("/dev/shm") else None
-    return Path(tempfile.mkdtemp(prefix="selfdistill-samplers-", dir=parent))
+    return tempfile.TemporaryDirectory(prefix="selfdistill-weights-", dir=parent)
 
 
 def write_weights(weights: Iterator[tuple[str, Any]], folder: Path) -> None:

@@ -61,11 +61,10 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
     if used > needs.gpus:
         raise UserError(
             f"config/runtime.yaml: {stage} of {model or 'every model'} uses {used} GPUs (processes, "
-            f"separate_samplers, tensor_parallel) but requests {needs.gpus}: set its resources.gpus to {used}."
+            f"tensor_parallel) but requests {needs.gpus}: set its resources.gpus to {used}."
         )
     engines = runtime_of_stage.processes / runtime_of_stage.tensor_parallel
-    takes_turns = stage == "train" and runtime_of_stage.processes > 1 and not runtime_of_stage.separate_samplers
-    if takes_turns and not engines.is_integer():
+    if stage == "train" and runtime_of_stage.processes > 1 and not engines.is_integer():
         raise UserError(
             f"config/runtime.yaml: train of {model or 'every model'}: {runtime_of_stage.processes} training processes "
             f"cannot share engines of tensor_parallel = {runtime_of_stage.tensor_parallel} GPUs: set `processes` to a "

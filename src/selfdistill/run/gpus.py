@@ -37,18 +37,6 @@ def visible_gpus() -> list[str]:
     return [line.strip() for line in listed.stdout.splitlines() if line.strip()] if listed.returncode == 0 else []
 
 
-def gpus_of(index: int, per_process: int, visible: Sequence[str]) -> list[str]:
-    """GPUs of one of several processes of a job, as in CUDA_VISIBLE_DEVICES. UserError where there are too few."""
-    assigned = list(visible[index * per_process : (index + 1) * per_process])
-    if len(assigned) < per_process:
-        raise UserError(
-            f"runtime: the processes of this job need more GPUs than the {len(visible)} that are left for them "
-            f"({','.join(visible)}): lower separate_samplers or tensor_parallel, or raise resources.gpus "
-            "(config/runtime.yaml)."
-        )
-    return assigned
-
-
 @contextmanager
 def reserve_gpus(
     count: int, gpus: Sequence[str], report: Callable[[str], None], poll_seconds: float = _POLL_SECONDS

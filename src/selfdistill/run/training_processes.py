@@ -195,17 +195,16 @@ def main() -> int:
     parser.add_argument("attempt", type=Path)
     parser.add_argument("launcher", type=int)
     options = parser.parse_args()
-    is_local = "RANK" in os.environ
-    if is_local:
+    if "RANK" in os.environ:
         die_with(options.launcher)
     else:
         _take_rank_from_slurm()
     artifact = Artifact.open(options.manifest)
-    rank, lock = int(os.environ["RANK"]), os.dup(sys.stdin.fileno()) if is_local else None
+    rank = int(os.environ["RANK"])
     log = options.log if rank == 0 else options.log.with_suffix(f".rank{rank}.log")
     with Tee(log, f"{artifact.stage} {artifact.slug} rank {rank}") as tee:
         runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
-        job = Job(artifact, runtime, tee, is_resumable=True, stop_file=options.attempt / _STOP, lock=lock)
+        job = Job(artifact, runtime, tee, is_resumable=True, stop_file=options.attempt / _STOP)
         signal.signal(signal.SIGTERM, lambda _signum, _frame: setattr(job, "is_stopped", True))
         outcome, code = run_stage(job)
     if rank == 0 or "error" in outcome:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 
@@ -36,16 +36,15 @@ class StageRuntime(Model):
         262144, gt=0, description="Token budget (prompt and completion) of the torch sampler's batch."
     )
     gpu_memory_fraction: float = Field(0.85, gt=0, lt=1, description="Share of a GPU's memory that vLLM may take.")
-    tensor_parallel: int = Field(1, gt=0, description="GPUs that share one vLLM engine.")
+    tensor_parallel: int = Field(
+        1,
+        gt=0,
+        description="GPUs that share one vLLM engine; of several training processes, as many as run one together.",
+    )
     engine_options: dict[str, bool | int | float | str] = Field(
         {},
         description="Further options of vLLM's engine on GPUs that change speed and memory alone, such as "
         "`max_num_seqs` or `max_num_batched_tokens`.",
-    )
-    separate_samplers: int = Field(
-        0,
-        ge=0,
-        description="Sampling processes beside the training processes, on their own GPUs; 0: both take turns.",
     )
     shards: int = Field(
         1, gt=0, description="Jobs that divide the prompts of a rollouts or evaluate artifact; each has the resources."
@@ -80,6 +79,16 @@ class StageRuntime(Model):
         description="Longest wait of a training process for the others; above watchdog_seconds, which ends hangs.",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _in_turns(cls, settings: Any) -> Any:
+        if isinstance(settings, dict) and "separate_samplers" in settings:
+            raise ValueError(
+                "separate_samplers was removed: training processes take turns in sampling and training. Leave it out; "
+                "for a model that needs several GPUs to sample, set tensor_parallel"
+            )
+        return settings
+
     @field_validator("engine_options")
     @classmethod
     def _no_results(cls, options: dict[str, Any]) -> dict[str, Any]:
@@ -99,8 +108,6 @@ class StageRuntime(Model):
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""
         if self.device == "cpu":
             return 0
-        if stage == "train" and self.separate_samplers:
-            return self.processes + self.separate_samplers * self.tensor_parallel
         if stage == "train":
             return max(self.processes, self.tensor_parallel)
         return self.tensor_parallel if stage in ("rollouts", "evaluate", "diagnostics") else 0

@@ -59,12 +59,10 @@ def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int, first: int
 
 
 def portions(sampler: Sampler, count: int, world: World) -> Iterator[list[int]]:
-    """Places of `count` prompts, as this rank takes them: from a queue, or as a fixed share.
+    """Places of `count` prompts, as this rank takes them from a queue.
 
     The portions are the same on every rank and in a resumed run; only who takes them is not.
     """
-    if not sampler.pulls:
-        return iter([world.select(range(count))])
     size = sampler.portion(count, world.size)
     return world.pull([list(range(start, min(start + size, count))) for start in range(0, count, size)])
 
