@@ -113,10 +113,10 @@ def prompts_of(size: str, tokenizer: Any) -> list[Any]:
 
     chats = make_questions(_PROMPTS, 24, SIZES[size]["vocab_size"])
     ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
-    return [Prompt(row, str(row), "", "", chat, ids[row]) for row, chat in enumerate(chats)]
+    return [Prompt(row, str(row), "", "", "", chat, ids[row]) for row, chat in enumerate(chats)]
 
 
-def every_other(texts: Sequence[str], golds: Sequence[str], stop_reasons: Sequence[str]) -> list[Any]:
+def every_other(texts: Sequence[str], prompts: Sequence[Any], stop_reasons: Sequence[str]) -> list[Any]:
     """Half of every group is right, so that every row has an advantage and a demonstration."""
     verdicts = [("correct", 1.0) if index % 2 else ("wrong", 0.0) for index in range(len(texts))]
     return [SimpleNamespace(outcome=name, reward=reward, extracted="", feedback="") for name, reward in verdicts]

@@ -76,7 +76,7 @@ def ours(size: str, method: str, threads: int) -> dict[str, float]:
     model, tokenizer = make_network(size), make_tokenizer(size)
     chats = questions_of(size)
     ids = tokenizer.apply_chat_template(chats, add_generation_prompt=True, return_dict=False)
-    prompts = [Prompt(row, str(row), "", "", chat, ids[row]) for row, chat in enumerate(chats)]
+    prompts = [Prompt(row, str(row), "", "", "", chat, ids[row]) for row, chat in enumerate(chats)]
     reports: list[dict] = []
     runtime = StageRuntime(state_every_steps=10**6, threads=threads)
     with tempfile.TemporaryDirectory() as place:
@@ -126,7 +126,7 @@ def our_spec(size: str, method: str):
     )
 
 
-def our_grades(texts, golds, stop_reasons):
+def our_grades(texts, prompts, stop_reasons):
     from types import SimpleNamespace
 
     return [

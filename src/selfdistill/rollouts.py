@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from selfdistill.generation import Completion, sample_seed
@@ -19,11 +18,15 @@ from selfdistill.schema.common import Grader
 
 @dataclass(frozen=True)
 class Prompt:
-    """A question as the student sees it; `answer` is the gold answer, `solution` the data set's own, if it has one."""
+    """A problem as the student sees it: `messages` and `prompt_ids` hold its `question`, in the words of a template.
+
+    `answer` is the gold answer, `solution` the data set's own, if it has one.
+    """
 
     row_id: int
     problem_id: str
     family: str
+    question: str
     answer: str
     messages: list[dict[str, str]]
     prompt_ids: list[int]
@@ -47,13 +50,18 @@ class Rollout:
 #: All completions of one prompt.
 Group = list[Rollout]
 
-#: (completions, gold answers, stop reasons) -> one verdict each.
-GradeFunction = Callable[[Sequence[str], Sequence[str], Sequence[str]], Sequence[Grade]]
+#: (completions, the prompt of each, stop reasons) -> one verdict each.
+GradeFunction = Callable[[Sequence[str], Sequence[Prompt], Sequence[str]], Sequence[Grade]]
 
 
 def grade_function(grader: Grader, pool: WorkerPool) -> GradeFunction:
     """`grade` with a recipe's grader."""
-    return partial(grade, grader=grader, pool=pool)
+
+    def grade_prompts(texts: Sequence[str], prompts: Sequence[Prompt], stop_reasons: Sequence[str]) -> list[Grade]:
+        golds, questions = [prompt.answer for prompt in prompts], [prompt.question for prompt in prompts]
+        return grade(texts, golds, stop_reasons, grader, pool, questions)
+
+    return grade_prompts
 
 
 def sampling_seeds(seed: int, prompts: Sequence[Prompt], samples: int) -> list[list[int]]:
@@ -72,7 +80,7 @@ def grade_groups(
     ]
     # One by one: `batch_decode` makes one text of no completions, as a rank or part without prompts has them.
     texts = [tokenizer.decode(completion.token_ids, skip_special_tokens=True) for _, _, completion in flat]
-    verdicts = grade(texts, [prompt.answer for prompt, _, _ in flat], [c.stop_reason for _, _, c in flat])
+    verdicts = grade(texts, [prompt for prompt, _, _ in flat], [c.stop_reason for _, _, c in flat])
     rollouts = (
         Rollout(prompt, sample, completion, text, verdict.outcome, verdict.reward, verdict.extracted, verdict.feedback)
         for (prompt, sample, completion), text, verdict in zip(flat, texts, verdicts, strict=True)

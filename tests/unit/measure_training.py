@@ -32,7 +32,7 @@ def memory(name: str) -> int:
     return int(status.split(f"{name}:")[1].split()[0]) * 1024
 
 
-def every_other(texts, golds, stop_reasons):
+def every_other(texts, prompts, stop_reasons):
     """Half of every group is right, so that every row has an advantage and a demonstration."""
     return [Verdict("correct", 1.0) if index % 2 else Verdict("wrong", 0.0) for index in range(len(texts))]
 
@@ -41,10 +41,11 @@ def prompts_of(tokenizer, count: int, length: int) -> list[Prompt]:
     """Prompts of exactly `length` tokens."""
     prompts = []
     for row in range(count):
-        messages = [{"role": "user", "content": " ".join(["so"] * (length - 5))}]
+        question = " ".join(["so"] * (length - 5))
+        messages = [{"role": "user", "content": question}]
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert len(ids) == length
-        prompts.append(Prompt(row, f"p{row}", "family", str(row % 2), messages, ids))
+        prompts.append(Prompt(row, f"p{row}", "family", question, str(row % 2), messages, ids))
     return prompts
 
 

@@ -207,7 +207,7 @@ def sdpo(model: str, thinking: bool | None) -> SdpoMethod:
 
 def group(model: str, thinking: bool | None, texts: list[str]) -> list[Rollout]:
     messages = chat(QUESTION, None)
-    prompt = Prompt(0, "p", "", "2", messages, encode_chat(tokenizer(model), messages, thinking))
+    prompt = Prompt(0, "p", "", "", "2", messages, encode_chat(tokenizer(model), messages, thinking))
     return [
         Rollout(
             prompt, sample, Completion([1], [0.0], "eos"), text, "correct" if text else "wrong", float(bool(text)), "2"

@@ -86,7 +86,7 @@ def _spec(method):
 def _plans(method, group):
     """What the engine's method decides about the rollouts of a group."""
     messages = [{"role": "user", "content": group[0].question}]
-    prompt = Prompt(0, "p", "id", "0", messages, group[0].prompt_ids)
+    prompt = Prompt(0, "p", "id", group[0].question, "0", messages, group[0].prompt_ids)
     rollouts = []
     for place, row in enumerate(group):
         completion = Completion(row.completion_ids, row.sampler_logprobs_L.tolist(), "eos")

@@ -101,11 +101,11 @@ def test_it_is_in_no_key_while_off():
     assert spec_with().on_policy.identity()["refill_rounds"] == 2
 
 
-def hard(texts, golds, stop_reasons):
+def hard(texts, prompts, stop_reasons):
     """Right is a length divisible by four: many groups have no success."""
     return [
         Verdict("correct" if right else "wrong", float(right))
-        for right in (len(text.split()) % 4 == int(gold) for text, gold in zip(texts, golds, strict=True))
+        for right in (len(text.split()) % 4 == int(prompt.answer) for text, prompt in zip(texts, prompts, strict=True))
     ]
 
 

@@ -41,10 +41,9 @@ def test_no_prompts_give_no_groups():
 
 def test_rows_show_the_number_of_tests_of_a_program_and_not_the_tests():
     tests = '{"kind": "stdin", "tests": [{"input": "1", "output": "2"}]}'
-    prompt = replace(make_prompts(1)[0], answer=tests)
-    groups = grade_groups(
-        [prompt], [[completion(7)]], TOKENIZER, lambda texts, golds, stops: grade(texts, ["0"], stops)
-    )
+    (prompt,) = make_prompts(1)
+    shown = replace(prompt, answer=tests)
+    groups = grade_groups([shown], [[completion(7)]], TOKENIZER, lambda texts, _, stops: grade(texts, [prompt], stops))
     (row,) = rollout_rows(groups, 0, CodeGrader())
     assert row["answer"] != tests and len(row["answer"]) < len(tests)
 

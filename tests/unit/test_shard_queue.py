@@ -119,7 +119,7 @@ class Echo(Sampler):
 @pytest.fixture
 def rollouts(tmp_path, monkeypatch):
     """`run(folder, shard, most)`: a shard of a rollouts job over 23 prompts, merged by the job without a shard."""
-    prompts = [Prompt(key, f"p{key}", "", "1", [], [key]) for key in KEYS]
+    prompts = [Prompt(key, f"p{key}", "", "", "1", [], [key]) for key in KEYS]
     spec = small(RolloutsSpec, samples=2, sampling=Sampling(max_tokens=9), grader=MathGrader(), engine="torch")
     monkeypatch.setattr(generate, "model_folder", lambda model, step: tmp_path)
     monkeypatch.setattr(generate, "load_tokenizer", lambda folder: Echo())

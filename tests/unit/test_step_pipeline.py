@@ -169,7 +169,7 @@ def test_a_run_killed_while_it_writes_rollouts_ends_in_the_same_bytes(tmp_path, 
 def test_sampling_waits_neither_for_grading_nor_for_files(monkeypatch):
     """Both are done by the grader's thread, and every group is kept."""
     monkeypatch.setattr(sampling, "_KEEP_SECONDS", 0.0)
-    made, _, kept = step_of(lambda texts, golds, stops: [Verdict("correct", 1.0) for _ in texts], prompts=6)
+    made, _, kept = step_of(lambda texts, prompts, stops: [Verdict("correct", 1.0) for _ in texts], prompts=6)
     threads, plain = [], kept.add
 
     def add(step, groups):

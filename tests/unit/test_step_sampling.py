@@ -243,7 +243,7 @@ def step_of(grade, stop_requested=lambda: False, prompts=16):
         yield
         seconds[name] = time.monotonic() - started
 
-    shown = [Prompt(row, f"p{row}", "", str(row % 2), [], [row]) for row in range(prompts)]
+    shown = [Prompt(row, f"p{row}", "", "", str(row % 2), [], [row]) for row in range(prompts)]
     made = sampling.StepSampling(
         spec, 1, shown, Slow(), SimpleNamespace(decode=lambda ids, **_: f"{ids}"), grade, kept, World("cpu"), phase,
         heartbeat=lambda *_: None, stop_requested=stop_requested,
@@ -251,9 +251,9 @@ def step_of(grade, stop_requested=lambda: False, prompts=16):
     return made, seconds, kept
 
 
-def slowly(texts, golds, stop_reasons):
+def slowly(texts, prompts, stop_reasons):
     time.sleep(GROUP_SECONDS * len(texts) / 4)
-    return [Verdict("correct", float(gold)) for gold in golds]
+    return [Verdict("correct", float(prompt.answer)) for prompt in prompts]
 
 
 def test_groups_are_graded_while_others_are_sampled():
@@ -273,7 +273,7 @@ def test_a_stop_grades_and_keeps_what_was_sampled():
 
 
 def test_an_error_of_the_grader_ends_the_step():
-    def broken(texts, golds, stop_reasons):
+    def broken(texts, prompts, stop_reasons):
         raise RuntimeError("no worker")
 
     made, _, _ = step_of(broken)

@@ -115,7 +115,7 @@ def shown(method: SdpoMethod, rollouts: list[Rollout]) -> RowPlan:
 
 def group(made, texts: list[str]) -> list[Rollout]:
     messages = chat("1+1?", None)
-    prompt = Prompt(0, "p", "", "2", messages, encode_chat(made, messages, None))
+    prompt = Prompt(0, "p", "", "", "2", messages, encode_chat(made, messages, None))
     tokens = [ids_of(made, text) for text in texts]
     return [
         Rollout(prompt, k, Completion(ids, [0.0] * len(ids), "eos"), decoded(made, ids), "correct", 1.0, "2")

@@ -62,7 +62,7 @@ def test_a_run_leaves_checkpoints_metrics_and_rollouts(tmp_path, method):
 
 
 def test_grpo_learns_what_is_rewarded(tmp_path):
-    def says_maybe(texts, golds, stop_reasons):
+    def says_maybe(texts, prompts, stop_reasons):
         return [Verdict("correct" if "maybe" in text else "wrong", float("maybe" in text)) for text in texts]
 
     spec = make_spec(
@@ -92,7 +92,7 @@ def test_a_null_context_teaches_nothing(tmp_path):
     assert session.metrics()[0]["grad_norm"] < 1e-4
 
 
-def all_wrong(texts, golds, stop_reasons):
+def all_wrong(texts, prompts, stop_reasons):
     return [Verdict("wrong", 0.0) for _ in texts]
 
 

@@ -204,7 +204,7 @@ def test_the_teacher_may_think_where_the_student_does_not(context):
     """Qwen3's template closes the thinking of a completion that must not think; the teacher's prompt is left open."""
     words = tokenizer("qwen3")
     messages = [{"role": "user", "content": "What is 1?"}]
-    prompt = Prompt(0, "p", "", "1", messages, encode_chat(words, messages, False))
+    prompt = Prompt(0, "p", "", "", "1", messages, encode_chat(words, messages, False))
     rollouts = [Rollout(prompt, i, Completion([7], [0.0], "eos"), f"one {i}", "correct", 1.0, "") for i in range(2)]
     policy = Policy(words, False, 32, 512)
     as_student, thinking = (

@@ -67,7 +67,7 @@ def test_the_kl_penalty_starts_at_zero_and_holds_the_policy_back(tmp_path):
 def test_a_kl_penalty_alone_is_nothing_to_learn_from(tmp_path):
     """Every row has a gradient, but with equal rewards no group is usable."""
     session = Session(tmp_path, make_spec(Grpo(kl_coefficient=0.1), max_steps_without_signal=2))
-    session.grade = lambda texts, golds, stops: [Verdict("wrong", 0.0) for _ in texts]
+    session.grade = lambda texts, prompts, stops: [Verdict("wrong", 0.0) for _ in texts]
     with pytest.raises(UserError, match="step 2: no learning signal in the last 2 steps"):
         session.run()
     assert [line["usable_group_share"] for line in session.metrics()] == [0.0, 0.0]

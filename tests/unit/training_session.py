@@ -44,19 +44,20 @@ class Verdict:
     feedback: str = ""
 
 
-def grade(texts, golds, stop_reasons):
+def grade(texts, prompts, stop_reasons):
     """A completion is right if its length in words has the parity of the gold answer: half are, more can be."""
     assert set(stop_reasons) <= {"eos", "length"}
-    right = [len(text.split()) % 2 == int(gold) % 2 for text, gold in zip(texts, golds, strict=True)]
+    right = [len(text.split()) % 2 == int(prompt.answer) % 2 for text, prompt in zip(texts, prompts, strict=True)]
     return [Verdict("correct" if ok else "wrong", float(ok)) for ok in right]
 
 
 def make_prompts(count: int = 6) -> list[Prompt]:
     prompts = []
     for row in range(count):
-        messages = [{"role": "user", "content": f"which {row} " + "so " * (row % 3)}]
+        question = f"which {row} " + "so " * (row % 3)
+        messages = [{"role": "user", "content": question}]
         ids = TOKENIZER.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
-        prompts.append(Prompt(row, f"p{row}", "family", str(row % 2), messages, ids))
+        prompts.append(Prompt(row, f"p{row}", "family", question, str(row % 2), messages, ids))
     return prompts
 
 

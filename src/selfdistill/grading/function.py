@@ -10,7 +10,7 @@ from selfdistill.grading.pool import WorkerPool
 from selfdistill.schema.errors import UserError
 
 if TYPE_CHECKING:
-    from selfdistill.schema.common import PythonGrader
+    from selfdistill.schema.common import PythonGraderEntry
 
 #: Reward from which a completion counts as correct (docs/method.md 3).
 CORRECT_FROM = 0.5
@@ -19,22 +19,25 @@ _WORKER = "selfdistill.grading.function_worker"
 CHECK = "check"
 
 
-def check_function(grader: PythonGrader) -> None:
-    """Raises UserError where the function cannot be imported or does not take two arguments."""
+def check_function(grader: PythonGraderEntry) -> None:
+    """Raises UserError where the function cannot be imported or does not take what `call_function` gives it."""
     with WorkerPool(worker=(_WORKER, grader.function)) as workers:
         _read(grader, workers.compare([("", "")], grader.timeout_seconds, CHECK)[0])
 
 
-def call_function(pairs: Sequence[tuple[str, str]], grader: PythonGrader, pool: WorkerPool) -> list[float | None | str]:
-    """What the function says of each (completion, answer): a reward, None for no answer, or "timeout".
+def call_function(
+    texts: Sequence[tuple[str, ...]], grader: PythonGraderEntry, pool: WorkerPool
+) -> list[float | None | str]:
+    """What the function says of each (completion, answer, question): a reward, None for no answer, or "timeout".
 
-    Raises UserError where it raises, or returns anything else.
+    A problem may come without its question, as (completion, answer). Raises UserError where the function needs it
+    then, where it raises, or returns anything else.
     """
     workers = pool.beside((_WORKER, grader.function))
-    return [_read(grader, line) for line in workers.compare(pairs, grader.timeout_seconds, grader.function)]
+    return [_read(grader, line) for line in workers.compare(texts, grader.timeout_seconds, grader.function)]
 
 
-def _read(grader: PythonGrader, line: str) -> float | None | str:
+def _read(grader: PythonGraderEntry, line: str) -> float | None | str:
     if line == "timeout":
         return line
     reply: dict[str, Any] = json.loads(line)

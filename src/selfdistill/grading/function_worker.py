@@ -17,30 +17,33 @@ from typing import Any
 from selfdistill.grading.function import CHECK
 from selfdistill.grading.worker import serve
 from selfdistill.schema.errors import UserError
-from selfdistill.schema.outside import load_module
+from selfdistill.schema.outside import GRADER_FORMS, QUESTION, load_module
 
 _WANTED = "true or false, a number from 0 to 1, or None for no answer"
 _SHOWN_CHARACTERS = 60
 
 
-def load_function(name: str) -> Callable[[str, str], Any]:
-    """The function `module:function`; UserError where there is none that takes a completion and an answer."""
+def load_function(name: str) -> tuple[Callable[..., Any], inspect.Parameter | None]:
+    """The function `module:function`, and its parameter for the question; UserError where there is none to call."""
     module, _, attribute = name.partition(":")
     function = getattr(load_module(module, "kind python"), attribute, None)
     if not callable(function):
         raise UserError(f"{module} has no function `{attribute}`.")
+    signature = inspect.signature(function)
+    asked = signature.parameters[QUESTION] if QUESTION in list(signature.parameters)[2:] else None
     try:
-        inspect.signature(function).bind("completion", "answer")
+        signature.bind("completion", "answer", **({QUESTION: "question"} if asked else {}))
     except TypeError as error:
-        raise UserError(f"it must take two arguments, completion and answer ({error}).") from None
-    return function
+        raise UserError(f"it {GRADER_FORMS} ({error}).") from None
+    return function, asked
 
 
-def reply_to(function: Callable[[str, str], Any], completion: str, answer: str) -> dict[str, Any]:
+def reply_to(function: Callable[..., Any], completion: str, answer: str, **question: str) -> dict[str, Any]:
     """`{"reward": number or None}`, or `{"error": reason}`."""
-    shown = f"for the completion {completion[:_SHOWN_CHARACTERS]!r} and the answer {answer[:_SHOWN_CHARACTERS]!r}"
+    given = {"completion": completion, "answer": answer, **question}
+    shown = "for " + " and ".join(f"the {name} {text[:_SHOWN_CHARACTERS]!r}" for name, text in given.items())
     try:
-        value = function(completion, answer)
+        value = function(completion, answer, **question)
         value = value.item() if hasattr(value, "item") else value  # A number of numpy or torch.
     except Exception as error:
         last = traceback.extract_tb(error.__traceback__)[-1]
@@ -57,16 +60,19 @@ def reply_to(function: Callable[[str, str], Any], completion: str, answer: str) 
 def load_replies() -> Callable[[dict[str, Any]], str]:
     """The function (request) -> line; a function that cannot be loaded answers every request with the reason."""
     try:
-        function, problem = load_function(sys.argv[1]), None
+        (function, asked), problem = load_function(sys.argv[1]), None
     except (Exception, SystemExit) as error:
-        function, problem = None, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+        problem = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
     def reply(request: dict[str, Any]) -> str:
         if problem is not None:
             return json.dumps({"error": problem})
         if request["rules"] == CHECK:
             return json.dumps({"reward": None})
-        found = reply_to(function, request["answer"], request["gold"])
+        completion, answer, *question = request["texts"]
+        if asked and not question and asked.default is asked.empty:
+            return json.dumps({"error": "it takes the question, and this problem has none."})
+        found = reply_to(function, completion, answer, **({QUESTION: question[0]} if asked and question else {}))
         return json.dumps({name: " ".join(v.split()) if isinstance(v, str) else v for name, v in found.items()})
 
     return reply

@@ -28,7 +28,7 @@ from selfdistill.grading.quick import decide_identical, decide_quickly
 
 if TYPE_CHECKING:
     # The settings models load pydantic, several times slower than all of this package.
-    from selfdistill.schema.common import ChoiceGrader, CodeGrader, Grader, MathGrader, PythonGrader
+    from selfdistill.schema.common import ChoiceGrader, CodeGrader, Grader, MathGrader, PythonGraderEntry
 
 #: `unreadable_gold`: nothing can be equal to the gold answer but its own text, which is not the model's mistake.
 Outcome = Literal["correct", "wrong", "unparsed", "timeout", "unreadable_gold"]
@@ -58,16 +58,20 @@ def grade(
     stop_reasons: Sequence[str],
     grader: Grader,
     pool: WorkerPool | None = None,
+    questions: Sequence[str | None] = (),
 ) -> list[Grade]:
     """Grade completions against gold answers; reward 1.0 for correct, else 0.0 (`kind: python`: its own).
 
-    Equal (answer, gold) pairs are compared once. `pool` defaults to one worker process for the whole program, started
+    Equal (answer, gold) pairs are compared once. `questions` go to functions of the user's, which may ask for them;
+    no other grader reads them. `pool` defaults to one worker process for the whole program, started
     when first needed. Raises ValueError for unequal lengths or an unknown stop reason, UserError for a gold answer
     that is empty or no letter, RuntimeError where workers cannot start.
     """
-    if not len(completions) == len(golds) == len(stop_reasons):
+    questions = questions or [None] * len(completions)
+    if not len(completions) == len(golds) == len(stop_reasons) == len(questions):
         raise ValueError(
-            f"unequal lengths: {len(completions)} completions, {len(golds)} golds, {len(stop_reasons)} stop reasons"
+            f"unequal lengths: {len(completions)} completions, {len(golds)} golds, {len(stop_reasons)} stop reasons, "
+            f"{len(questions)} questions"
         )
     unknown = set(stop_reasons) - {"eos", "length"}
     if unknown:
@@ -77,7 +81,7 @@ def grade(
     if grader.kind == "code":
         return _grade_code(completions, golds, stop_reasons, grader, pool.processes if pool else 1)
     if grader.kind == "python":
-        return _grade_python(completions, golds, stop_reasons, grader, pool or _shared_pool())
+        return _grade_python(completions, golds, questions, stop_reasons, grader, pool or _shared_pool())
     _check_golds(golds, grader)
     answers = _extract_all(completions, golds, grader)
     is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
@@ -143,20 +147,24 @@ def _grade_code(
 def _grade_python(
     completions: Sequence[str],
     golds: Sequence[str],
+    questions: Sequence[str | None],
     stop_reasons: Sequence[str],
-    grader: PythonGrader,
+    grader: PythonGraderEntry,
     pool: WorkerPool,
 ) -> list[Grade]:
-    """The same by a function of the user's, which is called once for equal (completion, gold) pairs."""
+    """The same by a function of the user's, called once for equal (completion, gold, question)."""
     from selfdistill.grading.function import CORRECT_FROM, call_function
 
-    pairs = list(zip(completions, golds, strict=True))
+    texts = [
+        (completion, gold) if question is None else (completion, gold, question)
+        for completion, gold, question in zip(completions, golds, questions, strict=True)
+    ]
     is_cut = [grader.requires_eos and reason == "length" for reason in stop_reasons]
-    distinct = list(dict.fromkeys(pair for pair, cut in zip(pairs, is_cut, strict=True) if not cut))
+    distinct = list(dict.fromkeys(called for called, cut in zip(texts, is_cut, strict=True) if not cut))
     rewards = dict(zip(distinct, call_function(distinct, grader, pool), strict=True))
     grades = []
-    for pair, cut in zip(pairs, is_cut, strict=True):
-        reward = 0.0 if cut else rewards[pair]
+    for called, cut in zip(texts, is_cut, strict=True):
+        reward = 0.0 if cut else rewards[called]
         if reward is None or isinstance(reward, str):
             grades.append(Grade("unparsed" if reward is None else "timeout", 0.0, ""))
         else:

@@ -41,9 +41,9 @@ class _Worker:
 
 @dataclass
 class _Batch:
-    """One call: its pairs, what is still to do, and the outcomes so far."""
+    """One call: the texts of each comparison, what is still to do, and the outcomes so far."""
 
-    pairs: Sequence[tuple[str, str]]
+    texts: Sequence[tuple[str, ...]]
     timeout_seconds: float
     rules: Rules | str
     waiting: deque[int]
@@ -99,25 +99,25 @@ class WorkerPool:
         return self._beside[worker]
 
     def compare(
-        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: Rules | str = "math_verify"
+        self, texts: Sequence[tuple[str, ...]], timeout_seconds: float, rules: Rules | str = "math_verify"
     ) -> list[Outcome]:
-        """Outcome of each (answer, gold) pair, in order: correct, wrong, unparsed, timeout or unreadable_gold.
+        """Outcome of each (answer, gold), in order: correct, wrong, unparsed, timeout or unreadable_gold.
 
-        `timeout_seconds` bounds one comparison; `rules` are those of the grader. A comparison that twice kills
-        its worker counts as timeout too. Raises RuntimeError where a worker cannot start (its own message
-        is on standard error).
+        Workers that run another module may take other texts and answer other lines (`beside`). `timeout_seconds`
+        bounds one comparison; `rules` are those of the grader. A comparison that twice kills its worker counts as
+        timeout too. Raises RuntimeError where a worker cannot start (its own message is on standard error).
         """
-        batch = _Batch(pairs, timeout_seconds, rules, deque(range(len(pairs))))
+        batch = _Batch(texts, timeout_seconds, rules, deque(range(len(texts))))
         with self._lock:
             try:
-                while len(batch.outcomes) < len(pairs):
+                while len(batch.outcomes) < len(texts):
                     self._assign(batch)
                     self._collect(batch)
             except BaseException:
                 # Interrupted: an answer still under way must not be read as that of a later call.
                 self._kill([worker for worker in self._workers if worker.job is not None or not worker.is_ready])
                 raise
-        return [batch.outcomes[job] for job in range(len(pairs))]
+        return [batch.outcomes[job] for job in range(len(texts))]
 
     def close(self) -> None:
         """End all workers; a later `compare` starts new ones. Does nothing in a forked child."""
@@ -128,17 +128,15 @@ class WorkerPool:
 
     def _assign(self, batch: _Batch) -> None:
         self._kill([worker for worker in self._workers if worker.job is None and worker.process.poll() is not None])
-        while len(self._workers) < min(self._processes, len(batch.pairs) - len(batch.outcomes)):
+        while len(self._workers) < min(self._processes, len(batch.texts) - len(batch.outcomes)):
             self._start()
         for worker in [worker for worker in self._workers if worker.is_ready and worker.job is None]:
             if not batch.waiting:
                 break
             worker.job = batch.waiting.popleft()
             worker.deadline = time.monotonic() + batch.timeout_seconds
-            answer, gold = batch.pairs[worker.job]
-            request = {
-                "answer": answer, "gold": gold, "timeout_seconds": batch.timeout_seconds, "rules": batch.rules,
-            }  # fmt: skip
+            texts = batch.texts[worker.job]
+            request = {"texts": texts, "timeout_seconds": batch.timeout_seconds, "rules": batch.rules}
             try:
                 worker.process.stdin.write(json.dumps(request).encode() + b"\n")
                 worker.process.stdin.flush()

@@ -124,7 +124,7 @@ def load_outcomes() -> Callable[[dict[str, Any]], str]:
     logging.disable(logging.CRITICAL)
     predict_fast()
     compare = load_comparison()
-    return lambda request: compare(request["answer"], request["gold"], request["rules"])
+    return lambda request: compare(*request["texts"], request["rules"])
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from selfdistill.artifacts.source_digest import outside_digest
 from selfdistill.schema.common import PythonGrader, PythonGraderEntry
 from selfdistill.schema.config import Config
 from selfdistill.schema.errors import SettingError, UserError
-from selfdistill.schema.outside import look_in_project, where_to_put
+from selfdistill.schema.outside import GRADER_FORMS, QUESTION, look_in_project, where_to_put
 
 
 def with_code(config: Config) -> Config:
@@ -40,7 +40,7 @@ def code_of(function: str) -> str:
     """Digest of the code behind `module:function`.
 
     Nothing is imported, since a grader may load a model. Raises UserError where the module has no Python source or
-    does not define the function, or where its definition does not take two arguments.
+    does not define the function, or where its definition takes neither two arguments nor the question besides.
     """
     look_in_project()
     module, _, name = function.partition(":")
@@ -54,8 +54,8 @@ def code_of(function: str) -> str:
     if name not in _bound(source):
         raise UserError(f"{module} has no function `{name}` at its top level.")
     for statement in source.body:
-        if isinstance(statement, ast.FunctionDef) and statement.name == name and not _takes_two(statement.args):
-            raise UserError(f"{name} must take two arguments, completion and answer ({spec.origin}).")
+        if isinstance(statement, ast.FunctionDef) and statement.name == name and not _can_be_called(statement.args):
+            raise UserError(f"{name} {GRADER_FORMS} ({spec.origin}).")
     return outside_digest([module])
 
 
@@ -72,8 +72,11 @@ def _bound(source: ast.Module) -> set[str]:
     return names
 
 
-def _takes_two(arguments: ast.arguments) -> bool:
-    positional = len(arguments.posonlyargs) + len(arguments.args)
-    required = positional - len(arguments.defaults)
-    by_name = any(default is None for default in arguments.kw_defaults)
-    return required <= 2 and not by_name and (positional >= 2 or arguments.vararg is not None)
+def _can_be_called(arguments: ast.arguments) -> bool:
+    """Whether a call `(completion, answer)` fits, or `(completion, answer, question=...)` if there is a `question`."""
+    names = [argument.arg for argument in (*arguments.posonlyargs, *arguments.args)]
+    required = len(names) - len(arguments.defaults)
+    by_name = {a.arg for a, d in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if d is None}
+    if QUESTION in names[2:]:
+        required -= names.index(QUESTION) < required
+    return required <= 2 and by_name <= {QUESTION} and (len(names) >= 2 or arguments.vararg is not None)

@@ -108,7 +108,10 @@ class CodeGrader(Model):
 
 
 class PythonGraderEntry(Model):
-    """A function of your own, `grade(completion, answer)`, in a module of the project folder or of a package."""
+    """A function of your own in a module of the project folder or of a package.
+
+    It is `grade(completion, answer)`, or `grade(completion, answer, question)` where it needs the question.
+    """
 
     kind: Literal["python"] = "python"
     function: str = Field(

@@ -10,6 +10,10 @@ from typing import Any
 
 from selfdistill.schema.errors import UserError
 
+#: A grader of the user's is given the question of the problem if its third parameter has this name.
+QUESTION = "question"
+GRADER_FORMS = f"must take (completion, answer), or (completion, answer, {QUESTION}) with exactly this third name"
+
 
 def look_in_project() -> None:
     """Let imports find modules in the current directory, after all others: a job runs in the project folder."""
