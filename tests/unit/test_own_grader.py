@@ -4,36 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import yaml
 
-from selfdistill.artifacts.tables import prompt_columns, read_rows, write_rows
 from selfdistill.grading import WorkerPool, check_machine, grade
 from selfdistill.plan.own_graders import code_of
 from selfdistill.plan.planner import Planner
 from selfdistill.plan.settings import load_config
-from selfdistill.rollouts import grade_function
-from selfdistill.run.job import Job
 from selfdistill.schema.assets import read_assets
-from selfdistill.schema.common import PythonGrader, Sampling
+from selfdistill.schema.common import PythonGrader
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.outside import GRADER_FORMS
-from selfdistill.schema.runtime import StageRuntime
-from selfdistill.schema.stages import EvaluateSpec
-from selfdistill.schema.training import TrainingEvaluation
-from selfdistill.stages import evaluate
-from selfdistill.stages.shared import generate
 from selfdistill.stages.shared.outside_code import check_grader
-from small_specs import small
-from tiny import tiny_model
-from training_session import GRPO, TOKENIZER, Session, make_prompts, make_spec
 
-REWARDS = '''
-import math, sys, time
+REWARDS = """
+import math, re, sys, time
 import numpy as np
 
 def kinds(completion, answer):
@@ -50,8 +37,6 @@ def odd(completion, answer):
     return {"nan": math.nan, "text": "1", "two": 2, "list": [1], "many": np.ones(2)}[completion]
 
 def judge(completion, answer, question):
-    """Tenths: the first number of the question, and one more for an odd number of words."""
-    import re
     return (int(re.search("[0-9]+", question)[0]) + len(completion.split()) % 2) / 10
 
 def by_name(completion, answer, *, question): return judge(completion, answer, question)
@@ -63,7 +48,7 @@ def one(completion): return True
 three = lambda a, b, c: True
 number = 3
 rest = lambda *texts: True
-'''
+"""
 
 
 @pytest.fixture
@@ -181,42 +166,6 @@ def test_functions_of_two_parameters_are_called_with_two(rewards):
     texts, questions = ["yes", "no", "part"], ["1", "2", "3"]
     assert graded(texts, grader("kinds"), questions=questions) == graded(texts, grader("kinds"))
     assert [g.reward for g in graded(texts, grader("other_names"), questions=questions)] == [1.0, 0.0, 0.0]
-
-
-def test_the_questions_of_a_training_and_of_its_evaluation_reach_the_judge(rewards):
-    """As the problem has them, not in the words of the prompt."""
-    prompts = [replace(prompt, question=f"raw {prompt.row_id + 3}") for prompt in make_prompts()]
-    evaluation = small(TrainingEvaluation, every_steps=1, limit=1, samples=2, sampling=Sampling(max_tokens=8))
-    spec = make_spec(GRPO, steps=2, evaluation=evaluation)
-    with WorkerPool() as pool:
-        session = Session(rewards, spec, grade=grade_function(grader("judge"), pool))
-        session.run(prompts=prompts)
-    rows = [row for step in session.rollouts.values() for row in step]
-    assert rows and [row["reward"] for row in rows] == [
-        (row["row_id"] + 3 + len(row["completion"].split()) % 2) / 10 for row in rows
-    ]
-    # Its problem asks "which 6".
-    assert all(0.6 <= line["evaluation_avg_at_k"] <= 0.7 for line in session.metrics())
-
-
-def test_the_questions_of_an_evaluation_reach_the_judge(rewards, monkeypatch):
-    question = {"row_id": 0, "problem_id": "p", "family": "", "question": "raw 3", "answer": "0"}
-    ids = TOKENIZER.apply_chat_template([{"role": "user", "content": "which 5"}], return_dict=False)
-    rows = [question | {"messages": '[{"role": "user", "content": "which 5"}]', "prompt_ids": ids}]
-    write_rows(rewards / "prompts.parquet", rows, prompt_columns(rows))
-    tiny_model(len(TOKENIZER)).save_pretrained(rewards / "model")
-    TOKENIZER.save_pretrained(rewards / "model")
-    monkeypatch.setattr(generate, "model_folder", lambda model, step: rewards / "model")
-    using = grader("judge").model_copy(update={"code": code_of("own_rewards:judge")})
-    spec = small(EvaluateSpec, steps=[0], samples=4, sampling=Sampling(max_tokens=6), grader=using, engine="torch")
-    artifact = SimpleNamespace(
-        spec=lambda kind: spec, input=lambda role: SimpleNamespace(payload=rewards), state=rewards, payload=rewards
-    )
-    tee = SimpleNamespace(print=print, log=print, has_terminal=False, label="test")
-    evaluate.main(Job(artifact, StageRuntime(), tee))
-    rows = read_rows(rewards / "rollouts.parquet")
-    assert [row["reward"] for row in rows] == [(3 + len(row["completion"].split()) % 2) / 10 for row in rows]
-    assert len(rows) == 4
 
 
 def planned(root: Path):
