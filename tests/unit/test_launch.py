@@ -8,6 +8,7 @@ import threading
 import time
 import types
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from safetensors import SafetensorError
@@ -16,6 +17,7 @@ from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.files import key_of
 from selfdistill.run import launch
 from selfdistill.run.job import in_words
+from selfdistill.run.training_processes import run_stage
 from selfdistill.run.watchdog import Watchdog
 from selfdistill.schema.errors import Interrupted, UserError
 
@@ -102,6 +104,14 @@ def test_expected_ends_give_one_line_and_their_own_code(artifact, stage, capsys,
     output = capsys.readouterr().err
     assert message in output and "Traceback" not in output
     assert not artifact.is_sealed and not artifact.seal_path.exists()
+
+
+def test_a_full_disk_in_one_of_several_training_processes_is_one_line(artifact, stage):
+    stage(raising(OSError(errno.ENOSPC, "No space left on device")))
+    assert run_stage(SimpleNamespace(artifact=artifact)) == ({"error": "the disk is full. Free space, run again."}, 2)
+    stage(raising(RuntimeError("a fault")))
+    with pytest.raises(RuntimeError, match="a fault"):
+        run_stage(SimpleNamespace(artifact=artifact))
 
 
 def test_a_log_that_cannot_be_written_is_one_line(artifact, stage, capsys, monkeypatch):

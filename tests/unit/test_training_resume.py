@@ -12,7 +12,7 @@ from power_cut import Disk
 from selfdistill.schema.errors import Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.distributed import World
-from selfdistill.training.state import Progress, newest_state, save_state
+from selfdistill.training.state import NewState, Progress, newest_state
 from training_session import (
     GRPO,
     SDPO,
@@ -124,7 +124,9 @@ def test_a_damaged_state_falls_back_to_the_one_before(tmp_path, whole, damage, c
 
 
 def test_states_that_are_all_damaged_are_an_error(tmp_path):
-    save_state(tmp_path, Progress(step=1), lambda folder: (folder / "x").write_text("x"), World("cpu"))
+    state = NewState(tmp_path, Progress(step=1), World("cpu"))
+    (state.partial / "x").write_text("x")
+    state.complete()
     (tmp_path / "step-1" / "progress.json").write_text("{}")
     with pytest.raises(UserError, match="no intact resume state"):
         newest_state(tmp_path, World("cpu"))

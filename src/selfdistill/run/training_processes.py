@@ -39,7 +39,7 @@ from selfdistill.files import write_atomically
 from selfdistill.parent import die_with
 from selfdistill.plan.runtime import load_runtime, merged_settings
 from selfdistill.run.job import Job, Tee
-from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError
+from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError, disk_problem
 from selfdistill.schema.runtime import StageRuntime
 
 _STOP, _OUTCOME = "stop", "outcome.json"
@@ -96,6 +96,10 @@ def run_stage(job: Job) -> tuple[dict[str, Any], int]:
         return {"interrupted": str(error)}, 0
     except UserError as error:
         return {"error": str(error)}, EXIT_USER_ERROR
+    except Exception as error:
+        if problem := disk_problem(error):
+            return {"error": problem}, EXIT_USER_ERROR
+        raise
 
 
 def write_outcome(path: Path, outcome: dict[str, Any]) -> None:

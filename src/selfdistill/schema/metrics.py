@@ -65,7 +65,8 @@ METRICS = (
         "seconds_*",
         "each phase that ran",
         "Seconds of one phase: sampling, grading, contexts, updates, writing (what is left of it after the updates), "
-        "weights (to the sampler), evaluation.",
+        "weights (to the sampler), evaluation, state (before the step: writing the resume state of the step before; "
+        "sharded weights are only copied, when the state before is written).",
     ),
     Metric("peak_memory_mb", _ALL, "Highest memory so far: of the process on a CPU, of tensors on a GPU (MiB)."),
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ from selfdistill.training.metrics import epistemic_tokens
 from selfdistill.training.network import Network
 from selfdistill.training.optimiser import make_adamw
 from selfdistill.training.sharded_loading import is_empty, placeholders, shard_from_folder
-from selfdistill.training.sharding import is_sharded, read_shards, shard_model, write_shards
+from selfdistill.training.sharded_state import ShardWriter, read_shards, sharded_tensors
+from selfdistill.training.sharding import shard_model
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
 from selfdistill.training.varlen import choose_attention
@@ -39,11 +41,42 @@ class Components:
     adamw: torch.optim.AdamW
     updater: Updater
     world: World
+    #: Writes the states of sharded weights.
+    shards: ShardWriter | None = None
 
-    def save(self, folder: Path, progress: state.Progress) -> None:
-        """Write a resume state. Collective: every rank calls it."""
+    def save(self, folder: Path, progress: state.Progress, on_complete: Callable[[], None] = lambda: None) -> None:
+        """Write a resume state; the main rank calls `on_complete` when it is whole. Collective.
+
+        Sharded weights are only copied: a thread writes them while training goes on, and completes the state.
+        """
+        self.finish_saving()
         progress.method = dict(self.method.state)
-        state.save_state(folder, progress, self._write, self.world)
+        new = state.NewState(folder, progress, self.world)
+
+        def complete(known: dict[str, str]) -> None:
+            new.complete({f"{state.SHARDS}/{name}": digest for name, digest in known.items()})
+            on_complete()
+
+        weights = {kind: {n: t.detach() for n, t in named.items()} for kind, named in self._weights().items()}
+        if self.shards is not None:
+            tensors = sharded_tensors(self.model, self.adamw, weights)
+            self.shards.start(new.partial / state.SHARDS, tensors, complete)
+            return
+        if self.world.is_main:
+            rest = {"optimiser": self.adamw.state_dict(), "generators": state.generator_states()}
+            torch.save(weights | rest, new.partial / state.TENSORS)
+            complete({})
+        self.world.barrier()
+
+    def check_saving(self) -> None:
+        """Raise the error of a state that could not be written, if there is one by now. Collective."""
+        if self.shards is not None:
+            self.shards.check()
+
+    def finish_saving(self) -> None:
+        """Wait until the last state is whole. Raises what its writing raised. Collective."""
+        if self.shards is not None:
+            self.shards.wait()
 
     def load(self, folder: Path) -> state.Progress | None:
         """Load the newest intact state; None where there is none. Errors as in `state.newest_state`."""
@@ -65,16 +98,8 @@ class Components:
             "teacher": self.teacher.state() if self.teacher else {},
         }
 
-    def _write(self, folder: Path) -> None:
-        weights = {kind: {n: t.detach() for n, t in named.items()} for kind, named in self._weights().items()}
-        if is_sharded(self.model):
-            write_shards(folder / state.SHARDS, self.model, self.adamw, weights)
-        elif self.world.is_main:
-            rest = {"optimiser": self.adamw.state_dict(), "generators": state.generator_states()}
-            torch.save(weights | rest, folder / state.TENSORS)
-
     def _read(self, folder: Path) -> None:
-        if is_sharded(self.model):
+        if self.shards is not None:
             if not state.is_of_shards(folder):
                 raise UserError(f"{folder} was saved without sharding: resume with `sharding: none`, or move it away.")
             read_shards(folder / state.SHARDS, self.model, self.adamw, self._weights())
@@ -130,7 +155,8 @@ def build_components(
         skips_bad_updates=spec.bad_update == "skip",
         is_epistemic_V=epistemic_tokens(tokenizer, config.vocab_size).to(world.device) if teacher else None,
     )
-    return Components(model, method, teacher, adamw, updater, world)
+    shards = ShardWriter(world) if world.is_sharded else None
+    return Components(model, method, teacher, adamw, updater, world, shards)
 
 
 def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base: Path | None) -> None:

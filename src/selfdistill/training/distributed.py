@@ -15,7 +15,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor
-from torch.distributed import TCPStore
+from torch.distributed import ProcessGroup, TCPStore
 
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
@@ -35,11 +35,12 @@ class World:
         self._queues = 0
         self.is_sharded = is_sharded and self.size > 1
         self.device = torch.device(device)
+        self._timeout = timedelta(seconds=timeout_seconds)
         if self.size > 1:
             from accelerate import PartialState
 
             # NCCL's own limit is ten minutes, less than a rank may wait for the slowest sampler.
-            state = PartialState(cpu=device == "cpu", timeout=timedelta(seconds=timeout_seconds))
+            state = PartialState(cpu=device == "cpu", timeout=self._timeout)
             self.rank, self.size, self.device = state.process_index, state.num_processes, state.device
 
     @classmethod
@@ -120,3 +121,7 @@ class World:
         """Wait for all ranks."""
         if self.size > 1:
             torch.distributed.barrier()
+
+    def new_cpu_group(self) -> ProcessGroup:
+        """A group of all ranks for what lies in main memory, which a thread may use beside training. Collective."""
+        return torch.distributed.new_group(backend="gloo", timeout=self._timeout)

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,7 @@ class _Loop:
     components: Components
     progress: Progress = field(default_factory=Progress)
     seconds: dict[str, float] = field(default_factory=dict)
-    #: The newest step that a resumed run continues from; step 0 is the base model.
+    #: The newest step whose state is saved, or is being saved; step 0 is the base model.
     saved_step: int = 0
     sampling: StepSampling | None = None
 
@@ -118,7 +119,6 @@ class _Loop:
         found: dict[str, float] = {}
         for step in range(self.progress.step + 1, self.spec.steps + 1):
             started = time.perf_counter()
-            self.seconds.clear()
             rate = optim.learning_rate(self.spec.optimiser, step, self.spec.steps)
             optim.set_learning_rate(self.components.adamw, rate)
             with profiled(self.folder.profile, step, self.runtime.profile_step, self.components.world):
@@ -175,14 +175,11 @@ class _Loop:
         samples_next = self.spec.on_policy is not None and step < self.spec.steps
         if self.sampler is not None and (is_due or samples_next):
             with self._phase(step, "weights"):
-                self.sampler.update_weights(self._plain_weights)
+                self.sampler.update_weights(partial(plain_weights, self.components.model))
         if not is_due:
             return {}
         with self._phase(step, "evaluation"):
             return self.evaluation.run(self.components.world, lambda *_: self._heartbeat(step, "evaluation"))
-
-    def _plain_weights(self) -> Iterator[tuple[str, Any]]:
-        return plain_weights(self.components.model)
 
     def _plan(self, groups: Sequence[Group]) -> list[list[RowPlan]]:
         settings = self.spec.on_policy
@@ -227,6 +224,7 @@ class _Loop:
         """Complete, write and report the metrics of the step. UserError where there is nothing to learn."""
         found["tokens_per_second"] = found.pop("tokens") / elapsed
         found |= {f"seconds_{name}": value for name, value in self.seconds.items()}
+        self.seconds.clear()
         found |= {"seconds_step": elapsed, "peak_memory_mb": metrics.peak_memory_mb(self.components.world.device)}
         if self.components.world.is_main:
             line = {"step": step, **found}
@@ -251,24 +249,27 @@ class _Loop:
             if self.folder.last_state is not None:
                 self._heartbeat(step, "state")
                 components.save(self.folder.last_state, self.progress)
+            components.finish_saving()
             return
+        components.check_saving()
         if components.world.any(self.stop_requested()):
             self._interrupt()
         if step % self.runtime.steps_between_states == 0:
             self._save_state()
 
     def _save_state(self) -> None:
-        self._heartbeat(self.progress.step, "state")
-        if self.components.world.is_main and self.folder.metrics.exists():
-            sync(self.folder.metrics)  # A resumed run does not write the lines of these steps again.
-        self.components.save(self.folder.state, self.progress)
-        self.saved_step = self.progress.step
-        if self.components.world.is_main:
-            self.kept.drop(self.saved_step)
+        """Begin to save the state; where weights are sharded it is whole later. The next step's metrics count this."""
+        step = self.progress.step
+        with self._phase(step, "state"):
+            if self.components.world.is_main and self.folder.metrics.exists():
+                sync(self.folder.metrics)  # A resumed run does not write the lines of these steps again.
+            self.components.save(self.folder.state, self.progress, lambda: self.kept.drop(step))
+        self.saved_step = step
 
     def _interrupt(self) -> None:
         if self.saved_step != self.progress.step:
             self._save_state()
+        self.components.finish_saving()
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
 
     def _resume(self) -> int | None:
@@ -284,7 +285,7 @@ class _Loop:
             self.progress, self.saved_step = loaded, loaded.step
             _LOG.info("resumed from the state of step %d", loaded.step)
             if self.sampler is not None:
-                self.sampler.update_weights(self._plain_weights)
+                self.sampler.update_weights(partial(plain_weights, self.components.model))
         if is_main:
             metrics.drop_metrics_after(self.folder.metrics, self.progress.step)
         return None if loaded is None else loaded.step

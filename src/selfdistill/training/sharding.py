@@ -8,13 +8,10 @@ that gather are collective: every rank must call them the same number of times.
 from __future__ import annotations
 
 import types
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed import checkpoint
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor, Partial
@@ -67,24 +64,6 @@ def local_part(tensor: Tensor, value: Tensor) -> Tensor:
     parts = value.chunk(tensor.device_mesh.size())
     rank = tensor.device_mesh.get_local_rank()
     return parts[rank] if rank < len(parts) else value[:0]
-
-
-def write_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Write weights and optimiser; each rank writes its part."""
-    checkpoint.save(_sharded_state(model, adamw, weights), checkpoint_id=folder)
-
-
-def read_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
-    """Read in place what any number of ranks wrote."""
-    state = _sharded_state(model, adamw, weights)
-    checkpoint.load(state, checkpoint_id=folder)
-    set_optimizer_state_dict(model, adamw, state["optimiser"])
-    torch.set_rng_state(state["generator"])
-
-
-def _sharded_state(model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
-    optimiser = get_optimizer_state_dict(model, adamw)
-    return {**weights, "optimiser": optimiser, "generator": torch.get_rng_state()}
 
 
 def _hidden_states(model: nn.Module, *, use_cache: bool = False, **inputs: Any) -> Tensor:

@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
 
-from selfdistill.files import move_into_place, read_json, sha256_file, sync
+from selfdistill.files import move_into_place, read_json, sha256_file
 from selfdistill.schema.errors import UserError
 from selfdistill.training.distributed import World
 
@@ -30,8 +30,6 @@ _KEPT = 2
 _PROGRESS, _DIGESTS = "progress.json", "digests.json"
 #: What holds the tensors: a file of one process, or a folder of the ranks' parts.
 TENSORS, SHARDS = "tensors.pt", "shards"
-#: Name of a rank's file in a distributed checkpoint of torch.
-_SHARD_FILE = re.compile(r"__(\d+)_\d+\.distcp")
 
 
 @dataclass
@@ -43,27 +41,28 @@ class Progress:
     method: dict[str, Any] = field(default_factory=dict)
 
 
-def save_state(folder: Path, progress: Progress, write: Callable[[Path], None], world: World) -> None:
-    """Write `folder/step-N` completely or not at all, then delete older ones. Collective: every rank calls it.
+class NewState:
+    """The state `folder/step-N` while it is written: it has that name once it is complete.
 
-    `write` writes its tensors into the folder it is given.
+    Every rank makes one. What the ranks write goes into `partial`; then the main rank calls `complete`.
     """
-    target = folder / f"step-{progress.step}"
-    partial = folder / f".{target.name}.partial"
-    if world.is_main:
-        shutil.rmtree(partial, ignore_errors=True)
-        partial.mkdir(parents=True)
-    world.barrier()
-    write(partial)
-    if world.is_main:
-        (partial / _PROGRESS).write_text(json.dumps(vars(progress)))
-    digests = world.gather({world.rank: _digests(partial, world.rank)})
-    if world.is_main:
-        (partial / _DIGESTS).write_text(json.dumps({name: digest for part in digests for name, digest in part.items()}))
-        move_into_place(partial, target)
-        for old in _states(folder)[_KEPT:]:
+
+    def __init__(self, folder: Path, progress: Progress, world: World) -> None:
+        self.target = folder / f"step-{progress.step}"
+        self.partial = folder / f".{self.target.name}.partial"
+        if world.is_main:
+            shutil.rmtree(self.partial, ignore_errors=True)
+            self.partial.mkdir(parents=True)
+            (self.partial / _PROGRESS).write_text(json.dumps(vars(progress)))
+        world.barrier()
+
+    def complete(self, known: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Flush it to disk, give it its name, and delete older states. `known`: digests of some of its files."""
+        digests = {name: known.get(name) or sha256_file(self.partial / name) for name in _files(self.partial)}
+        (self.partial / _DIGESTS).write_text(json.dumps(digests))
+        move_into_place(self.partial, self.target)
+        for old in _states(self.target.parent)[_KEPT:]:
             shutil.rmtree(old)
-    world.barrier()
 
 
 def newest_state(folder: Path, world: World) -> Path | None:
@@ -115,17 +114,6 @@ def _states(folder: Path) -> list[Path]:
 
 def _files(state: Path) -> list[str]:
     return sorted(str(path.relative_to(state)) for path in state.rglob("*") if path.is_file())
-
-
-def _digests(state: Path, rank: int) -> dict[str, str]:
-    """Digests of the files that this rank wrote, which are flushed to disk. Only shards are written by other ranks."""
-    digests = {}
-    for name in _files(state):
-        writer = _SHARD_FILE.fullmatch(Path(name).name)
-        if rank == (int(writer[1]) if writer else 0):
-            sync(state / name)
-            digests[name] = sha256_file(state / name)
-    return digests
 
 
 def _fault(state: Path, world: World) -> str | None:
