@@ -107,6 +107,7 @@ def test_expected_ends_give_one_line_and_their_own_code(artifact, stage, capsys,
 
 
 def test_a_full_disk_in_one_of_several_training_processes_is_one_line(artifact, stage):
+    artifact.payload.mkdir(parents=True)
     stage(raising(OSError(errno.ENOSPC, "No space left on device")))
     assert run_stage(SimpleNamespace(artifact=artifact)) == ({"error": "the disk is full. Free space, run again."}, 2)
     stage(raising(RuntimeError("a fault")))
