@@ -152,7 +152,7 @@ def test_a_judge_is_given_the_question_of_each_completion(rewards, name):
 
 
 def test_a_judge_without_a_question_is_an_error_unless_it_has_a_default(rewards):
-    with pytest.raises(UserError, match="^grader own_rewards:judge: it takes the question, and this problem has none"):
+    with pytest.raises(UserError, match="^grader own_rewards:judge: it takes the question, and this record has none"):
         graded(["so"], grader("judge"))
     assert [g.reward for g in graded(["so", "so"], grader("may_do_without"), questions=[None, "why"])] == [1.0, 0.0]
 

@@ -125,6 +125,57 @@ def test_grader_options_reach_the_grader(tmp_path):
     assert [r["outcome"] for r in json_lines("grade", hang, "--timeout", 0.5)[0]] == ["timeout", "correct"]
 
 
+@pytest.fixture
+def judged(tmp_path, monkeypatch):
+    """Completions with questions, as JSON lines and parquet, and functions of the user's in the current folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own_judge.py").write_text(
+        "def judge(completion, answer, question):\n    return completion == answer + question\n"
+        "def half(completion, answer):\n    return 0.5 if completion == '12' else None\n"
+    )
+    rows = [
+        {"completion": ["12", "13"], "answer": "1", "question": "2"},
+        {"completion": ["12", "13"], "answer": "1", "question": "3"},
+    ]
+    (tmp_path / "rows.jsonl").write_text(lines(rows))
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    return tmp_path
+
+
+@pytest.mark.parametrize("name", ["rows.jsonl", "rows.parquet"])
+def test_a_function_of_ones_own_is_given_the_question_of_the_record(judged, name):
+    records, totals = json_lines("grade", judged / name, "--function", "own_judge:judge")
+    assert [(r["outcome"], r["reward"]) for r in records] == [
+        ("correct", 1.0), ("wrong", 0.0), ("wrong", 0.0), ("correct", 1.0),
+    ]  # fmt: skip
+    # It extracts no answers that could vote.
+    assert list(measures(totals)) == ["avg@2", "pass@1", "pass@2"]
+
+
+def test_a_function_of_two_parameters_needs_no_question(judged):
+    records, _ = json_lines("grade", judged / "rows.jsonl", "--function", "own_judge:half", "--question-field", "none")
+    assert [(r["outcome"], r["reward"]) for r in records] == [("correct", 0.5), ("unparsed", 0.0)] * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--function", "own_judge:judge", "--question-field", "q"],
+            "grader own_judge:judge: it takes the question",
+        ),
+        (["--function", "own_judge:missing"], "grader own_judge:missing: own_judge has no function `missing`"),
+        (["--function", "own_judge"], "--function `own_judge`: write module:function"),
+        (["--function", "own_judge:half", "--choices", "AB"], "--choices and --function are two graders"),
+        (["--function", "own_judge:half", "--rules", "math_verify"], "belong to maths; leave them out with --function"),
+    ],
+)
+def test_mistakes_around_a_function_are_one_line(judged, options, message):
+    with pytest.raises(UserError) as error:
+        run("grade", judged / "rows.jsonl", *options)
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
 def test_multiple_choice(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(

@@ -26,7 +26,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "register": ("register 0123456789ab toy-sdpo --alias best",),
     "contamination": ("contamination train.jsonl test.parquet --question prompt.0.content", "contamination toy_id"),
     "count-epistemic": ("count-epistemic completions.jsonl", "count-epistemic completions.jsonl --mode word"),
-    "grade": ("grade completions.jsonl", "grade completions.jsonl --gold-field reward_model.ground_truth --format csv"),
+    "grade": (
+        "grade completions.jsonl",
+        "grade completions.jsonl --gold-field reward_model.ground_truth --format csv",
+        "grade completions.jsonl --function my_rewards:brief",
+    ),
     "doctor": ("doctor", "doctor --resources toy_sdpo"),
     "estimate": ("estimate qwen3_sdpo", "estimate qwen3_grpo --gpus 8 --gpu-memory 80 --sharding full"),
     "assets fetch": ("assets fetch smollm2",),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
 from enum import StrEnum
@@ -11,9 +12,10 @@ import typer
 
 from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
-from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, grade
-from selfdistill.schema.common import ChoiceGrader, Grader, MathGraderEntry
+from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, check_machine, grade
+from selfdistill.schema.common import PYTHON_FUNCTION, ChoiceGrader, GraderEntry, MathGraderEntry, PythonGraderEntry
 from selfdistill.schema.errors import UserError
+from selfdistill.sources.paths import MISSING, look_up
 from selfdistill.sources.tables import read_batches
 from selfdistill.sources.text_tables import Record
 
@@ -68,6 +70,11 @@ def grade_command(
             help="Other notations of the same answer count, math-verify alone, or the paper's training reward."
         ),
     ] = Rules.extended,
+    function: Annotated[
+        str | None,
+        typer.Option(help="module:function of your own, called with completion, answer and, if it asks, question."),
+    ] = None,
+    question_field: Annotated[str, typer.Option(help="The question, for --function.")] = "question",
     workers: Annotated[int, typer.Option(min=1, help="Processes that compare answers.")] = 1,
 ) -> None:
     """Grade completions: correct, wrong, unparsed (no readable answer), timeout or unreadable_gold.
@@ -75,12 +82,14 @@ def grade_command(
     Every record needs a completion and a gold answer. Equal answers are compared once. Records are written as they
     come; totals follow, as the last line of JSON, else as a table (on standard error beside CSV).
     """
-    grader = _grader(choices, scope_characters, timeout, fallback, rules)
+    grader = _grader(choices, scope_characters, timeout, fallback, rules, function)
+    check_machine(grader)
     writer = Writer(form, COLUMNS)
-    tally = _Tally()
+    tally = _Tally(has_answers=function is None)
+    needed = [field, gold_field, problem_field, question_field if function else None]
     with WorkerPool(workers) as pool:
         remembering = _Remembering(pool)
-        for rows in read_batches(file, [name for name in (field, gold_field, problem_field) if name]):
+        for rows in read_batches(file, [name for name in needed if name]):
             found, error = until_error(_completions(rows, field, gold_field, problem_field, grader))
             grades = grade(
                 [text for *_, text in found],
@@ -88,6 +97,7 @@ def grade_command(
                 ["eos"] * len(found),
                 grader,
                 remembering,
+                [_question(row, question_field) for (row, _), *_ in found],
             )
             about = [(row, sample, problem) for (row, sample), problem, *_ in found]
             writer.write(_record(*key, graded) for key, graded in zip(about, grades, strict=True))
@@ -103,25 +113,30 @@ class _Remembering:
 
     def __init__(self, pool: WorkerPool) -> None:
         self._pool = pool
-        self._known: OrderedDict[tuple[str, str], Outcome] = OrderedDict()
+        self._known: OrderedDict[tuple[str, ...], Outcome] = OrderedDict()
+        self._beside: dict[tuple[str, ...], _Remembering] = {}
+
+    def beside(self, worker: tuple[str, ...]) -> _Remembering:
+        return self._beside.setdefault(worker, _Remembering(self._pool.beside(worker)))
 
     def compare(
-        self, pairs: Sequence[tuple[str, str]], timeout_seconds: float, rules: str = "math_verify"
+        self, texts: Sequence[tuple[str, ...]], timeout_seconds: float, rules: str = "math_verify"
     ) -> list[Outcome]:
-        fresh = [pair for pair in pairs if pair not in self._known]
+        fresh = [asked for asked in texts if asked not in self._known]
         found = self._pool.compare(fresh, timeout_seconds, rules) if fresh else []
         verdicts = dict(zip(fresh, found, strict=True))
-        outcomes = [verdicts[pair] if pair in verdicts else self._known[pair] for pair in pairs]
-        self._known |= {pair: outcome for pair, outcome in verdicts.items() if outcome != "timeout"}
+        outcomes = [verdicts[asked] if asked in verdicts else self._known[asked] for asked in texts]
+        self._known |= {asked: outcome for asked, outcome in verdicts.items() if outcome != "timeout"}
         while len(self._known) > _REMEMBERED:
             self._known.popitem(last=False)
         return outcomes
 
 
 class _Tally:
-    """Outcomes so far; per problem where problems are named."""
+    """Outcomes so far; per problem where problems are named. Graders without `has_answers` extract none: no maj@k."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, has_answers: bool) -> None:
+        self._has_answers = has_answers
         self._outcomes: Counter[str] = Counter()
         self._correct: defaultdict[str, list[bool]] = defaultdict(list)
         self._answers: defaultdict[str, list[str]] = defaultdict(list)
@@ -162,8 +177,9 @@ class _Tally:
         yield measure(f"avg@{samples}", [avg_at_k([row])[0] for row in self._correct.values()])
         for k in _powers(min(sizes)):
             yield measure(f"pass@{k}", [pass_at_k([row], k)[0] for row in self._correct.values()])
-        voted = [maj_at_k([self._answers[name]], [row])[0] for name, row in self._correct.items()]
-        yield measure(f"maj@{samples}", voted)
+        if self._has_answers:
+            voted = [maj_at_k([self._answers[name]], [row])[0] for name, row in self._correct.items()]
+            yield measure(f"maj@{samples}", voted)
 
 
 def _powers(largest: int) -> list[int]:
@@ -172,22 +188,34 @@ def _powers(largest: int) -> list[int]:
 
 
 def _grader(
-    choices: str | None, scope_characters: int | None, timeout: float, fallback: Fallback, rules: Rules
-) -> Grader:
+    choices: str | None,
+    scope_characters: int | None,
+    timeout: float,
+    fallback: Fallback,
+    rules: Rules,
+    function: str | None,
+) -> GraderEntry:
     maths = MathGraderEntry(
         scope_characters=scope_characters, timeout_seconds=timeout, fallback=fallback.value, rules=rules.value
     )
-    if choices is None:
+    if choices is None and function is None:
         return maths
+    option = "--choices" if function is None else "--function"
     if maths != MathGraderEntry(timeout_seconds=timeout):
-        raise UserError("--scope-characters, --fallback and --rules belong to maths; leave them out with --choices.")
+        raise UserError(f"--scope-characters, --fallback and --rules belong to maths; leave them out with {option}.")
+    if function is not None:
+        if choices is not None:
+            raise UserError("--choices and --function are two graders: leave one out.")
+        if not re.match(PYTHON_FUNCTION, function):
+            raise UserError(f"--function `{function}`: write module:function, e.g. my_rewards:brief.")
+        return PythonGraderEntry(function=function, timeout_seconds=timeout)
     if len(choices) < 2:
         raise UserError(f"--choices `{choices}`: give at least two letters, e.g. ABCD.")
     return ChoiceGrader(choices=choices)
 
 
 def _completions(
-    rows: Sequence[Record], field: str, gold_field: str, problem_field: str | None, grader: Grader
+    rows: Sequence[Record], field: str, gold_field: str, problem_field: str | None, grader: GraderEntry
 ) -> Iterator[tuple[tuple[Record, int], str | None, str, str]]:
     """((row, sample), problem, gold, completion); a record with a list of completions is a problem of its own."""
     for row in rows:
@@ -198,6 +226,12 @@ def _completions(
         is_list = isinstance(value_at(row, field), list)
         problem = scalar_at(row, problem_field) if problem_field else str(row.number) if is_list else None
         yield from (((row, sample), problem, gold, text) for sample, text in enumerate(texts))
+
+
+def _question(row: Record, field: str) -> str | None:
+    """The question of a record as it stands, None without one: only functions that ask for it need it."""
+    value = look_up(row.values, field)
+    return None if value is MISSING or value is None else str(value)
 
 
 def _record(row: Record, sample: int, problem: str | None, graded: Grade) -> dict[str, Any]:

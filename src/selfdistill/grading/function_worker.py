@@ -71,7 +71,9 @@ def load_replies() -> Callable[[dict[str, Any]], str]:
             return json.dumps({"reward": None})
         completion, answer, *question = request["texts"]
         if asked and not question and asked.default is asked.empty:
-            return json.dumps({"error": "it takes the question, and this problem has none."})
+            return json.dumps(
+                {"error": "it takes the question, and this record has none: name its field (--question-field)."}
+            )
         found = reply_to(function, completion, answer, **({QUESTION: question[0]} if asked and question else {}))
         return json.dumps({name: " ".join(v.split()) if isinstance(v, str) else v for name, v in found.items()})
 

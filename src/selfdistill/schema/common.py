@@ -107,6 +107,10 @@ class CodeGrader(Model):
     )
 
 
+#: `module:function`, as in pyproject.toml's entry points.
+PYTHON_FUNCTION = r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$"
+
+
 class PythonGraderEntry(Model):
     """A function of your own in a module of the project folder or of a package.
 
@@ -115,7 +119,7 @@ class PythonGraderEntry(Model):
 
     kind: Literal["python"] = "python"
     function: str = Field(
-        pattern=r"^[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*$",
+        pattern=PYTHON_FUNCTION,
         description="`module:function`. It returns true or false, a number from 0 to 1, or None for no answer.",
     )
     timeout_seconds: float = Field(10.0, gt=0, description="Limit for one call, after which it is a timeout.")
