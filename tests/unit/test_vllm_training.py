@@ -4,19 +4,21 @@ from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import signal
-import subprocess
 import sys
 import time
+from dataclasses import replace
 
+import psutil
 import pytest
 
 from family_study import METHODS, SAMPLING, Study
 from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.vllm_sampler import VllmSampler
 from selfdistill.plan.graph import Node
-from selfdistill.schema.training import TrainingEvaluation
+from selfdistill.schema.common import Sampling
+from selfdistill.schema.errors import EXIT_RETRY
+from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 from small_specs import small
 
 pytestmark = [
@@ -88,66 +90,56 @@ def test_processes_that_train_run_one_engine_together(study, sharding):
             assert ours[name] == theirs[name]
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"separate_samplers": 1},
-        {"separate_samplers": 2, "processes": 2},
-        pytest.param({"separate_samplers": 1, "tensor_parallel": 2}, marks=pytest.mark.slow),
-    ],
-)
-def test_engines_beside_the_training_are_sent_its_weights(study, settings):
-    node = study.train(METHODS["grpo"], steps=4, seed=3)
-    use(study, processes=1)
-    expected = sampled(study.run(node))
-    study.freeze(node).unseal()
-    use(study, max_sampler_gap=1e-3, **settings)
-    beside = study.run(node)
-    assert sampled(beside) == expected
-    assert all(line["sampler_gap"] < 1e-4 for line in metrics_of(beside))
+def long_training(study, **settings):
+    """Sampling takes seconds: far from what the model has learned, some completions do not end soon."""
+    node = study.train(METHODS["grpo"], **settings)
+    sampling = Sampling(max_tokens=900, temperature=2.5)
+    on_policy = small(OnPolicy, group_size=16, sampling=sampling, engine="vllm")
+    return replace(node, spec=node.spec.model_copy(update={"on_policy": on_policy}))
 
 
-@pytest.fixture
-def beside(study):
-    """A long training beside an engine of several processes: (its process, the first of the engine's, log)."""
-    use(study, separate_samplers=1, tensor_parallel=2, state_every_steps=1)
-    artifact = study.freeze(study.train(METHODS["grpo"], steps=500, seed=4))
-    log = study.root / "logs/beside.log"
-    command = [sys.executable, "-m", "selfdistill.run.launch", "train", str(artifact.manifest_path), "--log", str(log)]
-    training = subprocess.Popen([*command, "--runtime", str(study.runtime)])
-    ready = f"step {1 + max([0, *(int(p.name.split('-')[1]) for p in artifact.state.glob('step-*'))])}/500"
-    wait_for(lambda: log.is_file() and ready in log.read_text(), 120)
-    leader = min(process for process, _, command in processes() if "generation.remote.server" in command)
-    assert sum(group == leader for _, group, _ in processes()) > 2
-    yield training, leader, log
-    training.kill()
-    log.unlink()
+def start(study, node):
+    """The job of a training whose two processes run one engine together."""
+    use(study, processes=2, tensor_parallel=2, state_every_steps=1)
+    manifest, log = study.freeze(node).manifest_path, study.root / "logs/job.log"
+    command = [sys.executable, "-m", "selfdistill.run.launch", "train", str(manifest), "--log", str(log)]
+    return psutil.Popen([*command, "--runtime", str(study.runtime)])
 
 
 @pytest.mark.slow
-def test_the_end_of_an_engine_of_several_processes_is_heard_of_and_leaves_none_of_them(beside):
-    training, leader, log = beside
-    os.kill(leader, signal.SIGKILL)
-    assert training.wait(60) == 1
-    assert "a sampling process has exited" in log.read_text()
-    wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
+def test_a_job_ends_with_one_of_the_processes_that_run_an_engine_together(study):
+    node = long_training(study, steps=500, seed=4)
+    job = start(study, node)
+    wait_for(lambda: (study.freeze(node).state / "step-1").is_dir(), 300)
+    launcher, *others = job.children(recursive=True)
+    second = next(process for process in others if process.environ().get("RANK") == "1")
+    second.kill()
+    assert job.wait(60) == 1
+    assert not psutil.wait_procs([launcher, *others], timeout=10)[1]
 
 
 @pytest.mark.slow
-def test_a_signal_to_all_processes_of_a_job_lets_the_training_save_its_state(beside):
-    training, leader, log = beside
-    for process in [training.pid, *(pid for pid, group, _ in processes() if group == leader)]:
-        os.kill(process, signal.SIGTERM)
-    assert training.wait(120) == 75
-    assert "is saved" in log.read_text()
-    wait_for(lambda: all(group != leader for _, group, _ in processes()), 60)
-
-
-def processes():
-    """(process, its group, its command) of all."""
-    command = ["ps", "-ww", "-eo", "pid=,pgid=,args="]
-    lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
-    return [(int(pid), int(group), args) for pid, group, args in (line.split(maxsplit=2) for line in lines)]
+def test_a_job_that_is_stopped_while_its_engine_samples_ends_soon_and_then_goes_on_to_the_same_end(study):
+    node = long_training(study, steps=2, seed=6)
+    assert start(study, node).wait(600) == 0
+    artifact = study.freeze(node)
+    expected, expected_metrics = sampled(artifact), metrics_of(artifact)
+    artifact.unseal()
+    job = start(study, node)
+    wait_for(lambda: (artifact.state / "step-1").is_dir(), 300)
+    time.sleep(0.3 * expected_metrics[1]["seconds_sampling"])
+    # As Slurm does: a signal to every process.
+    processes = [job, *job.children(recursive=True)]
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert job.wait(10) == EXIT_RETRY
+    assert not psutil.wait_procs(processes, timeout=1)[1]
+    assert [line["step"] for line in metrics_of(artifact)] == [1]
+    assert start(study, node).wait(600) == 0
+    assert sampled(artifact) == expected
+    for ours, theirs in zip(metrics_of(artifact), expected_metrics, strict=True):
+        assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
+        assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
 
 
 def wait_for(condition, seconds):
