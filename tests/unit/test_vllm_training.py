@@ -91,10 +91,10 @@ def test_processes_that_train_run_one_engine_together(study, sharding):
 
 
 def long_training(study, **settings):
-    """Sampling takes seconds: far from what the model has learned, some completions do not end soon."""
+    """Sampling takes seconds: there are 256 completions, and some, far from what the model has learned, do not end soon."""
     node = study.train(METHODS["grpo"], **settings)
-    sampling = Sampling(max_tokens=900, temperature=2.5)
-    on_policy = small(OnPolicy, group_size=16, sampling=sampling, engine="vllm")
+    sampling = Sampling(max_tokens=900, temperature=2.0)
+    on_policy = small(OnPolicy, group_size=64, sampling=sampling, engine="vllm")
     return replace(node, spec=node.spec.model_copy(update={"on_policy": on_policy}))
 
 
