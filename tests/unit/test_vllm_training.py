@@ -91,7 +91,7 @@ def test_processes_that_train_run_one_engine_together(study, sharding):
 
 
 def long_training(study, **settings):
-    """Sampling takes seconds: there are 256 completions, and some, far from what the model has learned, do not end soon."""
+    """Sampling takes seconds: of 256 completions some leave what the model has learned, and do not end soon."""
     node = study.train(METHODS["grpo"], **settings)
     sampling = Sampling(max_tokens=900, temperature=2.0)
     on_policy = small(OnPolicy, group_size=64, sampling=sampling, engine="vllm")
