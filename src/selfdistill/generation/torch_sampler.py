@@ -278,6 +278,8 @@ def _evaluating(model: Any) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:
-        yield
+        # Layers that training compiled are plain here: every token, row and layer would be compiled for itself.
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         model.train(was_training)

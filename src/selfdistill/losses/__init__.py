@@ -4,6 +4,7 @@ Shape suffixes: N tokens, V vocabulary, K the student's most likely tokens, R ro
 """
 
 from selfdistill.losses.aggregation import token_coefficients
+from selfdistill.losses.compiled import Compilable, compile_losses
 from selfdistill.losses.divergence import divergence, sampled_token_loss
 from selfdistill.losses.normalise import entropy
 from selfdistill.losses.policy import (
@@ -15,6 +16,8 @@ from selfdistill.losses.policy import (
 )
 
 __all__ = [
+    "Compilable",
+    "compile_losses",
     "divergence",
     "entropy",
     "group_advantages",

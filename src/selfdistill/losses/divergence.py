@@ -18,12 +18,14 @@ import math
 import torch
 from torch import Tensor
 
+from selfdistill.losses.compiled import Compilable
 from selfdistill.losses.normalise import chosen_logprobs
 
 #: log-mass of the K tokens is kept below this, so that the tail has a finite logarithm.
 _MAX_TOP_LOG_MASS = -1e-7
 
 
+@Compilable
 def divergence(
     student_logits_NV: Tensor, teacher_logits_NV: Tensor, *, alpha: float, top_k: int | None, add_tail: bool
 ) -> Tensor:

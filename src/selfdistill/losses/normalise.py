@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfdistill.losses.compiled import Compilable
+
 #: Elements whose exponentials are held at a time: 4 MiB, or 256 MiB on a GPU, where a block is a few kernel launches.
 _BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 
@@ -22,6 +24,7 @@ def chosen_logprobs(logits_NV: Tensor, index_NK: Tensor) -> Tensor:
     return _ChosenLogprobs.apply(logits_NV, index_NK)
 
 
+@Compilable
 def entropy(logits_NV: Tensor) -> Tensor:
     """Entropy [N] of softmax(logits) in nats; without gradient."""
     parts = []
@@ -33,7 +36,9 @@ def entropy(logits_NV: Tensor) -> Tensor:
 
 
 def _blocks(logits_NV: Tensor) -> tuple[Tensor, ...]:
-    """A few rows at a time."""
+    """A few rows at a time; all at once where compiled, since a fused reduction stores no exponentials."""
+    if torch.compiler.is_compiling():
+        return (logits_NV,)
     return logits_NV.split(max(1, _BLOCK_ELEMENTS[logits_NV.device.type] // logits_NV.shape[-1]))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from selfdistill.losses.compiled import Compilable
 from selfdistill.losses.normalise import chosen_logprobs
 
 #: Log-ratios are clamped to this range before exponentiation, as in the paper's code.
@@ -13,6 +14,7 @@ _MAX_LOG_RATIO = 20.0
 _STD_EPSILON = 1e-6
 
 
+@Compilable
 def token_logprobs(logits_NV: Tensor, token_ids_N: Tensor) -> Tensor:
     """Log-probability [N] of each token under softmax(logits)."""
     return chosen_logprobs(logits_NV, token_ids_N.unsqueeze(-1)).squeeze(-1)

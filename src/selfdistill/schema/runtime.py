@@ -32,6 +32,11 @@ class StageRuntime(Model):
     )
     threads: int = Field(1, gt=0, description="CPU threads of a process.")
     micro_batch_tokens: int = Field(16384, gt=0, description="Token budget of one forward and backward pass.")
+    compile: bool | None = Field(
+        None,
+        description="Compile the losses and layers of a training (torch.compile); if left out, on GPUs. Where the "
+        "compiler does not work the training goes on without it.",
+    )
     sampler_batch_tokens: int = Field(
         262144, gt=0, description="Token budget (prompt and completion) of the torch sampler's batch."
     )
@@ -103,6 +108,11 @@ class StageRuntime(Model):
     def steps_between_states(self) -> int:
         """A step on GPUs takes so long that none of it should be lost."""
         return self.state_every_steps or (1 if self.device == "cuda" else 10)
+
+    @property
+    def compiles(self) -> bool:
+        """On a CPU compiling takes longer than the small studies that run there."""
+        return self.device == "cuda" if self.compile is None else self.compile
 
     def gpus_used(self, stage: str) -> int:
         """GPUs of one node that a job of the stage takes, at most; 0 on a CPU."""

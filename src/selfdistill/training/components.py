@@ -15,6 +15,7 @@ from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.training import state
+from selfdistill.training.compilation import choose_compilation
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import TrainingMethod, make_method
 from selfdistill.training.metrics import epistemic_tokens
@@ -137,7 +138,12 @@ def build_components(
     config = model.config.get_text_config()
     method = make_method(spec, tokenizer, getattr(config, "max_position_embeddings", None))
     temperature = spec.on_policy.sampling.temperature if spec.on_policy else 1.0
-    student = Network(model, temperature=temperature, compute_dtype=DTYPES[spec.precision])
+    student = Network(
+        model,
+        temperature=temperature,
+        compute_dtype=DTYPES[spec.precision],
+        compiles=choose_compilation(runtime, world),
+    )
     teacher = TeacherNetwork(method.teacher, student) if method.teacher else None
     if world.is_sharded:
         _shard(student, teacher, world, base)

@@ -26,6 +26,7 @@ from selfdistill.generation.base import not_finite
 from selfdistill.losses import token_logprobs
 from selfdistill.schema.errors import UserError
 from selfdistill.training import varlen
+from selfdistill.training.compilation import compile_layers, uncompiled
 from selfdistill.training.head import Head, is_matrix, matrix_head
 from selfdistill.training.sharding import is_sharded, last_hidden_states, local, local_part, whole
 
@@ -86,8 +87,18 @@ def pack(
 class Network:
     """Hidden states and logits of a Hugging Face causal model, at the sampling temperature."""
 
-    def __init__(self, model: Any, *, temperature: float = 1.0, compute_dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        model: Any,
+        *,
+        temperature: float = 1.0,
+        compute_dtype: torch.dtype = torch.float32,
+        compiles: bool = False,
+    ) -> None:
         self.model = model
+        self.compiles = compiles
+        if compiles:
+            compile_layers(model)
         self.temperature = temperature
         self.compute_dtype = compute_dtype
         self.softcap = getattr(model.config, "final_logit_softcapping", None)
@@ -105,8 +116,12 @@ class Network:
 
     def states(self, ids_BT: Tensor, **arguments: Any) -> Tensor:
         """Last hidden states of all positions [B, T, H]; further arguments are the library's."""
-        with self._casting():
+        with self._casting(), self.plain_layers() if "past_key_values" in arguments else nullcontext():
             return last_hidden_states(self.model, input_ids=ids_BT, **arguments)
+
+    def plain_layers(self) -> AbstractContextManager[Any]:
+        """The layers are not compiled within this context."""
+        return uncompiled() if self.compiles else nullcontext()
 
     @property
     def is_sharded(self) -> bool:

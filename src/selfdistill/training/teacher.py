@@ -76,7 +76,12 @@ class TeacherNetwork:
         """Teach with this model."""
         widen_embeddings(model)
         model.requires_grad_(False).eval()
-        self.network = Network(model, temperature=self.student.temperature, compute_dtype=self.student.compute_dtype)
+        self.network = Network(
+            model,
+            temperature=self.student.temperature,
+            compute_dtype=self.student.compute_dtype,
+            compiles=self.student.compiles,
+        )
 
     def _may_be_narrow(self) -> bool:
         """Whether bfloat16 may hold the teacher: it never changes, is all of a network, and computes in that type."""
@@ -89,7 +94,7 @@ class TeacherNetwork:
         if all(parameter.dtype != torch.bfloat16 for parameter in self.network.model.parameters()):
             return True
         tokens = ([[0, 1]], [[0, 1, 0]])
-        with torch.no_grad():
+        with torch.no_grad(), self.student.plain_layers():
             is_same = torch.equal(_hidden(self.network, *tokens), _hidden(self.student, *tokens))
         if not is_same:
             _LOG.warning("the teacher computes otherwise with weights in bfloat16, so it holds them in float32")

@@ -1,0 +1,106 @@
+"""torch.compile of losses and layers: chosen on GPUs, and only where a trial shows that it computes the same.
+
+    losses    each function that reads a vocabulary is one graph (`losses/compiled.py`)
+    layers    each decoder layer is compiled in place, for training's passes alone
+
+All layers of a kind share their compiled versions, and lengths are dynamic. A pass with a key-value cache runs the plain
+layers: the torch sampler (the same modules, a cache that grows with every token) and a prompt that a teacher reads once.
+Each layer knows its number in the cache, so each would be compiled for itself, and again whenever the cache changes.
+"""
+
+from __future__ import annotations
+
+import logging
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from selfdistill.losses import compile_losses, divergence, token_logprobs
+from selfdistill.losses.compiled import first_line
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training.distributed import World
+
+_LOG = logging.getLogger(__name__)
+
+BACKEND = "inductor"
+#: Versions of a layer's code that may exist: with and without gradient, with and without window, one row or several.
+_MAX_VERSIONS = 64
+#: Relative error of float32 numbers that a trial may show.
+_TOLERANCE = 1e-4
+_TRIAL_VOCABULARY = 500
+
+
+def choose_compilation(runtime: StageRuntime, world: World) -> bool:
+    """Whether this training compiles its layers; losses are switched here. Collective."""
+    problem = fault(world.device) if runtime.compiles else None
+    if problem:
+        _LOG.warning("nothing is compiled, since torch.compile does not work here: %s", problem)
+    compiles = runtime.compiles and not world.any(problem is not None)
+    compile_losses(world.device.type, BACKEND if compiles else None)
+    return compiles
+
+
+def compile_layers(model: Any) -> None:
+    """Compile each decoder layer in place, before it is sharded. A copy of the model is not compiled."""
+    for layer in model.base_model.layers:
+        layer.compile(dynamic=True, backend=BACKEND, recompile_limit=_MAX_VERSIONS)
+
+
+def uncompiled() -> AbstractContextManager[Any]:
+    """Nothing that is compiled is used, and nothing is compiled anew, within this context."""
+    return torch.compiler.set_stance("force_eager")
+
+
+def fault(device: torch.device) -> str | None:
+    """Why nothing can be compiled for this device, or None. A small loss and two small layers are tried, with gradients."""
+    try:
+        worst = max(_trial_of_losses(device), _trial_of_layers(device))
+    except Exception as error:  # Of a compiler, a linker, a driver: there is no common class.
+        return first_line(error)
+    finally:
+        compile_losses(device.type, None)
+    return None if worst <= _TOLERANCE else f"its results differ by {worst:.1%}"
+
+
+def _trial_of_losses(device: torch.device) -> float:
+    generator = torch.Generator().manual_seed(0)
+    student, teacher = (torch.randn(5, _TRIAL_VOCABULARY, generator=generator).to(device) for _ in range(2))
+    targets = torch.arange(5, device=device)
+
+    def run() -> list[Tensor]:
+        leaf = student.clone().requires_grad_()
+        losses = divergence(leaf, teacher, alpha=0.5, top_k=20, add_tail=True) + token_logprobs(leaf, targets)
+        return [losses, *torch.autograd.grad(losses.sum(), leaf)]
+
+    expected = run()
+    compile_losses(device.type, BACKEND)
+    return _worst(run(), expected)
+
+
+def _trial_of_layers(device: torch.device) -> float:
+    from transformers import Qwen3Config, Qwen3Model
+
+    config = Qwen3Config(
+        vocab_size=16, hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, head_dim=16,
+    )  # fmt: skip
+    with torch.random.fork_rng([]):
+        model = Qwen3Model(config).to(device).train()
+    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    ids = torch.arange(14, device=device).view(2, 7)
+
+    def run() -> list[Tensor]:
+        states = model(ids, use_cache=False).last_hidden_state
+        return [states, *torch.autograd.grad(states.square().sum(), list(model.layers.parameters()))]
+
+    expected = run()
+    compile_layers(model)
+    return _worst(run(), expected)
+
+
+def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
+    """Largest relative difference of two lists of tensors."""
+    pairs = zip(found, expected, strict=True)
+    return max(float(((one - other).norm() / other.norm()).detach()) for one, other in pairs)
