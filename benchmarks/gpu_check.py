@@ -5,6 +5,7 @@
     step      one SDPO and one GRPO step of a random Qwen3 in bfloat16, sampled by the torch engine
     fsdp2     sharded over one process: the same hidden states and gradients as unsharded
     attention rows end to end by torch's variable-length kernel: hidden states, gradients and speed of padded rows
+    compile   losses and layers compiled by torch.compile: gradients and speed of the plain ones
     vllm      sampling, sleep, wake, new weights, sampling again
     speed     the loss block, a layer of an 8B model, memory bandwidth, against what the hardware should give
 
@@ -27,6 +28,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -103,7 +105,17 @@ def speed(case: Case) -> Iterator[Line]:
 
 
 def layer_speed(case: Case) -> Iterator[Line]:
-    """Tokens a second of a stack of layers, forward and backward under autocast, as training runs them."""
+    """Tokens a second of a layer, forward and backward."""
+    model, run = layer_stack(case)
+    seconds = timed(run, case) / case.layers
+    weights = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
+    pairs = case.tokens**2 / 2 * 4 * case.hidden
+    predicted = case.peaks and case.tokens / (3 * (2 * case.tokens * weights + pairs) / case.peaks[0])
+    yield Line("speed", "one layer, forward and backward", case.tokens / seconds, "tokens/s", predicted)
+
+
+def layer_stack(case: Case) -> tuple[Any, Callable[[], torch.Tensor]]:
+    """A stack of layers, and a call of a forward and backward pass as in training, which gives its hidden states."""
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -113,34 +125,32 @@ def layer_speed(case: Case) -> Iterator[Line]:
     model = Qwen3ForCausalLM(config).to(case.device).train()
     ids = torch.randint(256, (1, case.tokens), device=case.device)
 
-    def run() -> None:
+    def run() -> torch.Tensor:
         with torch.autocast(case.device.type, dtype=torch.bfloat16):
             states = model.model(ids, use_cache=False).last_hidden_state
         states.float().sum().backward()
+        return states.detach()
 
-    seconds = timed(run, case) / case.layers
-    weights = sum(parameter.numel() for parameter in model.model.layers[0].parameters())
-    pairs = case.tokens**2 / 2 * 4 * case.hidden
-    predicted = case.peaks and case.tokens / (3 * (2 * case.tokens * weights + pairs) / case.peaks[0])
-    yield Line("speed", "one layer, forward and backward", case.tokens / seconds, "tokens/s", predicted)
+    return model, run
 
 
-def timed(run: Callable[[], object], case: Case, repeats: int = 5) -> float:
-    """Median seconds of a call, after two that warm up."""
+def timed(run: Callable[[], object], case: Case, *, warm: int = 2, repeats: int = 5) -> float:
+    """Median seconds of a call, after some that warm up."""
     wait = torch.cuda.synchronize if case.device.type == "cuda" else int
     found = []
-    for _ in range(2 + repeats):
+    for _ in range(warm + repeats):
         wait()
         start = time.perf_counter()
         run()
         wait()
         found.append(time.perf_counter() - start)
-    return sorted(found[2:])[repeats // 2]
+    return sorted(found[warm:])[repeats // 2]
 
 
 def parts() -> dict[str, tuple[Callable[[Case], Iterator[Line]], tuple[str, ...]]]:
     """Each part, and the modules that it needs."""
     import gpu_check_attention
+    import gpu_check_compile
     import gpu_check_losses as losses
     import gpu_check_training as training
 
@@ -149,6 +159,7 @@ def parts() -> dict[str, tuple[Callable[[Case], Iterator[Line]], tuple[str, ...]
         "head": (losses.head, ("pydantic",)),
         "fsdp2": (training.fsdp2, ("pydantic",)),
         "attention": (gpu_check_attention.attention, ("pydantic",)),
+        "compile": (gpu_check_compile.compiled, ("pydantic",)),
         "step": (training.step, ("pydantic",)),
         "vllm": (training.vllm, ("pydantic", "vllm")),
         "speed": (speed, ("pydantic",)),

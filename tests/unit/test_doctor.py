@@ -54,7 +54,7 @@ def test_every_line_starts_with_its_verdict_and_warnings_are_no_failure(project)
     output = doctor()
     assert {line.split()[0] for line in output.splitlines()} <= {"ok", "warn"}
     assert {line.split()[1] for line in output.splitlines()} >= {
-        "python", "torch", "gpus", "attention", "vllm", "disk", "slurm", "mlflow", "assets", "sandbox"
+        "python", "torch", "gpus", "attention", "compiler", "vllm", "disk", "slurm", "mlflow", "assets", "sandbox"
     }  # fmt: skip
     assert lines_of(output, "slurm")[0][0] == "ok" and "not on this machine" in output
     doctor("--strict", expect=1)

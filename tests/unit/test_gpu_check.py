@@ -41,7 +41,7 @@ def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_pa
     code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=ABSENT)
     assert code == 0
     lines = {(line["part"], line["name"]): line for line in found["lines"]}
-    assert {part for part, _ in lines} == {"losses", "head", "fsdp2", "attention", "step", "vllm", "speed"}
+    assert {part for part, _ in lines} == {"losses", "head", "fsdp2", "attention", "compile", "step", "vllm", "speed"}
     assert lines["vllm", ""]["note"] == "not here: vllm"
     assert lines["attention", "torch's variable-length kernel"]["note"].startswith("not here: ")
     assert lines["step", "sdpo: gradient norm"]["measured"] > 0

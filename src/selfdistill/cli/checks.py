@@ -122,6 +122,22 @@ def attention() -> Iterator[Check]:
         )
 
 
+def compiler() -> Iterator[Check]:
+    """Whether trainings on this GPU compile losses and layers; the compiler is tried as at the start of a training."""
+    import torch as library
+
+    if not library.cuda.is_available():
+        yield Check("compiler", OK, "no GPU here: nothing is compiled. On a GPU torch.compile is tried")
+        return
+    from selfdistill.training.compilation import fault
+
+    problem = fault(library.device("cuda"))
+    if problem is None:
+        yield Check("compiler", OK, "losses and layers of trainings are compiled: torch.compile works here")
+    else:
+        yield Check("compiler", WARN, f"nothing is compiled: torch.compile does not work here ({problem})")
+
+
 def gpus() -> Iterator[Check]:
     listed = output_of("nvidia-smi", "--query-gpu=index,name,memory.free,memory.total", "--format=csv,noheader,nounits")
     lines = [line.split(", ") for line in (listed or "").splitlines() if line.count(", ") == 3]

@@ -54,6 +54,7 @@ def _all_checks(configfile: list[str] | None) -> Iterator[Check]:
         ("torch", checks.torch),
         ("gpus", checks.gpus),
         ("attention", checks.attention),
+        ("compiler", checks.compiler),
         ("vllm", lambda: checks.vllm(configfile)),
         ("disk", checks.disk),
         *slurm_checks.CHECKS,

@@ -50,14 +50,15 @@ class Compilable:
         try:
             return _compiled(self.plain, _BACKENDS[device])(*tensors, **settings)
         except torch._dynamo.exc.TorchDynamoException as error:
-            _LOG.warning("losses are no longer compiled: %s", first_line(error))
+            _LOG.warning("losses are no longer compiled: %s", reason(error))
             compile_losses(device, None)
             return self.plain(*tensors, **settings)
 
 
-def first_line(error: Exception) -> str:
-    """What went wrong, in one line."""
-    return str(error).strip().partition("\n")[0] or type(error).__name__
+def reason(error: Exception) -> str:
+    """What went wrong: the first line of the message, and the second where the first only names the backend."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1]) or type(error).__name__
 
 
 @functools.cache
