@@ -18,7 +18,7 @@ from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.stages.shared.continue_run import continue_run
 from selfdistill.training.data import TrainingFolder
 from small_specs import small
-from training_session import GRPO, SDPO, SFT, Session, make_spec, without_times
+from training_session import GRPO, SDPO, SFT, Session, make_spec, run_in_processes, without_times
 
 EVALUATION = small(TrainingEvaluation, every_steps=2, limit=3, sampling=Sampling(max_tokens=8))
 
@@ -31,16 +31,21 @@ def artifact_of(root, spec: TrainSpec) -> Artifact:
     return Artifact.open(folder)
 
 
-def train(artifact: Artifact, *, keep: bool = True) -> Session:
-    """Train and seal the artifact, as the stage does."""
-    session = Session(artifact.payload, artifact.spec(TrainSpec))
+SHARDED = {"processes": 2, "sharding": "full"}
+
+
+def train(artifact: Artifact, *, keep: bool = True, **runtime) -> Session:
+    """Train and seal the artifact, as the stage does; in two processes if `runtime` says so."""
+    session = Session(artifact.payload, artifact.spec(TrainSpec), StageRuntime(state_every_steps=1, **runtime))
     artifact.payload.mkdir(exist_ok=True)
-    session.run(
-        folder=TrainingFolder(
-            artifact.payload / "checkpoints", artifact.state, artifact.metrics, artifact.folder / "profile",
-            artifact.last_state if keep else None,
-        ),
+    folder = TrainingFolder(
+        artifact.payload / "checkpoints", artifact.state, artifact.metrics, artifact.folder / "profile",
+        artifact.last_state if keep else None,
     )  # fmt: skip
+    if runtime:
+        assert run_in_processes(SimpleNamespace(run=lambda: session.run(folder=folder))) == [0, 0]
+    else:
+        session.run(folder=folder)
     artifact.seal({})
     return session
 
@@ -82,6 +87,39 @@ def test_a_run_that_goes_on_has_the_bytes_of_one_that_did_all_steps(tmp_path, me
     assert weights(longer) == weights(whole) and metrics(longer) == metrics(whole)
     assert job.notes[CONTINUED]["name"] == shorter.name and job.notes[CONTINUED]["step"] == 2
     assert set(whole.manifest["files"]) == set(longer.manifest["files"])
+
+
+def test_a_run_of_sharded_processes_goes_on_in_the_same_bytes(tmp_path):
+    """Each of the two ranks has written its part of the last state, the moving teacher's included, and reads it."""
+    whole = artifact_of(tmp_path / "whole", make_spec(SDPO, steps=4))
+    train(whole, keep=False, **SHARDED)
+    shorter, longer = (
+        artifact_of(tmp_path, make_spec(SDPO, steps=2)),
+        artifact_of(tmp_path, make_spec(SDPO, steps=4)),
+    )
+    train(shorter, **SHARDED)
+    assert len(list((last_state(shorter) / "shards").glob("*.distcp"))) == 2 and not shorter.state.exists()
+    job = job_of(longer, **SHARDED)
+    continue_run(job)
+    assert job.tee.printed == [f"continues from {shorter.name}."]
+    # What is copied is what the longer run keeps: had it begun anew, step 1 would be written again, later.
+    before = longer.metrics.read_bytes()
+    checkpoint = longer.payload / "checkpoints/step-2/model.safetensors"
+    written = checkpoint.stat().st_mtime_ns
+    train(longer, **SHARDED)
+    assert longer.metrics.read_bytes().startswith(before) and checkpoint.stat().st_mtime_ns == written
+    assert weights(longer) == weights(whole) and metrics(longer) == metrics(whole)
+    assert set(whole.manifest["files"]) == set(longer.manifest["files"])
+
+
+def test_a_damaged_shard_is_not_taken_over(tmp_path):
+    shorter, longer = artifact_of(tmp_path, make_spec(SFT, steps=2)), artifact_of(tmp_path, make_spec(SFT, steps=4))
+    train(shorter, **SHARDED)
+    shard = last_state(shorter) / "shards" / "__1_0.distcp"
+    shard.write_bytes(shard.read_bytes()[:-1])
+    job = job_of(longer, **SHARDED)
+    continue_run(job)
+    assert "__1_0.distcp does not match its digest" in job.tee.printed[0] and not longer.state.exists()
 
 
 def test_a_run_that_has_begun_goes_on_from_its_own_state_and_remembers_where_it_started(tmp_path):
