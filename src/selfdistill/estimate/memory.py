@@ -145,10 +145,12 @@ def _updating(work: Workload) -> Iterator[Part]:
         each = sizes.layer_parameters if work.has_checkpointing else sizes.parameters
         cast = work.teachers - (work.has_narrow_teacher and not work.is_sharded)
         heads = 2 * sizes.head_parameters * (1 + cast)
-        yield Part("bfloat16 copies", "updating", 2 * each + heads, "weights as autocast has cast them, heads")
+        layers = 0 if work.is_sharded else 2 * each  # Sharded layers are gathered in bfloat16, and freed after use.
+        yield Part("bfloat16 copies", "updating", layers + heads, "weights as autocast has cast them, heads")
     if work.is_sharded:
-        gathered = 4 * (2 * sizes.layer_parameters + sizes.head_parameters * (1 if sizes.is_tied else 2))
-        yield Part("gathered weights", "updating", gathered, "two layers, embedding and head, whole")
+        ends = 4 * sizes.head_parameters * (1 if sizes.is_tied else 2)
+        how = f"two layers ({'bfloat16' if c == 2 else 'float32'}), embedding and head, whole"
+        yield Part("gathered weights", "updating", 2 * c * sizes.layer_parameters + ends, how)
 
 
 def _loss_bytes(work: Workload) -> int:

@@ -181,7 +181,7 @@ def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base:
 
 def _spread(network: Network, world: World, base: Path | None) -> None:
     if is_empty(network.model):
-        shard_from_folder(network.model, base, world.device, world.size)
+        shard_from_folder(network.model, base, world.device, world.size, network.compute_dtype)
     else:
-        shard_model(network.model, world.device, world.size)
+        shard_model(network.model, world.device, world.size, network.compute_dtype)
     network.device = world.device

@@ -50,11 +50,13 @@ def _replace(model: nn.Module, by_id: dict[int, nn.Parameter]) -> None:
                 module.register_parameter(name, by_id[id(parameter)])
 
 
-def shard_from_folder(model: Any, folder: Path, device: torch.device, processes: int) -> None:
+def shard_from_folder(
+    model: Any, folder: Path, device: torch.device, processes: int, compute_dtype: torch.dtype = torch.float32
+) -> None:
     """Shard an empty model in place and fill it. What has memory already (adapters, buffers) keeps its values."""
     adapters = {name: tensor.detach() for name, tensor in model.named_parameters() if not tensor.is_meta}
     buffers = dict(model.named_buffers())
-    shard_model(model, device, processes)
+    shard_model(model, device, processes, compute_dtype)
     model.to_empty(device=device)
     model.tie_weights()
     with torch.no_grad():
