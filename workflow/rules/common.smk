@@ -179,6 +179,11 @@ if workflow.is_main_process and SITE and SITE.problem:
 
 
 onstart:
+    # By default Snakemake starts at most a hundred jobs a second. For that it looks at all ready jobs again a second
+    # after each look; every finished job adds a look a second, and after some hundred it is busier than the jobs.
+    limit = workflow.scheduler.job_rate_limiter
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
     wrong = SITE and (SITE.problem or SITE.refused_account())
     if wrong:
         print(f"error: {wrong}", file=sys.stderr)
