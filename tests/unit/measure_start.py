@@ -1,7 +1,8 @@
 """Memory of one of several sharded processes, from its start to its first optimiser step (test_sharded_loading).
 
 Prints JSON, in bytes: with the libraries loaded; the most while the weights of policy and teacher are read; when they
-are; the most while components are built (a forward pass belongs to that); with gradients and moments.
+are; the most while components are built (a forward pass belongs to that); with gradients and moments; the most while
+a second resume state is saved; and with what its copy keeps.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from selfdistill.training.components import build_components
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network
 from selfdistill.training.optimiser import clear_gradients
+from selfdistill.training.state import Progress
 from test_estimate_measured import make_spec, sdpo
 from tiny import tiny_tokenizer
 
@@ -64,6 +66,14 @@ def main() -> None:
     found["start peak"] = memory("VmHWM")
     step(components)
     found["steady"] = held()
+    state = large.parent / "state"
+    for number in (1, 2):
+        components.save(state, Progress(step=number))
+        components.finish_saving()
+        if number == 1:
+            held()
+            Path("/proc/self/clear_refs").write_text("5")
+    found |= {"saving peak": memory("VmHWM"), "with state": held()}
     print(json.dumps(found))
     world.barrier()
 

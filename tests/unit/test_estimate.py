@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from selfdistill.cli import app
-from selfdistill.estimate import PUBLISHED, Dimensions, dimensions_of, plan_memory, step_cost, suggestions
+from selfdistill.estimate import PUBLISHED, Dimensions, dimensions_of, plan_memory, state_copy, step_cost, suggestions
 from selfdistill.estimate.speed import GPUS, running_completions
 from selfdistill.estimate.workload import Workload, workload_of
 from selfdistill.schema.common import Lora
@@ -97,6 +97,7 @@ def make_work(**changes) -> Workload:
         "teacher": "copy",
         "teachers": 1,
         "has_narrow_teacher": False,
+        "has_moving_teacher": False,
         "compute_bytes": 2,
         "processes": 4,
         "is_sharded": True,
@@ -130,6 +131,16 @@ def test_held_weights_are_those_of_a_shard():
         assert whole[f"always {name}"] == width * parameters
         assert sharded[f"always {name}"] == pytest.approx(width * parameters / 4, abs=width)
     assert "always teacher" not in parts_of(make_work(teacher="shared"))
+
+
+def test_main_memory_holds_a_copy_of_the_sharded_state():
+    work = make_work()
+    assert state_copy(work) == pytest.approx(3 * work.dimensions.parameters, abs=12)
+    assert state_copy(replace(work, has_moving_teacher=True)) == pytest.approx(4 * work.dimensions.parameters, abs=16)
+    assert state_copy(replace(work, adapter_parameters=400)) == 1200
+    assert state_copy(replace(work, is_sharded=False)) == 0
+    assert "always copied state" not in parts_of(work)
+    assert parts_of(replace(work, device="cpu"))["always copied state"] == state_copy(work)
 
 
 def test_adapters_are_counted_as_the_library_makes_them():

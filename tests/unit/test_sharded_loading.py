@@ -148,7 +148,12 @@ def test_what_a_sharded_process_keeps_is_what_the_planner_says(measured):
     )
     kept = sum(part.bytes for part in plan_memory(work).parts if part.phase == "always")
     for process in measured:
-        assert process["steady"] - process["libraries"] == pytest.approx(kept, rel=0.15)
+        assert process["with state"] - process["libraries"] == pytest.approx(kept, rel=0.15)
+
+
+def test_a_state_is_copied_once_and_the_next_uses_the_same_memory(measured):
+    for process in measured:
+        assert process["saving peak"] <= 1.05 * process["with state"]
 
 
 def test_sharded_processes_check_their_own_part_of_the_head(tmp_path):

@@ -17,6 +17,7 @@ from selfdistill.estimate import (
     at_largest_fraction,
     dimensions_of,
     plan_memory,
+    state_copy,
     step_cost,
     step_time,
     suggestions,
@@ -146,6 +147,8 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.engine != "none" else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
     show_table(("part", "while", "GB", "what"), rows)
+    if work.device == "cuda" and (copied := state_copy(work)):
+        console.print(f"Main memory of each process: {_gb(copied)} GB for the copy of a resume state, beside all else.")
     console.print()
 
 

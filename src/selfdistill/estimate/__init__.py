@@ -12,7 +12,7 @@ The trainer is modelled as it is written (training/network.py, update.py, parts.
 
 from selfdistill.estimate.arithmetic import StepCost, step_cost
 from selfdistill.estimate.dimensions import PUBLISHED, Dimensions, dimensions_of
-from selfdistill.estimate.memory import Part, Plan, plan_memory, suggestions
+from selfdistill.estimate.memory import Part, Plan, plan_memory, state_copy, suggestions
 from selfdistill.estimate.speed import GPUS, Gpu, at_largest_fraction, step_time
 from selfdistill.estimate.workload import Workload, workload_of
 
@@ -29,6 +29,7 @@ __all__ = [
     "Workload",
     "dimensions_of",
     "plan_memory",
+    "state_copy",
     "step_cost",
     "suggestions",
     "workload_of",

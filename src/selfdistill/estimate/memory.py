@@ -90,8 +90,18 @@ def _held(work: Workload) -> Iterator[Part]:
         yield Part("teacher", "always", -(-held // shards), f"a second network, {of_type}")
     elif work.teacher == "copy":
         yield Part("teacher", "always", 4 * trained, "a second set of adapters; the network is shared")
+    if work.device == "cpu" and (copied := state_copy(work)):
+        yield Part("copied state", "always", copied, "the resume state that is being written")
     if work.device == "cuda":
         yield Part("overhead", "always", GPU_OVERHEAD_BYTES, "context, kernels, buffers of libraries: assumed")
+
+
+def state_copy(work: Workload) -> int:
+    """Bytes of main memory that a process copies its part of a resume state to; 0 where weights are not sharded."""
+    if not work.is_sharded:
+        return 0
+    trained = work.dimensions.parameters if work.adapter_parameters is None else work.adapter_parameters
+    return (16 if work.has_moving_teacher else 12) * -(-trained // work.processes)
 
 
 def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
