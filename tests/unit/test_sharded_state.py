@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import signal
+import threading
 import time
 
 import pytest
@@ -91,6 +93,38 @@ def test_a_run_killed_while_a_state_is_written_goes_on_from_the_one_before(tmp_p
     assert run_in_processes(session) == [0, 0]
     assert session.weights() == whole.weights()
     assert without_times(session.metrics()) == without_times(whole.metrics())
+
+
+class Dying(Session):
+    """Each rank kills itself after some seconds, if it is still there."""
+
+    after = 0.0
+
+    def run(self):
+        timer = threading.Timer(self.after, os.kill, (os.getpid(), signal.SIGKILL))
+        timer.daemon = True
+        timer.start()
+        super().run()
+
+
+@pytest.mark.slow
+def test_runs_killed_at_random_moments_end_the_same(tmp_path, whole):
+    seed = int(os.environ.get("SELFDISTILL_KILL_SEED", time.time_ns() % 2**32))
+    print(f"SELFDISTILL_KILL_SEED={seed}")
+    chance = random.Random(seed)
+    started = time.monotonic()
+    assert run_in_processes(make(tmp_path / "timed")) == [0, 0]
+    seconds = time.monotonic() - started
+    hits, run = 0, 0
+    while hits < 10:
+        session = Dying(tmp_path / f"run-{run}", SPEC, StageRuntime(processes=2, sharding="full", state_every_steps=1))
+        session.after = chance.uniform(0, 1.2 * seconds)
+        while run_in_processes(session) != [0, 0]:
+            hits += 1
+            session.after = chance.uniform(0, 1.2 * seconds) if hits < 10 else 1000
+        assert session.weights() == whole.weights()
+        assert without_times(session.metrics()) == without_times(whole.metrics())
+        run += 1
 
 
 def test_a_full_disk_of_one_rank_stops_all_ranks(tmp_path, before_write):
