@@ -136,7 +136,7 @@ def fsdp2(case: Case) -> Iterator[Line]:
         for is_sharded in (False, True):
             model = make_network(size_of(case)).to(case.device).train()
             if is_sharded:
-                shard_model(model, case.device, 1)
+                shard_model(model, case.device, 1, torch.bfloat16)
             network = Network(model, compute_dtype=torch.bfloat16)
             packed = network.pack([[7, 8, 9], [10] * 5], [[11, 12, 13, END], [14, 15, END]])
             hidden = network.hidden(packed)
@@ -147,8 +147,29 @@ def fsdp2(case: Case) -> Iterator[Line]:
         yield Line("fsdp2", "hidden states", error(found, expected), "relative error", limit=2e-2)
         worst = max(error(own[name], gradients[name]) for name in gradients)
         yield Line("fsdp2", "worst gradient of a weight", worst, "relative error", limit=5e-2)
+        yield Line("fsdp2", "weights after save, change, load", saved_and_loaded(model), "relative error", limit=0)
     finally:
         torch.distributed.destroy_process_group()
+
+
+def saved_and_loaded(model: Any) -> float:
+    """Largest error of weights that changed while their state was written, once they are read again."""
+    from selfdistill.training.distributed import World
+    from selfdistill.training.sharded_state import ShardWriter, read_shards, sharded_tensors
+    from selfdistill.training.sharding import local
+
+    adamw = torch.optim.AdamW(model.parameters())
+    adamw.step()
+    weights = {"policy": {name: parameter.detach() for name, parameter in model.named_parameters()}}
+    expected = {name: local(tensor).clone() for name, tensor in weights["policy"].items()}
+    folder = Path(os.environ["SELFDISTILL_CHECK"]) / "state"
+    writer = ShardWriter(World(next(model.parameters()).device.type))
+    writer.start(folder, sharded_tensors(model, adamw, weights), lambda digests: None)
+    for tensor in weights["policy"].values():
+        local(tensor).zero_()
+    writer.wait()
+    read_shards(folder, model, adamw, weights)
+    return max(error(local(tensor), expected[name]) for name, tensor in weights["policy"].items())
 
 
 def vllm(case: Case) -> Iterator[Line]:
