@@ -12,7 +12,7 @@ from dataclasses import replace
 import psutil
 import pytest
 
-from family_study import METHODS, SAMPLING, Study
+from family_study import METHODS, PROBLEM_TEXTS, SAMPLING, Study
 from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.vllm_sampler import VllmSampler
 from selfdistill.plan.graph import Node
@@ -99,10 +99,10 @@ def long_training(study, **settings):
 
 
 def start(study, node):
-    """The job of a training whose two processes run one engine together."""
+    """A job with an engine in two processes: those of the training, or the engine's own."""
     use(study, processes=2, tensor_parallel=2, state_every_steps=1)
     manifest, log = study.freeze(node).manifest_path, study.root / "logs/job.log"
-    command = [sys.executable, "-m", "selfdistill.run.launch", "train", str(manifest), "--log", str(log)]
+    command = [sys.executable, "-m", "selfdistill.run.launch", node.stage, str(manifest), "--log", str(log)]
     return psutil.Popen([*command, "--runtime", str(study.runtime)])
 
 
@@ -140,6 +140,26 @@ def test_a_job_that_is_stopped_while_its_engine_samples_ends_soon_and_then_goes_
     for ours, theirs in zip(metrics_of(artifact), expected_metrics, strict=True):
         assert ours["loss"] == pytest.approx(theirs["loss"], abs=1e-5)
         assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-3)
+
+
+@pytest.mark.slow
+def test_a_signal_to_all_processes_of_a_sampling_job_leaves_the_decision_to_the_job(study):
+    """Its engine runs in processes of its own, which must not end before what they have sampled is saved."""
+    node = study.rollouts(samples=64, seed=1)
+    node = replace(node, spec=node.spec.model_copy(update={"sampling": Sampling(max_tokens=900, temperature=2.0)}))
+    artifact, log = study.freeze(node), study.root / "logs/job.log"
+    log.unlink(missing_ok=True)
+    job = start(study, node)
+    wait_for(lambda: log.is_file() and "sampling, step 0:" in log.read_text(), 300)
+    processes = [job, *job.children(recursive=True)]
+    assert len(processes) > 2
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+    assert job.wait(30) == EXIT_RETRY
+    assert not psutil.wait_procs(processes, timeout=10)[1]
+    assert start(study, node).wait(600) == 0
+    rows = read_rows(artifact.payload / "rollouts.parquet", ["row_id", "sample"])
+    assert len(rows) == 64 * len(PROBLEM_TEXTS)
 
 
 def wait_for(condition, seconds):

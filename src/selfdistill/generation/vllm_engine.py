@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +56,7 @@ def start_engine(
     config = AutoConfig.from_pretrained(folder)
     length = _model_length(config, max_positions)
     options = _gpu_options(runtime) if runtime.device == "cuda" else _cpu_options(length)
-    with _launcher_variables_kept(), _library_classes_kept(config) as give_own_classes:
+    with _signals_held(), _launcher_variables_kept(), _library_classes_kept(config) as give_own_classes:
         engine = LLM(
             model=str(folder),
             seed=0,
@@ -133,6 +135,21 @@ def _model_length(config: Any, max_positions: int | None) -> int | None:
     """The smaller of the requested and the model's own maximum length; None where neither is known."""
     lengths = [max_positions, getattr(config.get_text_config(), "max_position_embeddings", None)]
     return min((length for length in lengths if length is not None), default=None)
+
+
+@contextmanager
+def _signals_held() -> Iterator[None]:
+    """The engine's processes, if it has any, never hear of a stop: schedulers signal every process of a job.
+
+    This process decides when to exit. Signals are blocked rather than ignored, because children inherit a mask and
+    vLLM's do not undo it. Python's tracker of shared memory resets the mask when it starts, so it is started first.
+    """
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
