@@ -218,6 +218,17 @@ def test_the_type_of_the_cache_reaches_the_engine_and_needs_a_gpu(vllm, tmp_path
         load_sampler(tmp_path, "vllm", StageRuntime(), max_positions=9, kv_cache_dtype="fp8_e4m3")
 
 
+def test_what_the_engine_refuses_to_sample_with_is_one_line(vllm, monkeypatch):
+    def refuse(**settings):
+        raise ValueError(f"temperature must be at most 2, got {settings['temperature']}.")
+
+    monkeypatch.setattr(sys.modules["vllm"], "SamplingParams", refuse)
+    with pytest.raises(
+        UserError, match="sampling: vLLM refuses these settings .temperature must be at most 2, got 2.5"
+    ):
+        VllmSampler(StandIn(), [2]).generate([[5]], [[1]], Sampling(max_tokens=5, temperature=2.5))
+
+
 def test_prompts_that_do_not_fit_are_refused(vllm):
     with pytest.raises(UserError, match="64 positions"):
         VllmSampler(StandIn(), [2]).generate([[5] * 60], [[0]], Sampling(max_tokens=5))

@@ -19,6 +19,7 @@ from selfdistill.generation.loading import end_token_ids
 from selfdistill.generation.vllm_engine import is_in_process, ranks_of_engine, start_engine, stop_engine
 from selfdistill.generation.weights import folder_in_memory, holds_head, read_weights, write_weights
 from selfdistill.schema.common import Sampling
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 
 #: Added to the logit of a banned token; `Intervention` checks that none was sampled.
@@ -260,19 +261,24 @@ class VllmSampler(Sampler):
         from vllm import SamplingParams
         from vllm.sampling_params import RequestOutputKind
 
-        return SamplingParams(
-            n=1,
-            seed=seed,
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=sampling.max_tokens,
-            logprobs=0,
-            stop_token_ids=self.eos_token_ids,
-            logit_bias=dict.fromkeys(self.banned, _BAN) or None,
-            detokenize=False,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
+        try:
+            return SamplingParams(
+                n=1,
+                seed=seed,
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=sampling.max_tokens,
+                logprobs=0,
+                stop_token_ids=self.eos_token_ids,
+                logit_bias=dict.fromkeys(self.banned, _BAN) or None,
+                detokenize=False,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+        except ValueError as error:
+            raise UserError(
+                f"sampling: vLLM refuses these settings ({error}): change them, or use engine: torch."
+            ) from None
 
     def _completion(self, output: Any) -> Completion:
         """The completion of a request; its log-probs include the sampled token at every position."""
