@@ -223,9 +223,7 @@ def test_what_the_engine_refuses_to_sample_with_is_one_line(vllm, monkeypatch):
         raise ValueError(f"temperature must be at most 2, got {settings['temperature']}.")
 
     monkeypatch.setattr(sys.modules["vllm"], "SamplingParams", refuse)
-    with pytest.raises(
-        UserError, match="sampling: vLLM refuses these settings .temperature must be at most 2, got 2.5"
-    ):
+    with pytest.raises(UserError, match="sampling: vLLM refuses it .temperature must be at most 2, got 2.5"):
         VllmSampler(StandIn(), [2]).generate([[5]], [[1]], Sampling(max_tokens=5, temperature=2.5))
 
 

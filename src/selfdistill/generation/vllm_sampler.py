@@ -276,9 +276,7 @@ class VllmSampler(Sampler):
                 output_kind=RequestOutputKind.FINAL_ONLY,
             )
         except ValueError as error:
-            raise UserError(
-                f"sampling: vLLM refuses these settings ({error}): change them, or use engine: torch."
-            ) from None
+            raise UserError(f"sampling: vLLM refuses it ({error}): change it, or use engine: torch.") from None
 
     def _completion(self, output: Any) -> Completion:
         """The completion of a request; its log-probs include the sampled token at every position."""
