@@ -265,9 +265,13 @@ def test_doctor_says_what_is_compiled(monkeypatch, problem):
     assert problem is None or problem in line.text
 
 
-@pytest.mark.parametrize("sharding", ["none", "full"])
-def test_two_processes_with_compiled_layers_train_as_without(tmp_path, sharding):
-    spec = make_spec(SDPO.model_copy(update={"teacher": Teacher()}), steps=2, checkpoint_every=2)
+@pytest.mark.parametrize(
+    ("sharding", "precision"),
+    [("none", "float32"), ("full", "float32"), pytest.param("full", "bfloat16", marks=pytest.mark.slow)],
+)
+def test_two_processes_with_compiled_layers_train_as_without(tmp_path, sharding, precision):
+    method = SDPO.model_copy(update={"teacher": Teacher()})
+    spec = make_spec(method, steps=2, checkpoint_every=2, precision=precision)
     lines = []
     for compiles in (False, True):
         runtime = StageRuntime(state_every_steps=9, processes=2, sharding=sharding, compile=compiles)
