@@ -37,6 +37,7 @@ def fresh(monkeypatch):
     """Nothing compiled before or after; no code is generated."""
     monkeypatch.setattr(compilation, "BACKEND", "aot_eager")
     torch._dynamo.reset()
+    compiled._compiled.cache_clear()
     counters.clear()
     yield
     compile_losses("cpu", None)
@@ -118,6 +119,17 @@ def test_a_loss_that_does_not_compile_goes_on_uncompiled(monkeypatch, caplog):
     (line,) = lines_of(caplog)
     assert "no longer compiled" in line and "no such instruction" in line
     assert "cpu" not in compiled._BACKENDS
+
+
+def test_more_versions_of_a_loss_than_allowed_go_on_uncompiled(monkeypatch, caplog):
+    monkeypatch.setattr(compiled, "_MAX_VERSIONS", 1)
+    kinds = [distil(alpha, 20, True) for alpha in (0.5, 1.0)]
+    expected = [results(kind, 5) for kind in kinds]
+    compile_losses("cpu", "aot_eager")
+    for kind, (_, gradient) in zip(kinds, expected, strict=True):
+        torch.testing.assert_close(results(kind, 5)[1], gradient)
+    (line,) = lines_of(caplog)
+    assert "no longer compiled" in line
 
 
 def sequences(lengths):
@@ -226,7 +238,20 @@ def wrong_backend(graph, inputs):
     return lambda *values: [None if x is None else x * 1.05 for x in graph(*values)]
 
 
-@pytest.mark.parametrize(("backend", "reason"), [(broken_backend, "no Triton here"), (wrong_backend, "differ by")])
+def backend_without_topk(graph, inputs):
+    if any("topk" in str(node.target) for node in graph.graph.nodes):
+        raise RuntimeError("no such kernel")
+    return graph
+
+
+@pytest.mark.parametrize(
+    ("backend", "reason"),
+    [
+        (broken_backend, "no Triton here"),
+        (backend_without_topk, "no such kernel"),
+        (wrong_backend, "differ by"),
+    ],
+)
 def test_a_compiler_that_does_not_work_leaves_the_training_uncompiled_and_says_so(monkeypatch, caplog, backend, reason):
     monkeypatch.setattr(compilation, "BACKEND", backend)
     made = components(GRPO, compile=True)
@@ -265,17 +290,20 @@ def test_doctor_says_what_is_compiled(monkeypatch, problem):
     assert problem is None or problem in line.text
 
 
-@pytest.mark.parametrize(
-    ("sharding", "precision"),
-    [("none", "float32"), ("full", "float32"), pytest.param("full", "bfloat16", marks=pytest.mark.slow)],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "precision"), [("none", "float32"), ("full", "float32"), ("full", "bfloat16")])
 def test_two_processes_with_compiled_layers_train_as_without(tmp_path, sharding, precision):
     method = SDPO.model_copy(update={"teacher": Teacher()})
     spec = make_spec(method, steps=2, checkpoint_every=2, precision=precision)
     lines = []
     for compiles in (False, True):
         runtime = StageRuntime(state_every_steps=9, processes=2, sharding=sharding, compile=compiles)
-        session = Session(tmp_path / str(compiles), spec, runtime)
+
+        def check(line, compiles=compiles):
+            """In each process, step by step."""
+            assert (graphs() > 0) == compiles
+
+        session = Session(tmp_path / str(compiles), spec, runtime, on_report=check)
         assert run_in_processes(session) == [0, 0]
         lines.append(without_times(session.metrics()))
     for plain, own in zip(*lines, strict=True):

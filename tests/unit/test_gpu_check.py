@@ -44,6 +44,7 @@ def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_pa
     assert {part for part, _ in lines} == {"losses", "head", "fsdp2", "attention", "compile", "step", "vllm", "speed"}
     assert lines["vllm", ""]["note"] == "not here: vllm"
     assert lines["attention", "torch's variable-length kernel"]["note"].startswith("not here: ")
+    assert lines["compile", "one layer, forward and backward, compiled"]["measured"] > 0
     assert lines["step", "sdpo: gradient norm"]["measured"] > 0
     assert lines["step", "grpo: sampler gap"]["measured"] < 0.1
     assert all(line["measured"] is not None for line in found["lines"] if line["limit"] is not None)

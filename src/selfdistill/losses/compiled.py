@@ -45,14 +45,18 @@ class Compilable:
         # One token alone would be compiled for itself, since the compiler never treats a size of 1 as dynamic.
         if device not in _BACKENDS or len(tensors[0]) < 2:
             return self.plain(*tensors, **settings)
-        for tensor in tensors:
-            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         try:
-            return _compiled(self.plain, _BACKENDS[device])(*tensors, **settings)
-        except torch._dynamo.exc.TorchDynamoException as error:
+            return self.compiled(_BACKENDS[device], *tensors, **settings)
+        except (torch._dynamo.exc.TorchDynamoException, torch._dynamo.exc.FailOnRecompileLimitHit) as error:
             _LOG.warning("losses are no longer compiled: %s", reason(error))
             compile_losses(device, None)
             return self.plain(*tensors, **settings)
+
+    def compiled(self, backend: str, *tensors: Tensor, **settings: Any) -> Tensor:
+        """The function as compiled code; raises what the compiler raises."""
+        for tensor in tensors:
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
+        return _compiled(self.plain, backend)(*tensors, **settings)
 
 
 def reason(error: Exception) -> str:

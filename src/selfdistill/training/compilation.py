@@ -12,7 +12,9 @@ changes.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Any
 
 import torch
@@ -60,8 +62,6 @@ def fault(device: torch.device) -> str | None:
         worst = max(_trial_of_losses(device), _trial_of_layers(device))
     except Exception as error:  # Of a compiler, a linker, a driver: there is no common class.
         return reason(error)
-    finally:
-        compile_losses(device.type, None)
     return None if worst <= _TOLERANCE else f"its results differ by {worst:.2%}"
 
 
@@ -70,14 +70,14 @@ def _trial_of_losses(device: torch.device) -> float:
     student, teacher = (torch.randn(5, _TRIAL_VOCABULARY, generator=generator).to(device) for _ in range(2))
     targets = torch.arange(5, device=device)
 
-    def run() -> list[Tensor]:
+    def run(distil: Callable[..., Tensor], logprobs: Callable[..., Tensor]) -> list[Tensor]:
         leaf = student.clone().requires_grad_()
-        losses = divergence(leaf, teacher, alpha=0.5, top_k=20, add_tail=True) + token_logprobs(leaf, targets)
+        losses = distil(leaf, teacher, alpha=0.5, top_k=20, add_tail=True) + logprobs(leaf, targets)
         return [losses, *torch.autograd.grad(losses.sum(), leaf)]
 
-    expected = run()
-    compile_losses(device.type, BACKEND)
-    return _worst(run(), expected)
+    functions = (divergence, token_logprobs)
+    found = run(*(partial(function.compiled, BACKEND) for function in functions))
+    return _worst(found, run(*(function.plain for function in functions)))
 
 
 def _trial_of_layers(device: torch.device) -> float:
