@@ -7,6 +7,7 @@ tests marked slow generate it, for the CPU.
 from __future__ import annotations
 
 import copy
+import functools
 
 import pytest
 import torch
@@ -22,11 +23,13 @@ from selfdistill.training.components import build_components
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network, backward_through_head
 from selfdistill.training.prefix import LEAST_TOKENS, hidden_after_prompt
+from selfdistill.training.sharding import shard_model, whole
 from selfdistill.training.weights import add_adapters
 from selfdistill.training.windows import attend_in_windows
 from tiny import tiny_model
 from training_session import GRPO, SDPO, TOKENIZER, Session, make_spec, run_in_processes, without_times
 
+slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CPU = torch.device("cpu")
 VOCABULARY = 300
 SUPPORTS = [(20, True), (20, False), (None, True)]
@@ -179,7 +182,7 @@ def assert_same_layers(kind: str, most: int) -> None:
     assert 0 < first == graphs() <= most
 
 
-@pytest.mark.parametrize(("kind", "most"), [("plain", 1), ("adapters", 1), ("windows", 2)])
+@pytest.mark.parametrize(("kind", "most"), [("plain", 1), slow("adapters", 1), slow("windows", 2)])
 def test_compiled_layers_share_one_version_for_all_lengths(kind, most):
     """Those with a window have one of their own. Recomputing a layer uses what its forward pass used."""
     assert_same_layers(kind, most)
@@ -192,8 +195,9 @@ def test_generated_code_computes_the_same_layers(monkeypatch, kind, most):
     assert_same_layers(kind, most)
 
 
-def test_passes_with_a_cache_compile_nothing():
+def test_passes_with_a_cache_compile_nothing(monkeypatch):
     """The sampler, on the very modules that training compiled, and a teacher's prompt that is read once."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
     model = tiny_model(len(TOKENIZER))
     prompts, seeds, sampling = [[5, 6, 7], [8] * 5], [[1, 2], [3, 4]], Sampling(max_tokens=12)
     expected = TorchSampler(model, [2]).generate(prompts, seeds, sampling)
@@ -207,6 +211,26 @@ def test_passes_with_a_cache_compile_nothing():
     assert graphs() == 1
 
 
+@pytest.mark.slow
+def test_sharded_layers_share_their_versions(tmp_path, monkeypatch):
+    """Weights are gathered outside of the compiled code. Recomputed layers have a version of their own: there FSDP does
+    not wrap the inputs. What is saved for the backward pass is decided as by the real compiler.
+    """
+    monkeypatch.setattr(compilation, "BACKEND", "aot_eager_decomp_partition")
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        model = tiny_model(30, tied=False, layers=4).train()
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        plain, network = Network(copy.deepcopy(model)), Network(model, compiles=True)
+        shard_model(model, CPU, 1)
+        for lengths in [(20, 5, 9), (31, 4)]:
+            found = [whole(tensor) for tensor in gradients(network, lengths)]
+            torch.testing.assert_close(found, gradients(plain, lengths), rtol=1e-4, atol=1e-5)
+            assert graphs() == 2
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def components(method, **runtime):
     spec = make_spec(method)
     return build_components(tiny_model(len(TOKENIZER)), TOKENIZER, spec, StageRuntime(**runtime), World("cpu"))
@@ -216,11 +240,12 @@ def is_compiled(model) -> bool:
     return all(layer._compiled_call_impl is not None for layer in model.base_model.layers)
 
 
-def test_a_training_compiles_policy_and_teacher_where_that_is_asked_for():
+def test_a_training_compiles_policy_and_teacher_where_that_is_asked_for(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
     made = components(SDPO.model_copy(update={"teacher": Teacher()}), compile=True)
     made.teacher.separate()
     assert is_compiled(made.model) and is_compiled(made.teacher.network.model)
-    assert made.teacher.network.model is not made.model and compiled._BACKENDS == {"cpu": "aot_eager"}
+    assert made.teacher.network.model is not made.model and compiled._BACKENDS == {"cpu": "eager"}
     assert not is_compiled(components(SDPO).model)
     assert compiled._BACKENDS == {}
 
@@ -268,7 +293,8 @@ def test_all_processes_compile_or_none(monkeypatch, caplog):
     assert compiled._BACKENDS == {} and not lines_of(caplog)
 
 
-def test_the_trial_draws_nothing_from_the_generator_of_training():
+def test_the_trial_draws_nothing_from_the_generator_of_training(monkeypatch):
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
     torch.manual_seed(3)
     expected = torch.rand(1)
     torch.manual_seed(3)
