@@ -16,7 +16,7 @@ from selfdistill.generation import loading
 from selfdistill.run.watchdog import EXIT_HANG, Watchdog
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.stages import train as stage
-from selfdistill.training import state
+from selfdistill.training import sharded_state, state
 from selfdistill.training.distributed import World
 from training_session import GRPO, SDPO, SFT, Session, grade, make_spec, run_in_processes
 
@@ -164,6 +164,7 @@ def test_every_rank_hashes_its_own_part_of_a_state_and_its_share_when_reading(tm
             return sha256_file(path)
 
         monkeypatch.setattr(state, "sha256_file", hashed)
+        monkeypatch.setattr(sharded_state, "sha256_file", hashed)
         session.run()
 
     def hashed_by(rank):
