@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -286,7 +287,7 @@ def test_a_compiler_that_does_not_work_leaves_the_training_uncompiled_and_says_s
 
 
 def test_all_processes_compile_or_none(monkeypatch, caplog):
-    monkeypatch.setattr(compilation, "fault", lambda device: None)
+    monkeypatch.setattr(compilation, "fault", lambda *_: None)
     world = World("cpu")
     monkeypatch.setattr(world, "any", lambda flag: True)
     assert not compilation.choose_compilation(StageRuntime(compile=True), world)
@@ -314,6 +315,31 @@ def test_doctor_says_what_is_compiled(monkeypatch, problem):
     (line,) = checks.compiler()
     assert line.state == ("ok" if problem is None else "warn")
     assert problem is None or problem in line.text
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+def test_the_trial_of_a_sharded_training_is_sharded(precision):
+    def work():
+        world = World("cpu", is_sharded=True)
+        assert compilation.fault(CPU, precision, world) is None
+        assert graphs() > 0
+        assert compilation.choose_compilation(StageRuntime(compile=True), world, precision)
+
+    assert run_in_processes(SimpleNamespace(run=work)) == [0, 0]
+
+
+def test_a_compiler_that_fails_in_sharded_layers_alone_leaves_the_training_uncompiled(monkeypatch, caplog):
+    def refuse(*_):
+        raise torch.utils.checkpoint.CheckpointError("a different number of tensors was saved")
+
+    def work():
+        monkeypatch.setattr(compilation, "shard_model", refuse)
+        assert compilation.fault(CPU) is None
+        assert not compilation.choose_compilation(StageRuntime(compile=True), World("cpu", is_sharded=True))
+        (line,) = lines_of(caplog)
+        assert "nothing is compiled" in line and "a different number of tensors" in line
+
+    assert run_in_processes(SimpleNamespace(run=work)) == [0, 0]
 
 
 @pytest.mark.slow

@@ -24,25 +24,32 @@ from selfdistill.losses import compile_losses, divergence, token_logprobs
 from selfdistill.losses.compiled import reason
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.distributed import World
+from selfdistill.training.sharding import shard_model, whole
 
 _LOG = logging.getLogger(__name__)
 
 BACKEND = "inductor"
 #: Versions of a layer's code that may exist: with and without gradient, with and without window, one row or several.
 _MAX_VERSIONS = 64
-#: Relative error of float32 numbers that a trial may show.
-_TOLERANCE = 1e-3
+#: Relative error that a trial may show.
+_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 _TRIAL_VOCABULARY = 500
 
 
-def choose_compilation(runtime: StageRuntime, world: World) -> bool:
-    """Whether this training compiles its layers; losses are switched here. Collective."""
-    problem = fault(world.device) if runtime.compiles else None
-    if problem:
-        _LOG.warning("nothing is compiled, since torch.compile does not work here: %s", problem)
-    compiles = runtime.compiles and not world.any(problem is not None)
+def choose_compilation(runtime: StageRuntime, world: World, dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this training compiles its layers; losses are switched here. `dtype`: it computes in it. Collective."""
+    compiles = runtime.compiles and _agrees(fault(world.device, dtype), world)
+    # Only where every rank can compile: one that fails would leave the others waiting for it.
+    compiles = compiles and (not world.is_sharded or _agrees(fault(world.device, dtype, world), world))
     compile_losses(world.device.type, BACKEND if compiles else None)
     return compiles
+
+
+def _agrees(problem: str | None, world: World) -> bool:
+    """Whether there is no problem on any rank; says what it is."""
+    if problem:
+        _LOG.warning("nothing is compiled, since torch.compile does not work here: %s", problem)
+    return not world.any(problem is not None)
 
 
 def compile_layers(model: Any) -> None:
@@ -56,13 +63,18 @@ def uncompiled() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")
 
 
-def fault(device: torch.device) -> str | None:
-    """Why nothing can be compiled for this device, or None: a small loss and two small layers are tried."""
+def fault(device: torch.device, dtype: torch.dtype = torch.float32, world: World | None = None) -> str | None:
+    """Why nothing can be compiled for this device, or None: a small loss and two small layers are tried.
+
+    With a `world` the layers are sharded over its ranks (collective).
+    """
     try:
-        worst = max(_trial_of_losses(device), _trial_of_layers(device))
+        worst = max(_trial_of_losses(device), _trial_of_layers(device, dtype, world))
     except Exception as error:  # Of a compiler, a linker, a driver: there is no common class.
         return reason(error)
-    return None if worst <= _TOLERANCE else f"its results differ by {worst:.2%}"
+    finally:
+        compile_losses(device.type, None)
+    return None if worst <= _TOLERANCES[dtype] else f"its results differ by {worst:.2%}"
 
 
 def _trial_of_losses(device: torch.device) -> float:
@@ -80,7 +92,7 @@ def _trial_of_losses(device: torch.device) -> float:
     return _worst(found, run(*(function.plain for function in functions)))
 
 
-def _trial_of_layers(device: torch.device) -> float:
+def _trial_of_layers(device: torch.device, dtype: torch.dtype, world: World | None) -> float:
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
@@ -88,19 +100,24 @@ def _trial_of_layers(device: torch.device) -> float:
         num_key_value_heads=2, head_dim=16,
     )  # fmt: skip
     with torch.random.fork_rng([]):
+        torch.manual_seed(0)  # The same on all ranks.
         model = Qwen3Model(config).to(device).train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     ids = torch.arange(14, device=device).view(2, 7)
+    directions = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0)).to(device)
 
-    def run() -> list[Tensor]:
-        states = model(ids, use_cache=False).last_hidden_state
-        # Not their squares: those of normalised states always have the same sum, and gradients that are rounding alone.
-        loss = (states * torch.linspace(-1, 1, states.shape[-1], device=device)).sum()
-        return [states, *torch.autograd.grad(loss, list(model.layers.parameters()))]
+    def run(ranks: int = 1) -> list[Tensor]:
+        model.zero_grad()
+        with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
+            states = model(ids, use_cache=False).last_hidden_state
+        (states * directions / ranks).sum().backward()
+        return [states.detach(), *(whole(parameter.grad).clone() for parameter in model.layers.parameters())]
 
     expected = run()
     compile_layers(model)
-    return _worst(run(), expected)
+    if world is not None:
+        shard_model(model, device, world.size, dtype)
+    return _worst(run(1 if world is None else world.size), expected)
 
 
 def _worst(found: list[Tensor], expected: list[Tensor]) -> float:
