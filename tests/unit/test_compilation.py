@@ -317,6 +317,7 @@ def test_doctor_says_what_is_compiled(monkeypatch, problem):
     assert problem is None or problem in line.text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_trial_of_a_sharded_training_is_sharded(precision):
     def work():
