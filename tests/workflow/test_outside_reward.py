@@ -34,5 +34,5 @@ def test_a_reward_of_ones_own_trains_and_grades(project, project_root, stages_co
     assert "on_policy.grader.code" in project.cli("explain", "mine_brief", "--configfile", OVERLAY)
     (project.root / "my_rewards.py").write_text("def brief(completion): return True\n")
     output = project.run(*run, expect=2)
-    assert "brief must take two arguments, completion and answer" in output
+    assert "brief must take (completion, answer), or (completion, answer, question)" in output
     assert "Traceback" not in output

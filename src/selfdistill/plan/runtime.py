@@ -53,10 +53,10 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
         if entry is not None:
             settings |= entry.settings
             resources |= entry.resources
-    needs = Resources.model_validate(resources)
-    sharing = settings.get("processes", 1) if stage == "train" else 1
-    settings.setdefault("grader_processes", max(1, needs.cpus // sharing))
-    runtime_of_stage = StageRuntime.model_validate(settings)
+    runtime_of_stage, needs = StageRuntime.model_validate(settings), Resources.model_validate(resources)
+    if "grader_processes" not in settings:
+        sharing = runtime_of_stage.processes if stage == "train" else 1
+        runtime_of_stage = runtime_of_stage.model_copy(update={"grader_processes": max(1, needs.cpus // sharing)})
     used = runtime_of_stage.gpus_used(stage)
     if used > needs.gpus:
         raise UserError(
