@@ -95,8 +95,8 @@ def test_a_sweep_makes_an_experiment_for_each_combination():
 @pytest.mark.parametrize(
     ("sweep", "message"),
     [
-        ({"optimiser.learning_rte": [1.0]}, "tiny_grpo.sweep`: with {'optimiser.learning_rte': 1.0}: unknown key"),
-        ({"steps": ["a lot"]}, "with {'steps': 'a lot'}"),
+        ({"optimiser.learning_rte": [1.0]}, "tiny_grpo.sweep`: with optimiser.learning_rte = 1.0: unknown key"),
+        ({"steps": ["a lot"]}, "with steps = 'a lot'"),
         ({"steps": []}, "at least 1 item"),
         ({"steps": [10, 10]}, "holds 10 twice"),
         ({"method.name": ["grpo", "GRPO"]}, "experiments.tiny_grpo.sweep"),

@@ -16,7 +16,7 @@ from selfdistill.plan.inheritance import inherit
 from selfdistill.plan.settings import depth_of, validate_setting
 from selfdistill.schema.common import Grader
 from selfdistill.schema.config import Config, ExperimentEntry, ModelEntry, TrainEntry
-from selfdistill.schema.errors import Keys, SettingError, UserError, setting_problems, unknown
+from selfdistill.schema.errors import Keys, SettingError, UserError, setting_problems, shown, unknown
 from selfdistill.schema.methods import Method, ModelDefaults, method_class
 from selfdistill.schema.shared import EvaluationFields, GradingFields, GroupFields, TrainingFields
 from selfdistill.schema.stages import TrainSpec
@@ -131,7 +131,8 @@ def _tuned(config: Config, name: str, entry: ExperimentEntry) -> dict[str, Exper
         try:
             experiment = _resolve_one(config, variant, changed)
         except SettingError as error:
-            raise SettingError.at("experiments", name, "sweep", problem=f"with {setting}: {error}") from None
+            given = ", ".join(f"{key} = {shown(value)}" for key, value in setting.items())
+            raise SettingError.at("experiments", name, "sweep", problem=f"with {given}: {error}") from None
         tuned[variant] = replace(experiment, tuned_from=name, setting=setting)
     return tuned
 
