@@ -15,7 +15,7 @@ from pydantic import Field, StringConstraints, TypeAdapter, ValidationError, fie
 
 from selfdistill.schema.base import Model
 from selfdistill.schema.common import AssetPin
-from selfdistill.schema.errors import UserError, explain_validation, nearest, unknown
+from selfdistill.schema.errors import UserError, explain_validation, nearest, shown, unknown
 from selfdistill.schema.names import AssetName, PathInside
 from selfdistill.schema.yaml_file import read_yaml
 
@@ -166,7 +166,7 @@ class AssetLock(Model):
             raise UserError(f"asset `{name}` has several files; name one of them with file: {listed}.")
         ends = {path.rsplit("/", 1)[-1] for path in entry.files}
         problem = f"matches several files of asset `{name}`" if matches else f"is no file of asset `{name}`"
-        raise UserError(f"file `{file}` {problem}.{'' if matches else nearest(file, ends)} Files: {listed}.")
+        raise UserError(f"file {shown(file)} {problem}.{'' if matches else nearest(file, ends)} Files: {listed}.")
 
     def name_of(self, pin: AssetPin) -> str | None:
         """Name under which a pin is known here, or None; the way back from a spec to places on this machine."""
