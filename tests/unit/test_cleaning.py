@@ -159,6 +159,15 @@ def test_gc_keeps_what_was_made_with_files_merged_over_the_config(project):
     assert "config/mine.yaml is gone" in shown and train().name in shown
 
 
+def test_gc_with_other_settings_files_keeps_what_the_config_alone_needs(project):
+    Path("config/other.yaml").write_text(yaml.safe_dump({"recipes": {"sdpo": {"steps": 6}}}))
+    kept = {artifact.name for artifact in closure([train("sdpo")])}
+    assert "Kept for config/config.yaml, too" in cli("gc", "--yes", "--configfile", "config/other.yaml")
+    assert {artifact.name for artifact in all_artifacts()} >= kept
+    cli("gc", "--yes", "--only-config", "--configfile", "config/other.yaml")
+    assert not [artifact for artifact in of_stage("train") if "sdpo" in artifact.slug]
+
+
 def test_a_used_file_that_is_no_longer_valid_keeps_everything_that_was_planned(project):
     Path("config/mine.yaml").write_text("experiments: {tiny_grpo: {seeds: [1]}}")
     files = ConfigFiles(["config/mine.yaml"])

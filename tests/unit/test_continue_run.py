@@ -68,6 +68,21 @@ def weights(artifact: Artifact) -> dict[str, bytes]:
     }
 
 
+@pytest.mark.parametrize("damage", ["lost", "changed", "no JSON"])
+def test_a_finished_training_without_its_spec_is_passed_over(tmp_path, damage):
+    """It stopped every other training with a traceback."""
+    planned = artifact_of(tmp_path, make_spec(GRPO, steps=4))
+    for steps in (2, 3):
+        artifact_of(tmp_path, make_spec(GRPO, steps=steps)).manifest_path.write_text("{}")
+    longest, shorter = shorter_runs(planned.frozen_spec, tmp_path)
+    spec = longest.folder / "spec.json"
+    if damage == "lost":
+        spec.unlink()
+    else:
+        spec.write_text(spec.read_text().replace('"steps": 3', '"steps": 1') if damage == "changed" else "{")
+    assert [artifact.name for artifact in shorter_runs(planned.frozen_spec, tmp_path)] == [shorter.name]
+
+
 @pytest.mark.parametrize("method", [GRPO, SDPO, SFT])
 def test_a_run_that_goes_on_has_the_bytes_of_one_that_did_all_steps(tmp_path, method):
     """SDPO has a moving teacher, whose weights are part of the state; step 1 is warm-up."""

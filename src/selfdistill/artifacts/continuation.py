@@ -8,10 +8,12 @@ steps that are taken over depended on how many would follow. The sealed run must
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
 
 #: In provenance, and the file beside the state that was taken over: which run, and after which step.
@@ -20,12 +22,16 @@ _MAY_DIFFER = ("steps", "checkpoint_every")
 
 
 def shorter_runs(planned: dict[str, Any], root: Path) -> list[Artifact]:
-    """Sealed trainings whose frozen spec is the planned one with fewer steps, the longest first."""
+    """Sealed trainings whose frozen spec is the planned one with fewer steps, the longest first.
+
+    One whose spec is lost or damaged is passed over: `verify` names it, and no other training needs it.
+    """
     found = []
     for folder in sorted((root / "train").glob("*")) if planned["stage"] == "train" else ():
-        artifact = Artifact(folder)
-        if artifact.is_sealed and _without_steps(artifact.frozen_spec) == _without_steps(planned):
-            found.append(artifact)
+        with suppress(UserError):
+            artifact = Artifact.open(folder)
+            if artifact.is_sealed and _without_steps(artifact.frozen_spec) == _without_steps(planned):
+                found.append(artifact)
     found = [artifact for artifact in found if _steps(artifact.frozen_spec) < _steps(planned)]
     return sorted(found, key=lambda artifact: -_steps(artifact.frozen_spec))
 

@@ -24,7 +24,7 @@ from selfdistill.cli.maintenance import find_artifacts
 from selfdistill.files import remove
 from selfdistill.plan.needed import Needed
 from selfdistill.plan.subjects import artifact_ids, targets_showing
-from selfdistill.plan.used_configs import read_used_configs
+from selfdistill.plan.used_configs import UsedConfig, read_used_configs
 from selfdistill.schema.errors import UserError
 
 Yes = Annotated[bool, typer.Option("--yes", help="Do it. Without this option the command only says what it would do.")]
@@ -110,7 +110,8 @@ def gc(
     project = workspace(configfile)
     needed = Needed()
     needed.by_config(project)
-    for used in () if only_config else read_used_configs():
+    alone = [UsedConfig.alone()] if configfile else []
+    for used in () if only_config else (*alone, *read_used_configs()):
         needed.by_used_config(used, project.root)
     needed.by_pins(project.root)
     needed.by_jobs(project.root)

@@ -13,6 +13,7 @@ from typing import Any
 
 from selfdistill.files import pretty_json, write_if_changed
 from selfdistill.plan.config_files import ConfigFiles
+from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.schema.errors import UserError
 
 FILE = Path("results/plans/configs.json")
@@ -26,6 +27,11 @@ class UsedConfig:
     values: dict[str, Any]
     last: str
 
+    @classmethod
+    def alone(cls) -> UsedConfig:
+        """config/config.yaml with nothing merged over it."""
+        return cls((), {}, "")
+
     @property
     def missing(self) -> list[str]:
         """Files that do not exist any more."""
@@ -33,7 +39,7 @@ class UsedConfig:
 
     def __str__(self) -> str:
         parts = [*self.overlays, *(f"--config {name}=..." for name in self.values)]
-        return f"{', '.join(parts)} (last planned {self.last})"
+        return f"{', '.join(parts)} (last planned {self.last})" if parts else CONFIG_FILE
 
 
 def read_used_configs() -> list[UsedConfig]:
