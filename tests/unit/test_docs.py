@@ -33,7 +33,7 @@ PLACES = [ROOT / name for name in ("", "src/selfdistill", "benchmarks", "tests/w
 MADE = (
     "/", ".snakemake", ".venv", "config/assets.local.yaml", "config/brief.yaml", "config/mine.yaml", "config/hour.yaml",
     "last_state/", "logs/", "my_", "payload/", "profile/",
-    "resources/", "results/", "src/selfdistill/training/methods/mine.py", "state/", "workers/",
+    "resources/", "results/", "shards/", "state/", "workers/",
 )  # fmt: skip
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]+\]\(([^)\s]+)\)")
@@ -117,7 +117,9 @@ def test_the_page_on_the_report_names_its_sections():
     assert set(re.findall(r"^\| ([A-Z][^|]+?) \|", page, re.MULTILINE)) == titles
 
 
-@pytest.mark.parametrize("view", ["ood", "epistemic", "richness", "sft", "coverage", "cures"])
+@pytest.mark.parametrize(
+    "view", ["ood", "epistemic", "richness", "sft", "coverage", "forced", "tuning", "diagnostics", "cures"]
+)
 def test_the_page_on_the_report_names_every_column(view):
     columns = getattr(importlib.import_module(f"selfdistill.views.{MODULES[view]}"), f"{view.upper()}_COLUMNS")
     named = set(_CODE.findall((ROOT / DOCS / "report.md").read_text()))

@@ -1,7 +1,7 @@
 """An experiment with each value of its `sweep`, the last and the best checkpoint: results/tuning/{experiment}.csv.
 
 The best checkpoint is chosen by the mean score over seeds on the same benchmark on which it is shown, so it is too
-high by construction (docs/report.md 2); the last one is the fair comparison.
+high by construction (docs/report.md 3); the last one is the fair comparison.
 """
 
 from __future__ import annotations
