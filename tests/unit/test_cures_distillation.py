@@ -7,8 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
-from selfdistill.schema.methods import AdOpsd, EntropyAnchor, ForwardKl, GrpoSdpo, PurifiedOpsd, Sdpo, Srpo
+from selfdistill.schema.methods import AdOpsd, EntropyAnchor, ForwardKl, GrpoSdpo, PurifiedOpsd, Sdpo, Srpo, Teacher
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, RowStatistics, TeacherPrompt, TokenStatistics
 from selfdistill.training.methods import Tokens, make_method
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
@@ -165,11 +166,71 @@ def test_masks_of_sdpo_take_the_loss_from_the_other_tokens(loss_tokens, expected
 
 
 def test_a_rollout_of_purified_opsd_has_all_three_teachers_or_none():
-    method = PurifiedOpsd(context="solution_no_think", reprompt=TEMPLATE)
-    (plans,) = made(method).plan_step([group(0, 0, 1, 0)])
+    (plans,) = made(PurifiedOpsd(reprompt=TEMPLATE)).plan_step([group(0, 0, 1, 0)])
     assert [list(plan.teachers) for plan in plans] == [[CONTEXT, PLAIN, ALONE], [], [CONTEXT, PLAIN, ALONE]]
-    shown, plain, alone = (TOKENIZER.decode(prompt.ids) for prompt in plans[0].teachers.values())
-    assert "which 0 solution" in shown and "solution" not in plain and "which" not in alone and "maybe 1" in alone
+    assert texts_of(plans[0]) == {
+        CONTEXT: "which 0 solution <think> wait </think> maybe 1 solve",
+        PLAIN: "which 0",
+        ALONE: "solution <think> wait </think> maybe 1 solve",
+    }
+
+
+def texts_of(plan: RowPlan) -> dict[str, str]:
+    """What each teacher of a rollout reads between `user` and the end of its turn."""
+    texts = {name: TOKENIZER.decode(prompt.ids) for name, prompt in plan.teachers.items()}
+    return {name: text.split(" user")[1].split("<|im_end|>")[0].strip() for name, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    ("settings", "rewards", "alone"),
+    [
+        ({"context": "solution"}, (0, 1), "solution <think> wait </think> maybe 1 solve"),
+        ({"context": "solution_no_think"}, (0, 1), "solution maybe 1 solve"),
+        # Contexts that need no right sibling: the rollout keeps all three teachers.
+        ({"context": "reference"}, (0, 0), "solution so 0 solve"),
+        ({"context": "answer"}, (0, 0), "solution \\boxed{ 0 } solve"),
+        ({"context": "wrong"}, (0, 0), "solution <think> wait </think> maybe 1 solve"),
+        ({"context": "concise", "instruction": "so so"}, (0, 0), "so so"),
+        ({"context": "donor"}, (0, 0), "solution which 1 so <think> wait </think> maybe 0 solve"),
+        ({"context": "reference_only"}, (0, 1), "solution <think> wait </think> maybe 1 solve"),
+        ({"context": "solution", "feedback": True}, (0, 0), "check so so solve"),
+        ({"context": "none"}, (0, 0), ""),
+    ],
+)
+def test_purified_opsd_shows_alone_what_the_teacher_is_shown_with_the_question(settings, rewards, alone):
+    rollouts = [
+        dataclasses.replace(r, prompt=dataclasses.replace(r.prompt, solution="so 0"), feedback="so so")
+        for r in group(0, *rewards)
+    ]
+    plan = made(PurifiedOpsd(reprompt=TEMPLATE, **settings)).plan_step([rollouts, group(1, 1)])[0][0]
+    shown = texts_of(plan)
+    assert (shown[ALONE], shown[PLAIN]) == (alone, "which 0")
+    own = "" if settings["context"] == "reference_only" else "which 0"
+    assert shown[CONTEXT].split() == [*own.split(), *alone.split()]
+
+
+def test_the_key_of_purified_opsd_says_what_is_shown_alone():
+    """With the context `solution` it is what it always was, and the key is the old one."""
+
+    def found(**settings):
+        return PurifiedOpsd(reprompt=TEMPLATE, **settings).identity().get("alone")
+
+    assert found() is None
+    assert found(context="solution_no_think") == found(feedback=True) == "context"
+    again = PurifiedOpsd(reprompt=TEMPLATE, context="answer")
+    assert PurifiedOpsd.model_validate(again.identity()) == again
+    # An experiment overrides the context of its recipe, whose settings are written out.
+    recipe = PurifiedOpsd(reprompt=TEMPLATE).model_dump()
+    assert PurifiedOpsd.model_validate(recipe | {"context": "answer"}) == again
+    with pytest.raises(ValidationError, match="`alone` follows from `context` and `feedback`: leave it out"):
+        PurifiedOpsd(reprompt=TEMPLATE, alone="context")
+
+
+@pytest.mark.parametrize("kind", ["ema", "live", "trust_region"])
+@pytest.mark.parametrize("settings", [PurifiedOpsd, AdOpsd, EntropyAnchor])
+def test_a_target_made_from_the_initial_policy_needs_a_fixed_teacher(settings, kind):
+    with pytest.raises(ValidationError, match=rf"`teacher.kind` of {settings.model_fields['name'].default} must be"):
+        settings(reprompt=TEMPLATE, teacher=Teacher(kind=kind))
 
 
 # --- numpy, token by token -------------------------------------------------------------------------------------------

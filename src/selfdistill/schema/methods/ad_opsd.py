@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from selfdistill.schema.methods.base import register_method
-from selfdistill.schema.methods.demonstrations import DistillationSettings
+from selfdistill.schema.methods.demonstrations import FixedTeacherSettings
 
 
-class AnchoredSettings(DistillationSettings):
+class AnchoredSettings(FixedTeacherSettings):
     """Distillation that follows the initial policy where the student is least sure."""
 
     entropy_share: float = Field(0.2, gt=0, le=1, description="Share of a completion's tokens that count as unsure.")

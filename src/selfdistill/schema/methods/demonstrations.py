@@ -98,3 +98,17 @@ class DistillationSettings(DemonstrationSettings):
     top_k: int | None = Field(100, gt=0, description="The student's most likely tokens kept; null keeps all.")
     add_tail: bool = Field(True, description="One more category for the rest; false renormalises over the top k.")
     importance_clip: float | None = Field(2.0, gt=0, description="Cap on the old-policy weight; null is off.")
+
+
+class FixedTeacherSettings(DistillationSettings):
+    """Distillation whose target is made from what the initial policy says without any context (P0)."""
+
+    @model_validator(mode="after")
+    def _has_a_fixed_teacher(self) -> Self:
+        # P0, like T, comes from the network that teaches; one that moves is not the initial policy.
+        if self.teacher.kind != "fixed":
+            raise ValueError(
+                f"`teacher.kind` of {self.name} must be `fixed`, not `{self.teacher.kind}`: its target keeps to the "
+                "initial policy. For a moving teacher choose another method, such as sdpo"
+            )
+        return self

@@ -28,14 +28,18 @@ class DemonstrationMethod(TrainingMethod):
         self.prompts = TeacherPrompts(settings, policy)
 
     def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
-        shown = self.prompts.of(self.settings.context, groups)
+        return {CONTEXT: self.shown(self.prompts, groups)}
+
+    def shown(self, prompts: TeacherPrompts, groups: Sequence[Group]) -> list[TeacherPrompt | None]:
+        """The context of the settings for every rollout."""
+        shown = prompts.of(self.settings.context, groups)
         if self.settings.feedback:
             rollouts = (rollout for group in groups for rollout in group)
             shown = [
-                self.prompts.feedback(rollout) if prompt is None and rollout.feedback else prompt
+                prompts.feedback(rollout) if prompt is None and rollout.feedback else prompt
                 for prompt, rollout in zip(shown, rollouts, strict=True)
             ]
-        return {CONTEXT: shown}
+        return shown
 
     def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
         return [RowPlan() for _ in group]

@@ -42,7 +42,7 @@ class DistillationMethod(DemonstrationMethod):
         )
 
     def own_prompts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
-        """The student's own prompts: what the initial policy says without any context."""
+        """The student's prompts, but with `teacher_thinking` where it is set: T without its context."""
         return {PLAIN: list(self.prompts.of("none", groups))}
 
 

@@ -2,7 +2,7 @@
 
     target proportional to  P0 exp( c tanh( d / c ) / beta ),     d = log T - log R, minus its mean under P0
 
-P0 reads the question, T question and demonstration, R the demonstration alone: three passes of one network.
+P0 reads the question, T question and demonstration, R the same demonstration alone: three passes of one network.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from torch import Tensor
 from selfdistill.rollouts import Group
 from selfdistill.schema.methods import PurifiedOpsd
 from selfdistill.training.data import CONTEXT, PLAIN, TeacherPrompt
-from selfdistill.training.methods.base import Tokens
+from selfdistill.training.methods.base import Policy, Tokens
 from selfdistill.training.methods.distillation import DistillationMethod, all_or_none
+from selfdistill.training.methods.teacher_prompts import TeacherPrompts
 
 _REFERENCE_ONLY = "reference_only"
 
@@ -27,8 +28,12 @@ class PurifiedOpsdMethod(DistillationMethod):
     settings: PurifiedOpsd
     names = (CONTEXT, PLAIN, _REFERENCE_ONLY)
 
+    def __init__(self, settings: PurifiedOpsd, policy: Policy) -> None:
+        super().__init__(settings, policy)
+        self.prompts_alone = TeacherPrompts(settings, policy, shows_question=False)
+
     def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
-        without_question = {_REFERENCE_ONLY: self.prompts.of(_REFERENCE_ONLY, groups)}
+        without_question = {_REFERENCE_ONLY: self.shown(self.prompts_alone, groups)}
         return all_or_none(super().contexts(groups) | self.own_prompts(groups) | without_question)
 
     @torch.no_grad()

@@ -37,11 +37,15 @@ ShownPrompt = TeacherPrompt | PromptText
 
 
 class TeacherPrompts:
-    """Builds the prompts by the settings of a method; a prompt also has to leave room for a completion."""
+    """Builds the prompts by the settings of a method; a prompt also has to leave room for a completion.
 
-    def __init__(self, settings: DemonstrationSettings, policy: Policy) -> None:
+    Without `shows_question` every prompt is the same but for its question, which is empty.
+    """
+
+    def __init__(self, settings: DemonstrationSettings, policy: Policy, *, shows_question: bool = True) -> None:
         self.settings = settings
         self.policy = policy
+        self.shows_question = shows_question
         own = settings.teacher_thinking
         self.enable_thinking = policy.thinking if own is None else own
         self.thinking = Thinking.of(policy.tokenizer, policy.thinking_marks)
@@ -75,10 +79,10 @@ class TeacherPrompts:
 
     def _alone(self, kind: TeacherContext, rollout: Rollout) -> ShownPrompt | None:
         """A context that needs no other rollout."""
-        if kind == "none" and self.enable_thinking == self.policy.thinking:
+        if kind == "none" and self.shows_question and self.enable_thinking == self.policy.thinking:
             return TeacherPrompt(rollout.prompt.prompt_ids)
         if kind == "none":
-            messages = rollout.prompt.messages
+            messages = self._messages(kind, rollout)
             return PromptText(lambda: (encode_chat(self.policy.tokenizer, messages, self.enable_thinking), False))
         if kind == "answer":
             return self._encode(kind, rollout, fill(ANSWER_TEMPLATE, {"answer": rollout.prompt.answer}))
@@ -122,14 +126,18 @@ class TeacherPrompts:
         return [None] * count
 
     def _encode(self, kind: TeacherContext, rollout: Rollout, text: str, answer: Answer | None = None) -> PromptText:
-        messages: list[Message] = rollout.prompt.messages
-        if kind == "reference_only":
-            messages = [*messages[:-1], {**messages[-1], "content": ""}]
+        messages = self._messages(kind, rollout)
         encode = partial(
             encode_context, self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.enable_thinking,
             self.max_tokens,
         )  # fmt: skip
         return PromptText(encode) if answer is None else PromptText(encode, answer.is_stripped, answer.has_leaked)
+
+    def _messages(self, kind: TeacherContext, rollout: Rollout) -> list[Message]:
+        messages: list[Message] = rollout.prompt.messages
+        if self.shows_question and kind != "reference_only":
+            return messages
+        return [*messages[:-1], {**messages[-1], "content": ""}]
 
     def _is_right(self, rollout: Rollout) -> bool:
         return rollout.reward >= self.settings.success_threshold
