@@ -440,7 +440,10 @@ def test_another_model_in_the_folder_of_a_hub_model_is_refused_in_one_line(tmp_p
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "model.safetensors").write_bytes(b"weights"), "no safetensors file, or damaged"),
+        (
+            lambda folder: (folder / "model.safetensors").write_bytes(b"weights"),
+            "is damaged, or not a safetensors file",
+        ),
         (lambda folder: os.truncate(folder / "model.safetensors", 1000), "it was cut short"),
         (lambda folder: (folder / "model.safetensors").unlink(), "hold 0 weights"),
         (lambda folder: (folder / "config.json").write_text("[" * 10**6), "is not JSON"),

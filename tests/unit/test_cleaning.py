@@ -321,7 +321,7 @@ def test_an_experiment_can_be_pinned_by_name(project):
 
 
 def test_mistakes_with_pins_are_one_line(project):
-    with pytest.raises(UserError, match="say why with --reason"):
+    with pytest.raises(UserError, match="give a reason"):
         cli("pin", train().key)
     with pytest.raises(UserError, match="is not pinned"):
         cli("unpin", train().key)

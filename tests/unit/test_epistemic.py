@@ -102,7 +102,7 @@ def test_other_languages_have_their_own_lexicon():
 
 @pytest.mark.parametrize(
     ("lexicon", "message"),
-    [(["wait", " "], "empty word"), (["wait", "Wait"], "twice .case aside.: wait"), ([], "at least 1")],
+    [(["wait", " "], "empty word"), (["wait", "Wait"], "twice .ignoring case.: wait"), ([], "at least 1")],
 )
 def test_a_lexicon_that_counts_nothing_or_twice_is_refused_in_the_config(lexicon, message):
     with pytest.raises(ValidationError, match=message) as caught:

@@ -125,7 +125,7 @@ def a_folder(folder: Path) -> None:
 def test_a_repository_cannot_lead_to_files_of_this_machine(tmp_path, make, file):
     url, commit = repository(tmp_path / "theirs", make)
     write(tmp_path, {"x": GIT | {"url": url, "revision": commit}})
-    with pytest.raises(UserError, match=r"no file but a link|cannot be downloaded"):
+    with pytest.raises(UserError, match=r"not a file but a link|cannot be downloaded"):
         fetch(Assets.here(tmp_path), "x", [file])
     assert not (tmp_path / "resources").exists()
 

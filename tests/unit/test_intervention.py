@@ -58,7 +58,7 @@ def test_prefix_and_words_become_ids_of_the_tokenizer():
 def test_what_the_tokenizer_cannot_say_is_one_line():
     with pytest.raises(UserError, match="prefix: the model's tokenizer has no token for a part of 'maybe banana'"):
         Intervention.of(InterventionFields(prefix="maybe banana"), tiny_tokenizer())
-    with pytest.raises(UserError, match="banned_words: 'perhaps' is no single token of this model"):
+    with pytest.raises(UserError, match="banned_words: 'perhaps' is not a single token of this model"):
         Intervention.of(InterventionFields(banned_words=["perhaps"]), tiny_tokenizer())
 
 

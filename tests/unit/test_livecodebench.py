@@ -138,7 +138,7 @@ def test_plain_values_are_unpickled_and_nothing_else():
     for value in ({1, 2}, Counter("a"), b"bytes", len):
         with pytest.raises(UnsafePickle):
             plain_unpickle(pickle.dumps(value, 4))
-    with pytest.raises(UnsafePickle, match="no pickle"):
+    with pytest.raises(UnsafePickle, match="not a pickle"):
         plain_unpickle(b"\xff\x00")
 
 
@@ -158,7 +158,7 @@ def test_what_cannot_be_read_is_one_error(file, changes, message):
 
 
 def test_a_file_of_something_else_is_named(file):
-    with pytest.raises(UserError, match="line 1 has no `question_content`, so this is no file of LiveCodeBench"):
+    with pytest.raises(UserError, match="line 1 has no `question_content`, so this is not a file of LiveCodeBench"):
         load(file, [{"question": "q"}])
 
 

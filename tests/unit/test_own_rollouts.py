@@ -223,7 +223,7 @@ def test_word_counts_over_problems_average_the_samples_first(tmp_path):
 
 def test_a_lexicon_is_checked_and_a_script_without_spaces_is_pointed_out(written, tmp_path):
     lexicon = tmp_path / "words.txt"
-    for text, message in (("", "no word"), ("wait\nWAIT\n", "stands twice"), ("total\n", "column's name")):
+    for text, message in (("", "no words"), ("wait\nWAIT\n", "listed twice"), ("total\n", "column's name")):
         lexicon.write_text(text)
         with pytest.raises(UserError, match=message):
             run("count-epistemic", written / "rows.jsonl", "--lexicon", lexicon)

@@ -1,4 +1,4 @@
-"""Completions to read and experiments held against each other, on the small study of test_views."""
+"""Completions to read and experiments compared, on the small study of test_views."""
 
 import json
 import re

@@ -227,7 +227,7 @@ def test_a_mistake_is_reported_of_the_file_that_holds_it(config, tmp_path, monke
 
 def test_a_value_of_the_command_line_is_reported_as_such(config):
     files = ConfigFiles(values={"lexicon": ["wait", "Wait"]})
-    with pytest.raises(UserError, match="^--config: `lexicon`: holds a word twice"):
+    with pytest.raises(UserError, match="^--config: `lexicon`: a word is listed twice"):
         Workspace(config | {"lexicon": ["wait", "Wait"]}, files=files).check()
 
 

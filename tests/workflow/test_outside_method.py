@@ -103,7 +103,7 @@ MISTAKES = [
     (OVERLAY, "right_only}", "right_only, threshold: high}", "method.threshold`: Input should be a valid number"),
     ("my_methods.py", "import Field", "import Feild", "importing my_methods failed: ImportError"),
     ("my_methods.py", '"my_methods.right_only"', '"right_only"', "its name must start with its module: `my_methods.`"),
-    ("my_methods.py", "(MethodSettings)", "", "RightOnlySettings is no subclass of MethodSettings"),
+    ("my_methods.py", "(MethodSettings)", "", "RightOnlySettings is not a subclass of MethodSettings"),
     ("my_methods.py", "my_methods_training:", "nowhere:", "there is no Python source of nowhere"),
 ]
 

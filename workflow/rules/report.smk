@@ -36,7 +36,7 @@ use rule report as named_report with:
         "Report results/reports/{wildcards.name}.html"
 
 
-# One figure or table of a report, for a paper; an unknown part is answered with those that there are.
+# One figure or table of a report, for a paper; an unknown name stops with a list of the known ones.
 rule report_part:
     input:
         plan=part_plan,

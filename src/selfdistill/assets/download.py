@@ -53,7 +53,7 @@ def download_file(entry: AssetEntry, file: str, target: Path, sha256: str | None
     with tempfile.TemporaryDirectory(dir=scratch, prefix=".download-") as folder:
         fetched = _FETCHERS[entry.source](entry, file, Path(folder))
         if not fetched.is_file() or not fetched.resolve().is_relative_to(Path(folder).resolve()):
-            raise UserError(f"{file} of {entry.repo} is no file but a link or a folder. It was not kept.")
+            raise UserError(f"{file} of {entry.repo} is not a file but a link or a folder. It was not kept.")
         found = sha256_file(fetched)
         if sha256 not in (None, found):
             raise UserError(

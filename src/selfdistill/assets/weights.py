@@ -62,7 +62,7 @@ def _shapes(path: Path) -> dict[str, list[int]]:
     except FileNotFoundError:
         raise UserError(f"{path} is missing: the folder's index of weights names it.") from None
     except (ValueError, KeyError, TypeError, IndexError, AttributeError, RecursionError):
-        raise UserError(f"{path} is no safetensors file, or damaged. Copy it again.") from None
+        raise UserError(f"{path} is damaged, or not a safetensors file. Copy it again.") from None
     size = path.stat().st_size
     if size != needed:
         raise UserError(f"{path} has {size:,} bytes instead of {needed:,}: it was cut short. Copy it again.")

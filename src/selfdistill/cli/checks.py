@@ -265,4 +265,4 @@ def sandbox() -> Iterator[Check]:
     reasons = "; ".join(f"{name}: {obstacle(name)}" for name in ("bubblewrap", "kernel"))
     install = "install the package bubblewrap, or " if shutil.which("bwrap") is None else ""
     way_out = f"{install}allow user namespaces, in a container by --security-opt seccomp=unconfined"
-    yield Check("sandbox", WARN, f"no sandbox works on this machine ({reasons}). Way out: {way_out}")
+    yield Check("sandbox", WARN, f"no sandbox works on this machine ({reasons}). Fix: {way_out}")

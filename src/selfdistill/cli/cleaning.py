@@ -1,4 +1,4 @@
-"""discard, gc, undo, pin, unpin: forget results, remove what is unused, put it back, and keep what is dear."""
+"""discard, gc, undo, pin, unpin: forget results, remove what is unused, put it back, and keep what matters."""
 
 from __future__ import annotations
 
@@ -94,12 +94,20 @@ def _refuse_pinned(artifacts: Iterable[Artifact]) -> None:
 
 def gc(
     configfile: ConfigFile = None,
-    older_than: Annotated[float, typer.Option(metavar="DAYS", help="Only what was finished so long ago.")] = 0,
+    older_than: Annotated[
+        float, typer.Option(metavar="DAYS", help="Only artifacts finished at least this many days ago.")
+    ] = 0,
     only_config: Annotated[
-        bool, typer.Option("--only-config", help="Do not keep what other settings files that were used need.")
+        bool,
+        typer.Option(
+            "--only-config", help="Keep only what this config needs; ignore other settings files used before."
+        ),
     ] = False,
     undo_days: Annotated[
-        float, typer.Option(metavar="DAYS", help="What was removed longer ago is removed for good; 0: at once.")
+        float,
+        typer.Option(
+            metavar="DAYS", help="Delete for good what was removed more than this many days ago (0: at once)."
+        ),
     ] = 14,
     yes: Yes = False,
 ) -> None:
@@ -198,13 +206,13 @@ def pin(
     names: Annotated[
         list[str] | None, typer.Argument(help="Artifacts, experiments or tables (default: list pins).")
     ] = None,
-    reason: Annotated[str, typer.Option(help="Why they are kept, for those who ask later.")] = "",
+    reason: Annotated[str, typer.Option(help="Why they are kept.")] = "",
     configfile: ConfigFile = None,
 ) -> None:
     """Keep artifacts, and what they were made from, whatever the config says: gc and discard leave them alone."""
     if names:
         if not reason.strip():
-            raise UserError("say why with --reason: who finds the pin in a year must know whether it is still needed.")
+            raise UserError("give a reason (--reason): it tells others later whether the pin is still needed.")
         project = workspace(configfile)
         folders = {artifact.id: artifact.name for artifact in all_artifacts(project.root)}
         ids = [identity for name in names for identity in artifact_ids(project, name)]

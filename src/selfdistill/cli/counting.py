@@ -29,20 +29,24 @@ def register(app: typer.Typer) -> None:
 
 def count_command(
     file: Annotated[str, typer.Argument(help="JSON, CSV (also .gz, .zst) or parquet; - for standard input.")],
-    field: Annotated[str, typer.Option(help="The completion, or a list of them; dots lead inwards.")] = "completion",
+    field: Annotated[
+        str, typer.Option(help="The completion, or a list of them; dots separate nested names.")
+    ] = "completion",
     mode: Annotated[
         str, typer.Option(help="substring: anywhere, the paper's rule; word: no letter, digit or underscore touches.")
     ] = "substring",
     lexicon: Annotated[
-        Path | None, typer.Option(help="Words or phrases, one a line, # for remarks; default: the paper's ten.")
+        Path | None, typer.Option(help="Words or phrases, one per line, # for remarks; default: the paper's ten.")
     ] = None,
     tokens_field: Annotated[
         str | None, typer.Option(help="Number of tokens, or their ids (lists of these for lists): gives densities.")
     ] = None,
     problem_field: Annotated[
-        str | None, typer.Option(help="What names the problem: intervals are over problems, not records.")
+        str | None, typer.Option(help="Field that names the problem: intervals are over problems, not records.")
     ] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="Per record; without, totals as a table.")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Print each record in this format (default: totals as a table).")
+    ] = None,
 ) -> None:
     """Count epistemic words in completions, per word and in all, case ignored.
 
@@ -70,18 +74,19 @@ def count_command(
 
 
 def read_lexicon(path: Path) -> tuple[str, ...]:
-    """Words or phrases, one a line. UserError for none, for one twice, and for what is no text."""
+    """Words or phrases, one per line. UserError: none, one listed twice, or a file that is not text."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a lexicon: {error}") from None
     words = [line.lower() for line in lines if line and not line.startswith("#")]
     if not words:
-        raise UserError(f"{path}: no word in it; write one word or phrase a line.")
+        raise UserError(f"{path}: contains no words; write one word or phrase per line.")
     repeated = sorted({word for word in words if words.count(word) > 1})
     reserved = sorted({"line", "sample", "problem", "tokens", DENSITY, TOTAL} & set(words))
     if repeated or reserved:
-        problem = f"stands twice (case aside): {', '.join(repeated)}" if repeated else f"is a column's name: {reserved}"
+        twice = f"is listed twice (ignoring case): {', '.join(repeated)}"
+        problem = twice if repeated else f"is a column's name: {reserved}"
         raise UserError(f"{path}: a word {problem}.")
     return tuple(words)
 
@@ -156,7 +161,7 @@ def _tokens(row: Record, field: str, sample: int, samples: int | None) -> int:
     value = value_at(row, field)
     if samples is not None:
         if not isinstance(value, list) or len(value) != samples:
-            raise UserError(f"{row.where}: `{field}` is no list of {samples}, one for each completion.")
+            raise UserError(f"{row.where}: `{field}` is not a list of {samples}, one for each completion.")
         value = value[sample]
     number = len(value) if isinstance(value, list) else value
     if isinstance(number, str) and number.strip().isdecimal():

@@ -49,12 +49,16 @@ def register(app: typer.Typer) -> None:
 
 def grade_command(
     file: Annotated[str, typer.Argument(help="JSON, CSV (also .gz, .zst) or parquet; - for standard input.")],
-    field: Annotated[str, typer.Option(help="The completion, or a list of them; dots lead inwards.")] = "completion",
+    field: Annotated[
+        str, typer.Option(help="The completion, or a list of them; dots separate nested names.")
+    ] = "completion",
     gold_field: Annotated[str, typer.Option(help="The gold answer.")] = "answer",
     problem_field: Annotated[
-        str | None, typer.Option(help="What names the problem: gives avg@k, pass@k and maj@k over problems.")
+        str | None, typer.Option(help="Field that names the problem: gives avg@k, pass@k and maj@k over problems.")
     ] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="Per record; without, totals as a table.")] = None,
+    form: Annotated[
+        Format | None, typer.Option("--format", help="Print each record in this format (default: totals as a table).")
+    ] = None,
     scope_characters: Annotated[
         int | None,
         typer.Option(min=1, help="Look for the box in the last N characters only (the paper's reward: 100)."),
@@ -72,7 +76,9 @@ def grade_command(
     ] = Rules.extended,
     function: Annotated[
         str | None,
-        typer.Option(help="module:function of your own, called with completion, answer and, if it asks, question."),
+        typer.Option(
+            help="Grader of your own, module:function, called with completion, answer and, if it takes it, question."
+        ),
     ] = None,
     question_field: Annotated[str, typer.Option(help="The question, for --function.")] = "question",
     workers: Annotated[int, typer.Option(min=1, help="Processes that compare answers.")] = 1,

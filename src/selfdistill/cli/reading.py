@@ -1,4 +1,4 @@
-"""show, compare: read the completions of an experiment, and hold two experiments against each other."""
+"""show, compare: read the completions of an experiment, and compare two experiments."""
 
 from __future__ import annotations
 
@@ -42,7 +42,8 @@ def show(
     benchmark: Annotated[str | None, typer.Option(help="Its benchmark; the first one by default.")] = None,
     diff: Annotated[str | None, typer.Option(metavar="OTHER", help="Show another experiment beside it.")] = None,
     which: Annotated[
-        Which, typer.Option(help="Problems it gets right, wrong, or otherwise than the base (with --diff: than OTHER).")
+        Which,
+        typer.Option(help="Problems it gets right, wrong, or differently from the base (with --diff: from OTHER)."),
     ] = Which.all,
     seed: Annotated[int | None, typer.Option(help="Training seed; the lowest by default.")] = None,
     sample: Annotated[int, typer.Option(min=0, help="Which of the k completions of a problem.")] = 0,

@@ -169,7 +169,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes
     except FileNotFoundError:
         raise UserError(f"{archive} does not exist.") from None
     except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
-        raise UserError(f"{archive} is damaged or no archive of `selfdistill export`: {error}.") from None
+        raise UserError(f"{archive} is damaged, or not an archive of `selfdistill export`: {error}.") from None
 
 
 def _checked(archive: Path, staging: Path, found: dict[str, dict[str, Any]]) -> dict[str, Any]:

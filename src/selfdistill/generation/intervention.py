@@ -37,7 +37,8 @@ class Intervention:
         missing = [word for word, tokens in found.items() if not tokens]
         if missing:
             raise UserError(
-                f"banned_words: {missing[0]!r} is no single token of this model, so a mask cannot ban it; leave it out."
+                f"banned_words: {missing[0]!r} is not a single token of this model, so a mask cannot ban it; "
+                "leave it out."
             )
         return cls(tuple(prefix), tuple(sorted({token for tokens in found.values() for token in tokens})))
 

@@ -139,7 +139,7 @@ def _model_length(config: Any, max_positions: int | None) -> int | None:
 
 @contextmanager
 def _signals_held() -> Iterator[None]:
-    """The engine's processes, if it has any, never hear of a stop: schedulers signal every process of a job.
+    """Keep stop signals from the engine's processes, if it has any: schedulers signal every process of a job.
 
     This process decides when to exit. Signals are blocked rather than ignored, because children inherit a mask and
     vLLM's do not undo it. Python's tracker of shared memory resets the mask when it starts, so it is started first.

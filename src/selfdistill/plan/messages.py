@@ -23,7 +23,7 @@ _ABOUT_SCHEDULING = re.compile(r"Select jobs to execute|Execute \d+ jobs")
 class PlainMessages(logging.Filter):
     """One line for each finished job, with its number, its duration and the time that is left.
 
-    An unknown target is answered with those that exist, Ctrl-C with how to continue. In a dry run, known only
+    An unknown target stops with a list of the known ones, Ctrl-C with how to continue. In a dry run, known only
     once the workflow has been read, jobs are listed as Snakemake lists them.
     """
 

@@ -1,4 +1,4 @@
-"""What `selfdistill compare` and the `compare` of a report hold against each other: experiments, seeds, checkpoints."""
+"""What `selfdistill compare` and the `compare` of a report compare: experiments, seeds, checkpoints."""
 
 from __future__ import annotations
 

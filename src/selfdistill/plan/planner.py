@@ -94,7 +94,7 @@ class Planner:
         if known is None or not known.is_resolved:
             return self._pin(entry, *keys)
         if known.source != "hub":
-            problem = f"`{entry.asset}` is no repository of the hub: read it with `kind: asset`."
+            problem = f"`{entry.asset}` is not a repository of the hub: read it with `kind: asset`."
             raise SettingError.at(*keys, "asset", problem=problem)
         return AssetPin(repo=known.repo, revision=known.revision)
 

@@ -52,7 +52,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._done.wait(self._poll):
-            self._hear_others()
+            self._check_others()
             silent = time.monotonic() - self._seen
             if silent > self._seconds:
                 self._report(f"error: no heartbeat for {silent:.0f} s in phase `{self._phase}`; ending the job.")
@@ -60,7 +60,7 @@ class Watchdog:
                     faulthandler.dump_traceback(file)
                 os._exit(EXIT_HANG)
 
-    def _hear_others(self) -> None:
+    def _check_others(self) -> None:
         """Compare the file's time with its last one, not with the clock, which differs between machines."""
         changed = self._shared.stat().st_mtime_ns if self._shared is not None and self._shared.exists() else 0
         if changed != self._others:

@@ -165,7 +165,7 @@ class AssetLock(Model):
         if file is None:
             raise UserError(f"asset `{name}` has several files; name one of them with file: {listed}.")
         ends = {path.rsplit("/", 1)[-1] for path in entry.files}
-        problem = f"matches several files of asset `{name}`" if matches else f"is no file of asset `{name}`"
+        problem = f"matches several files of asset `{name}`" if matches else f"is not a file of asset `{name}`"
         raise UserError(f"file {shown(file)} {problem}.{'' if matches else nearest(file, ends)} Files: {listed}.")
 
     def name_of(self, pin: AssetPin) -> str | None:

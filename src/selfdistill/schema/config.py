@@ -275,5 +275,5 @@ class Config(Model):
         if not all(word.strip() for word in lexicon):
             raise ValueError("holds an empty word")
         if repeated := sorted({word for word in lowered if lowered.count(word) > 1}):
-            raise ValueError(f"holds a word twice (case aside): {', '.join(repeated)}")
+            raise ValueError(f"a word is listed twice (ignoring case): {', '.join(repeated)}")
         return lexicon

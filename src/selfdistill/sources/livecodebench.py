@@ -62,14 +62,14 @@ def read_livecodebench(
     for _, where, row in read_table(path, (*_COLUMNS, "difficulty")):
         missing = [name for name in _COLUMNS if name not in row]
         if missing:
-            raise UserError(f"{where} has no `{missing[0]}`, so this is no file of LiveCodeBench.")
+            raise UserError(f"{where} has no `{missing[0]}`, so this is not a file of LiveCodeBench.")
         day = str(row["contest_date"])[:10]
         if not source.first_date <= day < source.end_date:
             counts["contest outside the dates"] += 1
             continue
         wrong = [name for name in ("question_content", "private_test_cases") if not isinstance(row[name], str)]
         if wrong:
-            raise UserError(f"{where}: {wrong[0]} is no text.")
+            raise UserError(f"{where}: {wrong[0]} is not a text.")
         try:
             tests = decode_tests(row["private_test_cases"])
         except ValueError as error:
@@ -97,7 +97,7 @@ def decode_tests(text: str) -> list[dict[str, str]]:
     except (LookupError, TypeError, RecursionError) as error:
         raise ValueError(f"no list of tests with input and output ({type(error).__name__})") from None
     if not all(isinstance(part, str) for test in tests for part in test.values()):
-        raise ValueError("an input or an output is no text")
+        raise ValueError("an input or an output is not a text")
     return tests
 
 
@@ -106,7 +106,7 @@ def plain_unpickle(data: bytes) -> Any:
     try:
         used = {operation.name for operation, _, _ in pickletools.genops(data)}
     except Exception as error:  # pickletools raises whatever it stumbles over in bytes that are no pickle.
-        raise UnsafePickle(f"it is no pickle ({error})") from None
+        raise UnsafePickle(f"it is not a pickle ({error})") from None
     if not used <= _PLAIN:
         raise UnsafePickle(f"it uses {', '.join(sorted(used - _PLAIN))}")
     return _PlainUnpickler(io.BytesIO(data)).load()
@@ -125,7 +125,7 @@ def _unpack(text: str) -> str:
     except UnsafePickle:
         raise
     except Exception as error:  # An unpickler raises whatever it stumbles over.
-        raise ValueError(f"it is no pickle ({error})") from None
+        raise ValueError(f"it is not a pickle ({error})") from None
     if not isinstance(value, str):
         raise ValueError(f"a {type(value).__name__} where JSON text belongs")
     return value

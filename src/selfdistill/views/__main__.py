@@ -63,7 +63,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log.error("%s", error)
         sys.exit(EXIT_USER_ERROR)
     except Exception:
-        log.exception("%s: stopped by a fault of the program", options.view)
+        log.exception("%s: internal error", options.view)
         raise
     finally:
         for handler in handlers:

@@ -1,4 +1,4 @@
-"""The report's section on what a made world assumes: the settings of its base models' pretraining text."""
+"""The report's section on what a synthetic world assumes: the settings of its base models' pretraining text."""
 
 from __future__ import annotations
 

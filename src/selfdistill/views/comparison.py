@@ -1,4 +1,4 @@
-"""Two experiments, seeds or checkpoints held against each other: settings, scores, words, flipped problems, cost.
+"""Two experiments, seeds or checkpoints compared: settings, scores, words, flipped problems, cost.
 
 All differences are B minus A, paired over the problems that both were evaluated on, with intervals over training seeds
 and problems (`selfdistill.seeds`).

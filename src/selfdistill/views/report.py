@@ -122,7 +122,7 @@ def explained(study: ModelStudy) -> str:
     sentences = []
     if any(e.base_row["train_artifact"].startswith("pretrain/") for e in study.main):
         sentences.append(
-            f"{study.model} is a small model of a made world, pretrained here on generated text: it shows how the "
+            f"{study.model} is a small model of a synthetic world, pretrained here on generated text: it shows how the "
             "methods work and says nothing of the size of effects in large models."
         )
     for name in study.benchmarks():

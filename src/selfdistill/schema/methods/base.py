@@ -116,7 +116,7 @@ def register_method(training: str) -> Callable[[type[Settings]], type[Settings]]
 
     def register(settings: type[Settings]) -> type[Settings]:
         if not issubclass(settings, MethodSettings):
-            raise TypeError(f"{settings.__qualname__} is no subclass of MethodSettings")
+            raise TypeError(f"{settings.__qualname__} is not a subclass of MethodSettings")
         name, module = settings.model_fields["name"].default, settings.__module__
         if module.partition(".")[0] != _PACKAGE and str(name).rpartition(".")[0] != module:
             raise TypeError(f"{settings.__qualname__}: its name must start with its module: `{module}.` (it is {name})")

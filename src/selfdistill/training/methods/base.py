@@ -2,7 +2,7 @@
 
 contexts(groups)   teacher prompts by name, for every rollout of a step that has one
 plan(group)        loss mask, gradient and advantage of each rollout
-settle(plan)       the last word on a row, when its teacher prompts are known
+settle(plan)       decides on a row, when its teacher prompts are known
 weigh(rows, step)  advantage of each token, from log-probs and entropies of the whole step (where asked for)
 token_loss(tokens) loss of each token
 """
