@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -14,11 +15,14 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from selfdistill.artifacts import trash
+from selfdistill.artifacts.lock import hold_lock, lock_path
 from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
 from selfdistill.artifacts.verification import verify
 from selfdistill.exchange import archive, crate
 from selfdistill.exchange.selection import Selection
-from selfdistill.files import key_of
+from selfdistill.files import key_of, pretty_json
+from selfdistill.plan.made_views import record_view
 from selfdistill.schema.errors import UserError
 
 MANIFEST = archive.MANIFEST
@@ -227,3 +231,206 @@ def test_the_crate_describes_the_run_its_workflow_and_what_was_made_from_what(st
     assert (run["startTime"], run["endTime"]) == ("2026-01-02T03:04:05+00:00", "2026-01-02T04:04:05+00:00")
     training = entities[f"{study.folder}/"]
     assert training["isBasedOn"][0]["@id"].startswith(str(study.upstream("model").folder))
+
+
+# --- archives of somebody who means harm ------------------------------------------------------------------------------
+
+
+def with_manifest(path: Path, change: Callable[[dict, dict[str, bytes]], None]) -> Path:
+    """The archive with another manifest, and with more files, of which the manifest has the right digests."""
+
+    def rewrite(files: dict[str, bytes]) -> None:
+        manifest = json.loads(files[MANIFEST])
+        change(manifest, files)
+        if isinstance(manifest.get("files"), dict):
+            manifest["files"] |= {
+                name: {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                for name, content in files.items() if name != MANIFEST
+            }  # fmt: skip
+        files[MANIFEST] = json.dumps(manifest).encode()
+
+    rewritten(path, rewrite)
+    return path
+
+
+def refused(path: Path, there: Path, message: str) -> None:
+    """The import is one error with this message, and nothing is written here or beside it."""
+    before = tree(there.parent)
+    with pytest.raises(UserError, match=message):
+        archive.read(path)
+    assert tree(there.parent) == before
+
+
+@pytest.mark.parametrize(
+    "target",
+    ["results/../zzz.py", "results/x/../../../zzz.py", "zzz.py", "../zzz.py", "/tmp/zzz.py", "results/pins.json",
+     "results/ood/./zzz.csv", "results/ood/" + "z" * 300, "results/ood/a\0b.csv", "results/ood", ""],
+)  # fmt: skip
+def test_a_target_cannot_lie_outside_of_the_tables(study, elsewhere, target):
+    path = export(study)
+
+    def add(manifest, files):
+        files["zzz.py"] = b"print()"  # Where `results/../zzz.py` leads to, once it is unpacked.
+        manifest["targets"].append(target)
+
+    with_manifest(path, add)
+    refused(path, elsewhere(), "`targets` of its manifest holds")
+
+
+@pytest.mark.parametrize("name", ["results/more.py", "results/ood/other.csv"])
+def test_a_file_of_the_archive_that_is_no_table_of_a_plan_is_no_target(study, elsewhere, name):
+    def add(manifest, files):
+        record = {"output": "results/more.py", "plan": "", "manifests": "", "sha256": ""}
+        files["results/more.py"] = files["results/ood/other.csv"] = b"x"
+        files["results/plans/ood/toy/made-results_more.py.json"] = pretty_json(record).encode()
+        manifest["targets"].append(name)
+
+    path = with_manifest(export(study), add)
+    refused(path, elsewhere(), "`targets` of its manifest holds")
+
+
+@pytest.mark.parametrize(
+    "plan", ['{"artifacts": ["train/x-000000000000"], "rows": []}', "[" * 5000, '{"artifacts": [[]], "rows": []}']
+)
+def test_a_table_of_other_artifacts_is_refused(study, elsewhere, plan):
+    path = export(study)
+    with_manifest(path, lambda _, files: files.update({"results/plans/ood/toy/plan.json": plan.encode()}))
+    refused(path, elsewhere(), "the plan of results/ood/toy.csv is damaged, or names artifacts of elsewhere")
+
+
+@pytest.mark.parametrize(
+    "name", ["../../x-0123456789ab", "nosuch/x-0123456789ab", "sample/x", "sample/x-0123456789ab/payload", ""]
+)
+def test_an_artifact_has_the_name_of_one(study, elsewhere, name):
+    path = export(study)
+    with_manifest(path, lambda manifest, _: manifest["artifacts"].append(name))
+    refused(path, elsewhere(), "`artifacts` of its manifest holds")
+
+
+def test_an_artifact_twice_or_under_another_stage_or_with_more_files_is_refused(study, elsewhere):
+    def twice(manifest, _):
+        manifest["artifacts"].append(study.name)
+
+    def elsewhere_staged(manifest, files):
+        moved = study.name.replace("sample/", "train/")
+        for file in [file for file in files if file.startswith(f"{study.folder}/")]:
+            files[file.replace(study.name, moved)] = files[file]
+        manifest["artifacts"].append(moved)
+
+    def more(_, files):
+        files[f"{study.folder}/state/step-1/state.pt"] = b"x"
+
+    path = export(study)
+    content, there = path.read_bytes(), elsewhere()
+    for change, message in ((twice, "`artifacts` of its manifest holds"), (more, "state.pt is not in the manifest"),
+                            (elsewhere_staged, "is an artifact of stage 'sample'")):  # fmt: skip
+        path.write_bytes(content)
+        refused(with_manifest(path, change), there, message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"files": []}, "`files` of its manifest"), ({"files": None}, "`files` of its manifest"),
+        ({"targets": {}}, "`targets` of its manifest"), ({"targets": [[]]}, "`targets` of its manifest"),
+        ({"artifacts": "x"}, "`artifacts` of its manifest"), ({"left_out": [1]}, "`left_out` of its manifest"),
+        ({"format": {}}, "has format"),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_other_types_is_one_line(study, elsewhere, change, message):
+    path = export(study)
+    with_manifest(path, lambda manifest, _: manifest.update(change))
+    refused(path, elsewhere(), message)
+
+
+def test_a_manifest_or_spec_that_is_nested_deeply_is_one_line(study, elsewhere):
+    path = export(study)
+    content, there = path.read_bytes(), elsewhere()
+    rewritten(path, lambda files: files.update({MANIFEST: b"[" * 100_000}))
+    refused(path, there, "its manifest cannot be read: it is nested too deeply")
+    for depth in (100, 900, 100_000):
+        for name in ("spec.json", "manifest.json"):
+            nested = b'{"params": {"x": ' + b"[" * depth + b"]" * depth + b'}, "inputs": {}}'
+            path.write_bytes(content)
+            with_manifest(
+                path, lambda _, files, name=name, nested=nested: files.update({f"{study.folder}/{name}": nested})
+            )
+            refused(path, there, f"spec.json or manifest.json of {study.name} is damaged")
+
+
+def test_names_that_are_long_or_mean_one_file_twice_are_one_line(study, elsewhere):
+    path = export(study)
+    content, there = path.read_bytes(), elsewhere()
+    for names in (["./a", "a"], ["a", "a/b"], ["a/b", "a"], ["a//b"], ["z" * 300], ["a/" * 3000 + "a"], ["a\x1b[2J"]):
+        path.write_bytes(content)
+        rewritten(path, lambda files, names=names: files.update(dict.fromkeys(names, b"x")))
+        refused(path, there, "which no export writes|twice, as file and folder")
+
+
+def test_a_folder_is_no_archive(study, elsewhere):
+    there = elsewhere()
+    refused(there, there, "is a folder, not an archive")
+
+
+# --- what is here when an archive arrives -----------------------------------------------------------------------------
+
+
+def unfinished(artifact: Artifact) -> dict[str, bytes]:
+    """Make it one that is being computed: with a checkpoint, without a manifest."""
+    artifact.manifest_path.unlink()
+    artifact.seal_path.unlink()
+    (artifact.payload / "half").write_bytes(b"hours of work")
+    return tree(Path("results"))
+
+
+def test_what_is_computed_or_about_to_be_read_is_not_replaced(study):
+    path = export(study)
+    before = unfinished(study)
+    with hold_lock(lock_path(study.folder)), pytest.raises(UserError, match=f"{study.name} is being computed now"):
+        archive.read(path)
+    workflow = Path(".snakemake/locks/0.input.lock")
+    workflow.parent.mkdir(parents=True)
+    workflow.touch()
+    with pytest.raises(UserError, match="a workflow is running in this folder"):
+        archive.read(path)
+    assert {name: content for name, content in tree(Path("results")).items() if not name.endswith(".lock")} == before
+
+
+def test_an_unfinished_folder_goes_to_the_trash(study):
+    path = export(study)
+    unfinished(study)
+    assert archive.read(path).added == [study.name]
+    (removal,) = trash.removals()
+    assert (removal.command, removal.artifacts) == ("import", [study.name])
+    assert (removal.folder / study.name / "payload/half").read_bytes() == b"hours of work"
+    assert verify(study.folder).problems == [] and not (study.payload / "half").exists()
+
+
+def test_a_folder_that_is_a_link_is_one_line(study, tmp_path):
+    path = export(study)
+    unfinished(study)
+    study.folder.rename(tmp_path / "disk")
+    study.folder.symlink_to(tmp_path / "disk")
+    refused(path, tmp_path / "here", f"{study.folder} is a link or a file: move it away")
+
+
+def test_a_figure_and_a_page_of_a_named_report_are_exported_with_their_plan(study, elsewhere, tmp_path):
+    """Their paths do not say which plan they were made from."""
+    plan = Path("results/plans/report/paper/plan.json")
+    shown = [
+        Path("results/reports/paper.html"),
+        Path("results/figures/paper/scores.svg"),
+        Path("results/tables/paper/scores.md"),
+    ]
+    for file in (plan, *shown):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps({"artifacts": [study.name], "rows": []}))
+    for file in shown:
+        record_view(plan, file)
+    Path("mine.csv").write_text("a view that somebody wrote elsewhere by hand")
+    record_view(plan, Path("mine.csv"))
+    path = export(study)
+    there = elsewhere()
+    assert set(archive.read(path).targets) == {"results/ood/toy.csv", *map(str, shown)}
+    (tmp_path / "here/results/plans/report/paper/made-mine.csv.json").unlink()
+    assert tree(there / "results") == tree(tmp_path / "here/results")

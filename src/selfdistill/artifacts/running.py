@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import provenance_path, read_attempts
 from selfdistill.artifacts.lock import is_busy
+from selfdistill.artifacts.store import Artifact
+from selfdistill.schema.errors import UserError
 
 #: A job on another machine whose log was silent for so long is taken for dead (seconds).
 SILENCE = 3600
@@ -31,6 +34,21 @@ def is_running(folder: Path) -> bool:
     last = [attempts[-1] for path in records if (attempts := read_attempts(path))]
     elsewhere = [a for a in last if a.get("finished") is None and a.get("host") not in (None, socket.gethostname())]
     return bool(elsewhere) and time.time() - _last_sign(folder) < SILENCE
+
+
+def refuse_during_workflow() -> None:
+    """UserError while a workflow runs: it has planned with what is sealed now, and would miss what is removed."""
+    if is_workflow_running():
+        raise UserError(
+            "a workflow is running in this folder: wait until it has ended. If it was killed: snakemake --unlock"
+        )
+
+
+def refuse_running(artifacts: Iterable[Artifact]) -> None:
+    """UserError if one of them is being computed."""
+    for artifact in artifacts:
+        if is_running(artifact.folder):
+            raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
 
 
 def _last_sign(folder: Path) -> float:

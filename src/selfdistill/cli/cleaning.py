@@ -16,7 +16,7 @@ from selfdistill.artifacts.pins import pin as add_pins
 from selfdistill.artifacts.pins import read_pins
 from selfdistill.artifacts.pins import unpin as remove_pins
 from selfdistill.artifacts.provenance import record_discard, record_undo
-from selfdistill.artifacts.running import is_running, is_workflow_running
+from selfdistill.artifacts.running import refuse_during_workflow, refuse_running
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.artifacts.weight import size_of
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
@@ -43,9 +43,9 @@ def discard(
     """Forget results so that they are computed again (their specs stay). `selfdistill undo` brings them back."""
     named = find_artifacts(names)
     below = descendants(named, all_artifacts())
-    _refuse_running([*named, *below])
+    refuse_running([*named, *below])
     if yes:
-        _refuse_during_workflow()
+        refuse_during_workflow()
     found = {artifact.name: artifact for artifact in [*named, *(below if dependants else ())]}
     chosen = [artifact for artifact in found.values() if any(path.exists() for path in artifact.result_paths)]
     _refuse_pinned(chosen)
@@ -68,20 +68,6 @@ def _discard(artifact: Artifact, removal: trash.Removal) -> None:
             raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
         record_discard(artifact.folder)
         trash.move_to_trash(removal, artifact.result_paths)
-
-
-def _refuse_during_workflow() -> None:
-    """A running workflow has planned with what is sealed now: its later jobs would miss what is removed."""
-    if is_workflow_running():
-        raise UserError(
-            "a workflow is running in this folder: wait until it has ended. If it was killed: snakemake --unlock"
-        )
-
-
-def _refuse_running(artifacts: Iterable[Artifact]) -> None:
-    for artifact in artifacts:
-        if is_running(artifact.folder):
-            raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
 
 
 def _refuse_pinned(artifacts: Iterable[Artifact]) -> None:
@@ -145,7 +131,7 @@ def gc(
 
 
 def _remove(removable: list[Artifact], empty: list[Artifact], leftovers: list[Artifact], undo_days: float) -> None:
-    _refuse_during_workflow()
+    refuse_during_workflow()
     removal = trash.new_removal("gc")
     for artifact in [*removable, *empty, *leftovers]:
         with hold_if_idle(artifact.folder) as is_idle:

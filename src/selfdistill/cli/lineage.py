@@ -42,7 +42,8 @@ def lineage(
         raise UserError("give only one of --json, --dot and --svg.")
     project = workspace(configfile)
     found = Lineage.of(artifact_ids(project, name), project.root)
-    targets = targets_showing(item.name for item in [*found.subjects, *found.downstream])
+    showing = targets_showing(item.name for item in [*found.subjects, *found.downstream])
+    targets = {path: shown.artifacts for path, shown in showing.items()}
     if as_json:
         shown = {str(path): sorted(names) for path, names in targets.items()}
         typer.echo(json.dumps({"name": name, **found.as_json(), "shown_in": shown}, indent=2, ensure_ascii=False))

@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
 import os
-import shutil
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import IO, Any
 
 import zstandard
 
-from selfdistill.artifacts.store import ROOT, Artifact
-from selfdistill.exchange.selection import WORKFLOW, Selection, plan_of
-from selfdistill.files import pretty_json, replacing, sync_tree
-from selfdistill.plan.made_views import record_of
+from selfdistill.artifacts.store import ROOT
+from selfdistill.exchange.checks import (
+    FORMAT,
+    MANIFEST,
+    checked_artifacts,
+    checked_manifest,
+    checked_targets,
+    is_safe_name,
+)
+from selfdistill.exchange.placing import Imported, place, place_target, refuse_conflicts
+from selfdistill.exchange.selection import WORKFLOW, Selection
+from selfdistill.files import pretty_json, replacing
 from selfdistill.schema.errors import UserError
 
-FORMAT = 1
-MANIFEST = "manifest.json"
 CRATE = "ro-crate-metadata.json"
 _CHUNK = 1 << 20
 
@@ -59,17 +62,6 @@ def write(selection: Selection, out: Path, crate: str) -> int:
     return len(written)
 
 
-@dataclass
-class Imported:
-    """What an import did, by name."""
-
-    added: list[str] = field(default_factory=list)
-    present: list[str] = field(default_factory=list)
-    targets: list[str] = field(default_factory=list)
-    kept: list[str] = field(default_factory=list)
-    left_out: list[str] = field(default_factory=list)
-
-
 def read(archive: Path, root: Path = ROOT) -> Imported:
     """Bring the results of an archive into this project. UserError, and nothing changed, if anything is wrong with it.
 
@@ -80,15 +72,14 @@ def read(archive: Path, root: Path = ROOT) -> Imported:
     with tempfile.TemporaryDirectory(prefix=".import-", dir=root.parent) as name:
         staging = Path(name)
         found = _unpack(archive, staging)
-        manifest = _checked(archive, staging, found)
+        manifest = checked_manifest(archive, staging, found)
+        artifacts = checked_artifacts(archive, staging, manifest)
+        targets = checked_targets(archive, staging, manifest)
+        refuse_conflicts(artifacts, root)
         imported = Imported(left_out=manifest["left_out"])
-        artifacts = [Artifact(staging / ROOT / name) for name in manifest["artifacts"]]
-        _check_artifacts(archive, artifacts, manifest)
-        _refuse_other_content(artifacts, root)
-        for artifact in artifacts:
-            _place(artifact, root, imported)
-        for target in manifest["targets"]:
-            _place_target(staging, Path(target), imported)
+        place(artifacts, root, imported)
+        for target, plan in targets.items():
+            place_target(staging, target, plan, imported)
     return imported
 
 
@@ -141,17 +132,22 @@ def _unpack(archive: Path, staging: Path) -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     with _members(archive) as members:
         for info, content in members:
-            parts = PurePosixPath(info.name).parts
-            if content is None or not parts or ".." in parts or info.name.startswith("/") or info.name in found:
-                raise UserError(f"{archive} holds `{info.name}`, which no export writes. Nothing was imported.")
-            target = staging.joinpath(*parts)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            digest = hashlib.sha256()
-            with target.open("xb") as file:
-                while chunk := content.read(_CHUNK):
-                    digest.update(chunk)
-                    file.write(chunk)
-            os.utime(target, (info.mtime, info.mtime))
+            if content is None or not is_safe_name(info.name) or info.name in found:
+                raise UserError(
+                    f"{archive} holds {repr(info.name)[:80]}, which no export writes. Nothing was imported."
+                )
+            target, digest = staging / info.name, hashlib.sha256()
+            try:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with target.open("xb") as file:
+                    while chunk := content.read(_CHUNK):
+                        digest.update(chunk)
+                        file.write(chunk)
+                os.utime(target, (info.mtime, info.mtime))
+            except (FileExistsError, NotADirectoryError, IsADirectoryError):
+                raise UserError(
+                    f"{archive} holds {info.name} twice, as file and folder. Nothing was imported."
+                ) from None
             found[info.name] = {"sha256": digest.hexdigest(), "size": info.size}
     return found
 
@@ -168,74 +164,7 @@ def _members(archive: Path) -> Iterator[Iterator[tuple[tarfile.TarInfo, IO[bytes
             yield ((info, tar.extractfile(info) if info.isreg() else None) for info in tar)
     except FileNotFoundError:
         raise UserError(f"{archive} does not exist.") from None
-    except (tarfile.TarError, zstandard.ZstdError, EOFError) as error:
+    except IsADirectoryError:
+        raise UserError(f"{archive} is a folder, not an archive of `selfdistill export`.") from None
+    except (tarfile.TarError, zstandard.ZstdError, EOFError, ValueError, OverflowError) as error:
         raise UserError(f"{archive} is damaged, or not an archive of `selfdistill export`: {error}.") from None
-
-
-def _checked(archive: Path, staging: Path, found: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    """The manifest of an unpacked archive. UserError if a file is missing, other than it says, or not in it."""
-    found.pop(MANIFEST, None)
-    try:
-        manifest = json.loads((staging / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-        _ = manifest["artifacts"], manifest["targets"], manifest["left_out"]
-    except (OSError, ValueError, KeyError, TypeError):
-        raise UserError(f"{archive} is cut off: it has no manifest at its end. Nothing was imported.") from None
-    if manifest.get("format") != FORMAT:
-        raise UserError(f"{archive} has format {manifest.get('format')}; this version reads format {FORMAT}.")
-    for name in sorted(files.keys() | found.keys()):
-        if files.get(name) != found.get(name):
-            missing = " is missing" if name not in found else " is not in its manifest" if name not in files else ""
-            raise UserError(f"{archive}: {name}{missing or ' differs from its manifest'}. Nothing was imported.")
-    return manifest
-
-
-def _check_artifacts(archive: Path, artifacts: list[Artifact], manifest: dict[str, Any]) -> None:
-    """Each artifact is what its own name and manifest say, left-out files aside."""
-    for artifact in artifacts:
-        for name, entry in Artifact.open(artifact.folder).manifest["files"].items():
-            path = str(ROOT / artifact.name / name)
-            if path not in manifest["left_out"] and manifest["files"].get(path, {}).get("sha256") != entry["sha256"]:
-                raise UserError(f"{archive}: {path} is not what its artifact says. Nothing was imported.")
-
-
-def _refuse_other_content(artifacts: list[Artifact], root: Path) -> None:
-    for artifact in artifacts:
-        here = _here(artifact, root)
-        if here.is_sealed and here.manifest_path.read_bytes() != artifact.manifest_path.read_bytes():
-            raise UserError(
-                f"{artifact.name} is already here with other content. To replace it: selfdistill discard "
-                f"{artifact.id} --yes. Nothing was imported."
-            )
-
-
-def _here(artifact: Artifact, root: Path) -> Artifact:
-    """The artifact of this id in the project, or the place for it."""
-    matches = sorted((root / artifact.stage).glob(f"*-{artifact.key}"))
-    return Artifact(matches[0] if matches else root / artifact.name)
-
-
-def _place(artifact: Artifact, root: Path, imported: Imported) -> None:
-    """Move an artifact into the project, unless it is there; the manifest's folder appears by one rename."""
-    here = _here(artifact, root)
-    if here.is_sealed:
-        imported.present.append(artifact.name)
-        return
-    shutil.rmtree(here.folder, ignore_errors=True)
-    here.folder.parent.mkdir(parents=True, exist_ok=True)
-    sync_tree(artifact.folder)
-    artifact.folder.rename(root / artifact.name)
-    imported.added.append(artifact.name)
-
-
-def _place_target(staging: Path, target: Path, imported: Imported) -> None:
-    if target.is_file() and target.read_bytes() != (staging / target).read_bytes():
-        imported.kept.append(str(target))
-        return
-    plan = plan_of(target)
-    for path in (plan, record_of(plan, str(target)), target):
-        if not (staging / path).is_file():
-            continue
-        path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(staging / path, path)
-    imported.targets.append(str(target))

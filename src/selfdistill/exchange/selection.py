@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import closure
 from selfdistill.artifacts.store import Artifact
 from selfdistill.plan.made_views import record_of
 from selfdistill.plan.subjects import targets_showing
-from selfdistill.plan.workspace import PLANS, read_plan
+from selfdistill.plan.views import DEFAULT_REPORT, VIEWS, target_of
+from selfdistill.plan.workspace import read_plan
 from selfdistill.schema.errors import UserError
 
 #: Folder of an archive with the workflow and its settings: for readers; an import does not touch those of a project.
@@ -23,15 +25,17 @@ _WORKFLOW_PATTERNS = ("workflow/**/*", "requirements/*")
 #: Files of an artifact beside its payload; resume states, locks and refusals belong to this machine.
 _RECORDS = ("spec.json", "names.json", "log.txt", ".sealed.json", "manifest.json")
 _RECORD_PATTERNS = ("provenance*.json", "changes-*.patch")
+#: Folders of tables, pages and their parts below results/.
+_FOLDERS = {*VIEWS, "reports", "figures", "tables"} - {"report"}
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Artifacts, upstream first, and finished tables; `left_out` are files of theirs that stay here."""
+    """Artifacts, upstream first, and finished tables with their plans; `left_out` are files that stay here."""
 
     artifacts: Sequence[Artifact]
-    targets: Sequence[Path]
+    targets: Mapping[Path, Path]
     without_weights: bool = False
     without_rollouts: bool = False
 
@@ -55,8 +59,8 @@ class Selection:
             records = [artifact.folder / name for name in _RECORDS]
             records += [path for pattern in _RECORD_PATTERNS for path in sorted(artifact.folder.glob(pattern))]
             yield from ((path, None) for path in records if path.is_file())
-        for target in self.targets:
-            yield from ((path, None) for path in files_of(target))
+        of_targets = [path for file, plan in self.targets.items() for path in (plan, record_of(plan, str(file)), file)]
+        yield from ((path, None) for path in dict.fromkeys(of_targets) if path.is_file())
 
     def workflow_files(self) -> Iterator[Path]:
         """The workflow, its settings and its locks."""
@@ -82,19 +86,24 @@ class Selection:
         )
 
 
-def _targets(chain: Sequence[Artifact]) -> list[Path]:
-    """Finished tables and reports that show nothing but these artifacts."""
+def is_record(inside: str) -> bool:
+    """Whether a path inside an artifact's folder is a file beside the payload that an archive holds."""
+    return inside in _RECORDS or any(fnmatchcase(inside, pattern) and "/" not in inside for pattern in _RECORD_PATTERNS)
+
+
+def is_view_file(name: str) -> bool:
+    """Whether the workflow makes a table, a page or a part of one under this path."""
+    parts = name.split("/")
+    return name == target_of("report", DEFAULT_REPORT) or (
+        len(parts) > 2 and parts[0] == "results" and parts[1] in _FOLDERS and not name.endswith("/")
+    )
+
+
+def _targets(chain: Sequence[Artifact]) -> dict[Path, Path]:
+    """Finished tables and reports that show nothing but these artifacts, with their plans."""
     names = {artifact.name for artifact in chain}
-    return [path for path in targets_showing(names) if set(read_plan(plan_of(path))["artifacts"]) <= names]
-
-
-def files_of(target: Path) -> list[Path]:
-    """A table or report, after its plan and the record of what it was made from."""
-    plan = plan_of(target)
-    return [path for path in (plan, record_of(plan, str(target)), target) if path.is_file()]
-
-
-def plan_of(target: Path) -> Path:
-    """The plan of a table (`results/ood/x.csv`) or of the report."""
-    inside = target.relative_to("results").with_suffix("")
-    return PLANS / (inside if len(inside.parts) > 1 else Path("report", "report")) / "plan.json"
+    return {
+        path: shown.plan
+        for path, shown in targets_showing(names).items()
+        if is_view_file(str(path)) and set(read_plan(shown.plan)["artifacts"]) <= names
+    }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import closure
@@ -60,26 +61,36 @@ def nodes_behind(project: Workspace, name: str) -> list[Node]:
     return list(closure(nodes_of(project, name)))
 
 
-def targets_showing(artifacts: Iterable[str]) -> dict[Path, set[str]]:
-    """Files of views on disk that show any of these artifacts (`stage/slug-key`) -> those that they show."""
+@dataclass(frozen=True)
+class Shown:
+    """What a file of a view was made from: its plan, and those of the asked artifacts that it shows."""
+
+    plan: Path
+    artifacts: set[str]
+
+
+def targets_showing(artifacts: Iterable[str]) -> dict[Path, Shown]:
+    """Files of views on disk that show any of these artifacts (`stage/slug-key`)."""
     wanted = set(artifacts)
-    found: dict[Path, set[str]] = {}
-    for path in sorted(PLANS.glob("*/*/plan.json")):
-        shown = wanted & set(read_plan(path)["artifacts"])
-        target = Path(target_of(*path.parent.relative_to(PLANS).parts))
-        for output in dict.fromkeys([target, *recorded_outputs(path)]) if shown else ():
-            if output.is_file():
-                found[output] = shown
-    return found
+    shown = {plan: wanted & set(read_plan(plan)["artifacts"]) for plan in _plans(PLANS)}
+    return {file: Shown(plan, shown[plan]) for file, plan in shown_files() if shown[plan] and file.is_file()}
+
+
+def shown_files(plans: Path = PLANS) -> Iterator[tuple[Path, Path]]:
+    """(file, its plan) of every table, page and figure that was planned or is on record, whether or not it is there."""
+    for plan in _plans(plans):
+        target = Path(target_of(*plan.parent.relative_to(plans).parts))
+        yield from ((file, plan) for file in dict.fromkeys([target, *recorded_outputs(plan)]))
+
+
+def _plans(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*/*/plan.json"))
 
 
 def _plan_of_file(path: Path) -> Path | None:
     """The plan that a figure, or another file that is on record, was made from."""
     wanted = path.resolve()
-    for plan in sorted(PLANS.glob("*/*/plan.json")):
-        if any(output.resolve() == wanted for output in recorded_outputs(plan)):
-            return plan
-    return None
+    return next((plan for plan in _plans(PLANS) for made in recorded_outputs(plan) if made.resolve() == wanted), None)
 
 
 def _view_of(project: Workspace, name: str) -> tuple[str, str] | None:
