@@ -139,12 +139,6 @@ def strip_instruction(text: str, kind: Instruction) -> str:
     return text
 
 
-def add_instruction(text: str, kind: Instruction) -> str:
-    """Wrap the instruction around a question exactly once, also where it is there already (docs/method.md 8.5)."""
-    prefix, suffix = INSTRUCTIONS[kind]
-    return f"{prefix}{strip_instruction(text, kind)}{suffix}"
-
-
 def normalise_question(text: str) -> str:
     """The form in which two questions count as the same: no instruction, Unicode NFC, single spaces.
 

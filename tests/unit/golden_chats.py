@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from chat_tokenizers import GOLDEN, REAL, tokenizer
+from instructions import add_instruction
 from selfdistill.contexts import encode_teacher_prompt
-from selfdistill.prompts import Message, add_instruction, chat, encode_chat
+from selfdistill.prompts import Message, chat, encode_chat
 from selfdistill.schema.common import Example, RepromptTemplate
 
 MODELS = (*REAL, "toy")

@@ -102,7 +102,7 @@ def test_a_pin_of_one_file_is_found_by_the_end_of_its_path():
     )
     with pytest.raises(UserError, match="Did you mean `aime24.csv`"):
         lock.pin("math", "aime25.csv")
-    with pytest.raises(UserError, match="is no file"):
+    with pytest.raises(UserError, match="is not a file of asset `math`"):
         lock.pin("math", "24.csv")
     with pytest.raises(UserError, match="several files; name one"):
         lock.pin("math")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
+from instructions import add_instruction
 from selfdistill.contamination import find_pairs, reduce_text, runs
-from selfdistill.prompts import add_instruction
 
 PROJECT = Path(__file__).parents[2]
 QUESTIONS = [

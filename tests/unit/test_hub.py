@@ -82,7 +82,7 @@ def test_rollouts_load_by_the_datasets_library_in_both_forms(study, tmp_path):
 def test_mistakes_are_one_line_and_leave_no_folder(study):
     for arguments, message in (
         ((study.key, "me/x", "--step", "7"), "has no checkpoint at step 7. Steps: 6, 12."),
-        (("0123456789ab", "me/x"), "is the key of 0 artifacts"),
+        (("0123456789ab", "me/x"), "there is no artifact `0123456789ab`"),
     ):
         with pytest.raises(UserError, match=message):
             push(*arguments)

@@ -12,8 +12,8 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from instructions import add_instruction
 from selfdistill.prompts import (
-    add_instruction,
     chat,
     encode_chat,
     fill,

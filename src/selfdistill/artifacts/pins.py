@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
+from selfdistill.artifacts.provenance import now
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import pretty_json, write_atomically
 from selfdistill.schema.errors import UserError
@@ -39,7 +39,7 @@ def read_pins(root: Path = ROOT) -> dict[str, Pin]:
 
 def pin(names: Mapping[str, str], reason: str, root: Path = ROOT) -> None:
     """Pin artifacts (id -> name); a pinned one gets the new reason."""
-    since = datetime.now(UTC).isoformat(timespec="seconds")
+    since = now()
     _write({**read_pins(root), **{identity: Pin(name, reason, since) for identity, name in names.items()}}, root)
 
 

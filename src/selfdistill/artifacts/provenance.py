@@ -47,7 +47,7 @@ class Provenance:
         previous = read_attempts(path)
         attempt = {
             **({"damaged_record": kept.name} if kept else {}),
-            "started": _now(),
+            "started": now(),
             "finished": None,
             "sealed": False,
             "out_of_memory": False,
@@ -81,7 +81,7 @@ class Provenance:
 
     def finish(self, *, sealed: bool, out_of_memory: bool = False, notes: Mapping[str, Any] | None = None) -> None:
         """`notes`: what the stage has to say about this attempt."""
-        self.attempts[-1] |= {"finished": _now(), "sealed": sealed, "out_of_memory": out_of_memory, **(notes or {})}
+        self.attempts[-1] |= {"finished": now(), "sealed": sealed, "out_of_memory": out_of_memory, **(notes or {})}
         self._write()
 
     def _write(self) -> None:
@@ -100,7 +100,7 @@ def keep_damaged_record(path: Path) -> Path | None:
 
 def record_discard(folder: Path) -> None:
     """Record that the result of the last attempt was discarded."""
-    _change_last(folder, lambda attempt: {**attempt, "discarded": _now()})
+    _change_last(folder, lambda attempt: {**attempt, "discarded": now()})
 
 
 def record_undo(folder: Path) -> None:
@@ -123,7 +123,8 @@ def record_kill(path: Path) -> None:
         Provenance(path, attempts).finish(sealed=False, out_of_memory=True)
 
 
-def _now() -> str:
+def now() -> str:
+    """Date and time in UTC, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 

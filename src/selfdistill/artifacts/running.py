@@ -48,7 +48,11 @@ def refuse_running(artifacts: Iterable[Artifact]) -> None:
     """UserError if one of them is being computed."""
     for artifact in artifacts:
         if is_running(artifact.folder):
-            raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
+            raise being_computed(artifact)
+
+
+def being_computed(artifact: Artifact) -> UserError:
+    return UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
 
 
 def _last_sign(folder: Path) -> float:

@@ -13,12 +13,13 @@ between versions. Only the standard library is imported here.
 from __future__ import annotations
 
 import ast
-import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from selfdistill.files import sha256_text
 
 ALL = "*"
 DIGEST_LENGTH = 12
@@ -44,7 +45,7 @@ def outside_digest(modules: Iterable[str]) -> str | None:
     """
     digests = [digest for name in modules for digest in source_digests(_package_of(name), name).items()]
     text = "\n".join(" ".join(digest) for digest in sorted(digests))
-    return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH] if digests else None
+    return sha256_text(text)[:DIGEST_LENGTH] if digests else None
 
 
 def _package_of(module: str) -> Path:
@@ -130,7 +131,7 @@ class _Closure:
         source, used = self._require(module), self.used[module]
         statements = [s for i, s in enumerate(source.body) if i in used.statements and not isinstance(s, _IMPORTS)]
         text = "\n".join([*sorted(used.imports), *(_dump(s) for s in statements if not _is_docstring(s))])
-        return hashlib.sha256(text.encode()).hexdigest()[:DIGEST_LENGTH]
+        return sha256_text(text)[:DIGEST_LENGTH]
 
     def _reach(self, source: _Source) -> None:
         """A module reached for the first time runs, and so do the packages around it."""

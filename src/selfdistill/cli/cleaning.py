@@ -16,7 +16,7 @@ from selfdistill.artifacts.pins import pin as add_pins
 from selfdistill.artifacts.pins import read_pins
 from selfdistill.artifacts.pins import unpin as remove_pins
 from selfdistill.artifacts.provenance import record_discard, record_undo
-from selfdistill.artifacts.running import refuse_during_workflow, refuse_running
+from selfdistill.artifacts.running import being_computed, refuse_during_workflow, refuse_running
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.artifacts.weight import size_of
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, show_table, workspace
@@ -65,7 +65,7 @@ def discard(
 def _discard(artifact: Artifact, removal: trash.Removal) -> None:
     with hold_if_idle(artifact.folder) as is_idle:
         if not is_idle:
-            raise UserError(f"{artifact.name} is being computed now: wait for its job, or stop it.")
+            raise being_computed(artifact)
         record_discard(artifact.folder)
         trash.move_to_trash(removal, artifact.result_paths)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.console import OWN_DATA
-from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
+from selfdistill.cli.records import Format, Measure, Writer, problem_at, texts_at, until_error, value_at
 from selfdistill.epistemic import PAPER_WORDS, Mode, count_many, density, has_unspaced_script
 from selfdistill.schema.errors import UserError
 from selfdistill.sources.tables import read_batches
@@ -143,7 +143,7 @@ def _records(
     texts = texts_at(row, field)
     counts = count_many(texts, words, mode)
     is_list = isinstance(value_at(row, field), list)
-    problem = scalar_at(row, problem_field) if problem_field else str(row.number) if is_list else None
+    problem = problem_at(row, field, problem_field)
     records = []
     for sample in range(len(texts)):
         record = {"line": row.number, "sample": sample, "problem": problem}

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 
 import typer
 
-from selfdistill.artifacts.store import Artifact, locate, named
+from selfdistill.artifacts.store import Artifact, locate
 from selfdistill.cli.console import RESULTS, ConfigFile, console, in_project, workspace
+from selfdistill.cli.maintenance import find_artifact
 from selfdistill.plan.subjects import artifact_ids
 from selfdistill.schema.errors import UserError
 
@@ -84,10 +85,7 @@ def push(
     """
     from selfdistill.exchange import hub
 
-    found = named(key)
-    if len(found) != 1:
-        raise UserError(f"`{key}` is the key of {len(found)} artifacts. List keys with: selfdistill where EXPERIMENT")
-    artifact, out = found[0], out or Path("results/hub") / repo.rpartition("/")[2]
+    artifact, out = find_artifact(key), out or Path("results/hub") / repo.rpartition("/")[2]
     if not artifact.is_sealed:
         raise UserError(f"{artifact.name} is not finished.")
     if out.exists():

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from selfdistill.cli.console import OWN_DATA
-from selfdistill.cli.records import Format, Measure, Writer, scalar_at, texts_at, until_error, value_at
+from selfdistill.cli.records import Format, Measure, Writer, problem_at, scalar_at, texts_at, until_error
 from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, check_machine, grade
 from selfdistill.schema.common import PYTHON_FUNCTION, ChoiceGrader, GraderEntry, MathGraderEntry, PythonGraderEntry
 from selfdistill.schema.errors import UserError
@@ -229,8 +229,7 @@ def _completions(
         gold = scalar_at(row, gold_field)
         if isinstance(grader, ChoiceGrader) and gold.upper() not in set(grader.choices.upper()):
             raise UserError(f"{row.where}: `{gold_field}` is `{gold}`, none of the letters {grader.choices}.")
-        is_list = isinstance(value_at(row, field), list)
-        problem = scalar_at(row, problem_field) if problem_field else str(row.number) if is_list else None
+        problem = problem_at(row, field, problem_field)
         yield from (((row, sample), problem, gold, text) for sample, text in enumerate(texts))
 
 

@@ -27,8 +27,20 @@ def find_artifacts(names: list[str]) -> list[Artifact]:
     found = {name: named(name) for name in names}
     for name, matches in found.items():
         if not matches:
-            raise UserError(f"there is no artifact `{name}`. Give a key, stage/slug-key, or a path.")
+            raise UserError(
+                f"there is no artifact `{name}`. Give a key, stage/slug-key, or a path. "
+                "List keys with: selfdistill where EXPERIMENT"
+            )
     return [artifact for matches in found.values() for artifact in matches]
+
+
+def find_artifact(name: str) -> Artifact:
+    """The one artifact of a name; UserError where none or several have it."""
+    found = find_artifacts([name])
+    if len(found) > 1:
+        listed = ", ".join(artifact.id for artifact in found)
+        raise UserError(f"`{name}` is the key of {len(found)} artifacts: {listed}. Name one of them.")
+    return found[0]
 
 
 def verify(

@@ -75,6 +75,13 @@ def scalar_at(row: Record, field: str) -> str:
     return str(value).strip()
 
 
+def problem_at(row: Record, field: str, problem_field: str | None) -> str | None:
+    """What names the problem of a record; without a field for it, a record with a list of completions is one itself."""
+    if problem_field:
+        return scalar_at(row, problem_field)
+    return str(row.number) if isinstance(value_at(row, field), list) else None
+
+
 class Writer:
     """Results to standard output as soon as they are there: JSON lines, CSV rows, or totals alone for people."""
 

@@ -7,9 +7,8 @@ from typing import Annotated
 
 import typer
 
-from selfdistill.artifacts.store import named
 from selfdistill.cli.console import RESULTS, in_project
-from selfdistill.schema.errors import UserError
+from selfdistill.cli.maintenance import find_artifact
 
 
 def register(app: typer.Typer) -> None:
@@ -54,8 +53,6 @@ def register_checkpoint(
     from selfdistill.tracking import track as sync
     from selfdistill.tracking.registry import register_checkpoint as register_in_store
 
-    found = named(key)
-    if len(found) != 1:
-        raise UserError(f"`{key}` is the key of {len(found)} artifacts. List keys with: selfdistill where EXPERIMENT")
+    artifact = find_artifact(key)
     sync(quiet=True)
-    print(register_in_store(found[0], name, step=step, aliases=alias or ()))
+    print(register_in_store(artifact, name, step=step, aliases=alias or ()))

@@ -29,7 +29,7 @@ from selfdistill.exchange.checks import (
 )
 from selfdistill.exchange.placing import Imported, place, place_target, refuse_conflicts
 from selfdistill.exchange.selection import WORKFLOW, Selection
-from selfdistill.files import pretty_json, replacing
+from selfdistill.files import pretty_json, replacing, sha256_bytes
 from selfdistill.schema.errors import UserError
 
 CRATE = "ro-crate-metadata.json"
@@ -105,7 +105,7 @@ def _add_text(tar: tarfile.TarFile, name: str, text: str) -> dict[str, Any]:
     info = tarfile.TarInfo(name)
     info.size, info.mode = len(content), 0o644
     tar.addfile(info, io.BytesIO(content))
-    return {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+    return {"sha256": sha256_bytes(content), "size": len(content)}
 
 
 class _Hashing(io.RawIOBase):

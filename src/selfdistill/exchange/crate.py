@@ -7,11 +7,12 @@ as a whole. Artifacts are data sets with their keys, digests, and what they were
 from __future__ import annotations
 
 import json
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfdistill.artifacts.lineage import last_attempt
+from selfdistill.artifacts.provenance import now
 from selfdistill.artifacts.store import Artifact, manifest_digest
 from selfdistill.exchange.selection import WORKFLOW, Selection
 
@@ -35,7 +36,7 @@ def metadata(selection: Selection, name: str) -> str:
 
     crate = ROCrate(gen_preview=False, version="1.1")
     attempts = [last_attempt(artifact.folder) for artifact in selection.artifacts]
-    finished = max((attempt.get("finished") or "" for attempt in attempts), default="") or _now()
+    finished = max((attempt.get("finished") or "" for attempt in attempts), default="") or now()
     crate.name = f"selfdistill: {name}"
     crate.description = (
         f"{len(selection.artifacts)} artifacts and {len(selection.targets)} tables of a study of self-distillation "
@@ -101,7 +102,3 @@ def _entity(crate: ROCrate, identity: str, kind: str, **properties: Any) -> Cont
         if value not in (None, [], ""):
             entity[name] = value
     return entity
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -87,11 +87,6 @@ class WorkerPool:
         """How many comparisons may be under way at a time."""
         return self._processes
 
-    @property
-    def process_ids(self) -> list[int]:
-        """The processes alive now; empty before the first comparison that needs one."""
-        return [worker.process.pid for worker in self._workers if worker.process.poll() is None]
-
     def beside(self, worker: tuple[str, ...]) -> WorkerPool:
         """As many workers that run another module, made once; they end with this pool."""
         if worker not in self._beside:

@@ -6,12 +6,13 @@ it differs between a job and a fork in any case: the controlling terminal, the s
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 from pathlib import Path
 from typing import Any
+
+from selfdistill.files import sha256_file, sha256_text
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _PROC = Path("/proc/self")
@@ -30,7 +31,7 @@ def are_known() -> bool:
 
 def digest() -> str:
     """Digest of the surroundings of this process: 16 hexadecimal digits."""
-    return hashlib.sha256(json.dumps(surroundings(), sort_keys=True).encode()).hexdigest()[:16]
+    return sha256_text(json.dumps(surroundings(), sort_keys=True))[:16]
 
 
 def surroundings() -> dict[str, Any]:
@@ -56,8 +57,5 @@ def _lines(name: str) -> list[str]:
 
 
 def _digest_of_code() -> str:
-    found = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
-        found.update(f"{path.relative_to(_PACKAGE)}\n".encode())
-        found.update(hashlib.sha256(path.read_bytes()).digest())
-    return found.hexdigest()
+    files = sorted(_PACKAGE.rglob("*.py"))
+    return sha256_text("".join(f"{path.relative_to(_PACKAGE)} {sha256_file(path)}\n" for path in files))

@@ -41,7 +41,6 @@ GUESSES = ("seems", "likely")
 _WORDS_OF_THOUGHT = frozenset(
     ["<think>", "</think>", *FIRST_PROPOSALS, *LATER_PROPOSALS, *GUESSES, *" ".join(REJECTIONS).split()]
 ) - {"no"}
-KINDS = ("textbook", "direct", "search", "full_solution", "answer_only")
 
 
 @dataclass(frozen=True)

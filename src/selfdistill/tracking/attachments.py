@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from selfdistill.artifacts.tables import read_batches
 from selfdistill.tracking.survey import Entry, Survey
 
 #: The table of completions of a run, as `mlflow.log_table` writes it.
@@ -15,6 +16,8 @@ SAMPLES_FILE = "samples.json"
 #: The first completion of the first problems, at every step: a stated rule, nothing picked.
 _PROBLEMS = 20
 _MOST_LETTERS = 4000
+#: Completions that are read at a time.
+_BATCH_ROWS = 1024
 _COLUMNS = ("step", "row_id", "problem_id", "answer", "extracted", "outcome", "completion_tokens", "completion")
 #: Columns of a table that name artifacts end in this; the first of them that names any says whose table it is.
 _ROLE = "_artifact"
@@ -36,13 +39,14 @@ class Samples:
         return cls(rollouts, prompts.artifact.payload / "prompts.parquet")
 
     def read(self) -> dict[str, list[Any]]:
-        """Columns of the table. OSError or ArrowException where a table is missing or damaged."""
-        import pyarrow.parquet as pq
+        """Columns of the table. UserError where a table is damaged, FileNotFoundError where it is missing."""
+        import pyarrow.compute as pc
 
-        questions = pq.read_table(self.prompts, columns=["row_id", "question"]).slice(0, _PROBLEMS).to_pylist()
-        asked = {row["row_id"]: row["question"] for row in questions}
-        chosen = [("sample", "=", 0), ("row_id", "in", list(asked))]
-        rows = pq.read_table(self.rollouts, columns=list(_COLUMNS), filters=chosen).to_pylist()
+        first = next(read_batches(self.prompts, ("row_id", "question"), _PROBLEMS), None)
+        asked = {row["row_id"]: row["question"] for row in first.to_pylist()} if first is not None else {}
+        chosen = (pc.field("sample") == 0) & pc.field("row_id").isin(list(asked))
+        batches = read_batches(self.rollouts, ("sample", *_COLUMNS), _BATCH_ROWS)
+        rows = [row for batch in batches for row in batch.filter(chosen).to_pylist()]
         rows = [{"question": asked[row["row_id"]], **row} for row in rows]
         return {name: [_shorten(row[name]) for row in rows] for name in ("question", *_COLUMNS) if name != "row_id"}
 

@@ -34,9 +34,9 @@ from mlflow.entities import (
 from mlflow.exceptions import MlflowException
 from mlflow.models.utils import get_external_mlflow_model_spec
 from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-from pyarrow.lib import ArrowException
 from sqlalchemy.exc import SQLAlchemyError
 
+from selfdistill.schema.errors import UserError
 from selfdistill.tracking.attachments import SAMPLES_FILE
 from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, note, score_views
 from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
@@ -250,7 +250,7 @@ class Index:
     def _write_samples(self, record: Record, run: Run) -> None:
         try:
             table = record.samples.read()
-        except (OSError, ArrowException) as error:
+        except (OSError, UserError) as error:
             self.problems.append(f"completions of {record.id}: {error}")
         else:
             self.client.log_table(run.info.run_id, table, SAMPLES_FILE)

@@ -7,7 +7,6 @@ something of the first two kinds is not as it was written, the run is deleted an
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -17,7 +16,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from selfdistill.files import sha256_text
+from selfdistill.files import sha256_bytes, sha256_text
 from selfdistill.tracking.attachments import Samples
 from selfdistill.tracking.survey import PROJECTION
 
@@ -73,11 +72,11 @@ class MetricsLog:
 
     @property
     def sha256(self) -> str:
-        return hashlib.sha256(self.content).hexdigest()
+        return sha256_bytes(self.content)
 
     def continues(self, size: int, sha256: str) -> bool:
         """True if the first `size` bytes are those of an earlier reading."""
-        return size <= self.size and hashlib.sha256(self.content[:size]).hexdigest() == sha256
+        return size <= self.size and sha256_bytes(self.content[:size]) == sha256
 
     def points(self, after: int = 0) -> Iterator[Scalar]:
         """Numbers of the lines after a byte offset. Their time is the start plus the seconds of the steps so far."""

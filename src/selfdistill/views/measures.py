@@ -116,15 +116,7 @@ def _measure(rollouts: Path, epistemics: Path) -> dict[int, Measurement]:
 def read_table(path: Path, columns: list[str] | None = None) -> pd.DataFrame:
     """A table in the payload of a finished artifact; UserError when it has changed, or it or a column is missing."""
     check_file(path.parents[1], f"payload/{path.name}")
-    try:
-        return read_frame(path, columns)
-    except (ValueError, OSError) as error:
-        problem = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read ({_first_line(error)})"
-        raise UserError(f"{path} {problem}: discard its artifact and run again.") from None
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0]
+    return read_frame(path, columns)
 
 
 def open_artifact(name: str) -> Artifact:
