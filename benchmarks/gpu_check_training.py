@@ -155,7 +155,7 @@ def fsdp2(case: Case) -> Iterator[Line]:
 def saved_and_loaded(model: Any) -> float:
     """Largest error of weights that changed while their state was written, once they are read again."""
     from selfdistill.training.distributed import World
-    from selfdistill.training.sharded_state import ShardWriter, read_shards, sharded_tensors
+    from selfdistill.training.sharded_state import ShardedStateWriter, read_sharded_state, sharded_tensors
     from selfdistill.training.sharding import local
 
     adamw = torch.optim.AdamW(model.parameters())
@@ -163,12 +163,12 @@ def saved_and_loaded(model: Any) -> float:
     weights = {"policy": {name: parameter.detach() for name, parameter in model.named_parameters()}}
     expected = {name: local(tensor).clone() for name, tensor in weights["policy"].items()}
     folder = Path(os.environ["SELFDISTILL_CHECK"]) / "state"
-    writer = ShardWriter(World(next(model.parameters()).device.type))
+    writer = ShardedStateWriter(World(next(model.parameters()).device.type))
     writer.start(folder, sharded_tensors(model, adamw, weights), lambda digests: None)
     for tensor in weights["policy"].values():
         local(tensor).zero_()
     writer.wait()
-    read_shards(folder, model, adamw, weights)
+    read_sharded_state(folder, model, adamw, weights)
     return max(error(local(tensor), expected[name]) for name, tensor in weights["policy"].items())
 
 

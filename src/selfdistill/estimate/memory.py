@@ -74,20 +74,20 @@ def plan_memory(work: Workload, capacity: int | None = None) -> Plan:
 
 
 def _held(work: Workload) -> Iterator[Part]:
-    shards = work.processes if work.is_sharded else 1
+    ranks = work.processes if work.is_sharded else 1
     network, adapters = work.dimensions.parameters, work.adapter_parameters
     trained = network if adapters is None else adapters
-    share = f" / {shards} processes" if shards > 1 else ""
+    share = f" / {ranks} processes" if ranks > 1 else ""
     all_of_it = f"{(network + (adapters or 0)) / 1e9:.3g} billion x 4 bytes{share}"
     changing = f"{trained / 1e9:.3g} billion x"
-    yield Part("parameters", "always", 4 * -(-(network + (adapters or 0)) // shards), all_of_it)
-    yield Part("gradients", "always", 4 * -(-trained // shards), f"{changing} 4 bytes{share}")
-    yield Part("optimiser", "always", 8 * -(-trained // shards), f"AdamW's two moments, {changing} 8 bytes{share}")
+    yield Part("parameters", "always", 4 * -(-(network + (adapters or 0)) // ranks), all_of_it)
+    yield Part("gradients", "always", 4 * -(-trained // ranks), f"{changing} 4 bytes{share}")
+    yield Part("optimiser", "always", 8 * -(-trained // ranks), f"AdamW's two moments, {changing} 8 bytes{share}")
     if work.teacher == "copy" and (adapters is None or work.is_sharded):
         narrow = work.dimensions.matrix_parameters if work.has_narrow_teacher else 0
         of_type = f"{network / 1e9:.3g} billion x 2 bytes (bfloat16){share}" if narrow else all_of_it
         held = 4 * network - 2 * narrow
-        yield Part("teacher", "always", -(-held // shards), f"a second network, {of_type}")
+        yield Part("teacher", "always", -(-held // ranks), f"a second network, {of_type}")
     elif work.teacher == "copy":
         yield Part("teacher", "always", 4 * trained, "a second set of adapters; the network is shared")
     if work.device == "cpu" and (copied := state_copy(work)):

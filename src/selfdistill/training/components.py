@@ -22,7 +22,7 @@ from selfdistill.training.metrics import epistemic_tokens
 from selfdistill.training.network import Network
 from selfdistill.training.optimiser import make_adamw
 from selfdistill.training.sharded_loading import is_empty, placeholders, shard_from_folder
-from selfdistill.training.sharded_state import ShardWriter, read_shards, sharded_tensors
+from selfdistill.training.sharded_state import ShardedStateWriter, read_sharded_state, sharded_tensors
 from selfdistill.training.sharding import shard_model
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
@@ -43,7 +43,7 @@ class Components:
     updater: Updater
     world: World
     #: Writes the states of sharded weights.
-    shards: ShardWriter | None = None
+    state_writer: ShardedStateWriter | None = None
 
     def save(self, folder: Path, progress: state.Progress, on_complete: Callable[[], None] = lambda: None) -> None:
         """Write a resume state; the main rank calls `on_complete` when it is whole. Collective.
@@ -55,13 +55,13 @@ class Components:
         new = state.NewState(folder, progress, self.world)
 
         def complete(known: dict[str, str]) -> None:
-            new.complete({f"{state.SHARDS}/{name}": digest for name, digest in known.items()})
+            new.complete({f"{state.SHARDED}/{name}": digest for name, digest in known.items()})
             on_complete()
 
         weights = {kind: {n: t.detach() for n, t in named.items()} for kind, named in self._weights().items()}
-        if self.shards is not None:
+        if self.state_writer is not None:
             tensors = sharded_tensors(self.model, self.adamw, weights)
-            self.shards.start(new.partial / state.SHARDS, tensors, complete)
+            self.state_writer.start(new.partial / state.SHARDED, tensors, complete)
             return
         if self.world.is_main:
             rest = {"optimiser": self.adamw.state_dict(), "generators": state.generator_states()}
@@ -71,13 +71,13 @@ class Components:
 
     def check_saving(self) -> None:
         """Raise the error of a state that could not be written, if there is one by now. Collective."""
-        if self.shards is not None:
-            self.shards.check()
+        if self.state_writer is not None:
+            self.state_writer.check()
 
     def finish_saving(self) -> None:
         """Wait until the last state is whole. Raises what its writing raised. Collective."""
-        if self.shards is not None:
-            self.shards.wait()
+        if self.state_writer is not None:
+            self.state_writer.wait()
 
     def load(self, folder: Path) -> state.Progress | None:
         """Load the newest intact state; None where there is none. Errors as in `state.newest_state`."""
@@ -100,10 +100,10 @@ class Components:
         }
 
     def _read(self, folder: Path) -> None:
-        if self.shards is not None:
-            if not state.is_of_shards(folder):
+        if self.state_writer is not None:
+            if not state.is_sharded(folder):
                 raise UserError(f"{folder} was saved without sharding: resume with `sharding: none`, or move it away.")
-            read_shards(folder / state.SHARDS, self.model, self.adamw, self._weights())
+            read_sharded_state(folder / state.SHARDED, self.model, self.adamw, self._weights())
             return
         if not (folder / state.TENSORS).is_file():
             raise UserError(f"{folder} was saved with sharding: resume with `sharding: full`, or move it away.")
@@ -161,8 +161,8 @@ def build_components(
         skips_bad_updates=spec.bad_update == "skip",
         is_epistemic_V=epistemic_tokens(tokenizer, config.vocab_size).to(world.device) if teacher else None,
     )
-    shards = ShardWriter(world) if world.is_sharded else None
-    return Components(model, method, teacher, adamw, updater, world, shards)
+    state_writer = ShardedStateWriter(world) if world.is_sharded else None
+    return Components(model, method, teacher, adamw, updater, world, state_writer)
 
 
 def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base: Path | None) -> None:

@@ -28,7 +28,7 @@ from selfdistill.training.distributed import World
 OnWritten = Callable[[dict[str, str]], None]
 
 
-class ShardWriter:
+class ShardedStateWriter:
     """Writes one state at a time. Its methods are collective: every rank calls them in the same order."""
 
     def __init__(self, world: World) -> None:
@@ -92,12 +92,14 @@ class _HashingWriter(checkpoint.FileSystemWriter):
 
 
 def sharded_tensors(model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> dict[str, Any]:
-    """What a state of shards holds: the weights by kind and name, the optimiser and the random generator."""
+    """What a sharded state holds: the weights by kind and name, the optimiser and the random generator."""
     optimiser = get_optimizer_state_dict(model, adamw)
     return {**weights, "optimiser": optimiser, "generator": torch.get_rng_state()}
 
 
-def read_shards(folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]) -> None:
+def read_sharded_state(
+    folder: Path, model: Any, adamw: torch.optim.Optimizer, weights: dict[str, dict[str, Tensor]]
+) -> None:
     """Read in place what any number of ranks wrote."""
     state = sharded_tensors(model, adamw, weights)
     checkpoint.load(state, checkpoint_id=folder)

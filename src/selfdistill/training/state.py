@@ -29,7 +29,7 @@ _LOG = logging.getLogger(__name__)
 _KEPT = 2
 _PROGRESS, _DIGESTS = "progress.json", "digests.json"
 #: What holds the tensors: a file of one process, or a folder of the ranks' parts.
-TENSORS, SHARDS = "tensors.pt", "shards"
+TENSORS, SHARDED = "tensors.pt", "shards"
 
 
 @dataclass
@@ -87,9 +87,9 @@ def read_progress(state: Path) -> Progress:
     return Progress(saved["step"], saved["steps_without_signal"], saved.get("method", {}))
 
 
-def is_of_shards(state: Path) -> bool:
+def is_sharded(state: Path) -> bool:
     """Whether the ranks of a sharded run wrote it; otherwise one process did."""
-    return (state / SHARDS).is_dir()
+    return (state / SHARDED).is_dir()
 
 
 def generator_states() -> dict[str, Any]:

@@ -10,7 +10,7 @@ from selfdistill.artifacts.store import Artifact, manifest_digest
 from selfdistill.files import move_into_place, pretty_json, read_json, sha256_file
 from selfdistill.run.job import Job
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training.state import damage, is_of_shards
+from selfdistill.training.state import damage, is_sharded
 
 
 def continue_run(job: Job) -> None:
@@ -35,7 +35,7 @@ def continue_run(job: Job) -> None:
 def _obstacle_here(job: Job, shorter: Artifact) -> str | None:
     """Why this machine cannot read the state of the shorter run."""
     state = last_state(shorter)
-    if is_of_shards(state) != (job.runtime.sharding == "full"):
+    if is_sharded(state) != (job.runtime.sharding == "full"):
         return f"its state was not saved with sharding: {job.runtime.sharding}"
     fault = damage(state)
     return None if fault is None else f"its last state is damaged ({fault})"
