@@ -288,6 +288,78 @@ def test_undo_does_not_replace_what_was_made_again(project):
     assert content() == again and len(removals()) == 1
 
 
+def test_undo_puts_nothing_under_a_job_that_has_just_started(project):
+    """It has the lock, but has written nothing yet."""
+    cli("discard", train().key, "--no-dependants", "--yes")
+    before = content()
+    with hold_lock(lock_path(train().folder)):
+        assert f"{train().name} is being computed now: what was removed stays" in cli("undo")
+    assert content() == before and len(removals()) == 1
+    cli("undo")
+    assert train().is_sealed and removals() == []
+
+
+class Killed(BaseException):
+    """No handler of the program sees a SIGKILL."""
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Call a command that is killed when it is about to move its nth file or folder to the trash, or back."""
+
+    def run(count, *arguments):
+        def rename(path, target, original=Path.rename):
+            if TRASH in str(target) or TRASH in str(path):
+                moves.append(path)
+            if len(moves) > count:
+                raise Killed
+            return original(path, target)
+
+        moves = []
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(Path, "rename", rename)
+            CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+    return run
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_undo_completes_a_discard_that_was_killed(project, killed, count):
+    before, found = content(), problems()
+    killed(count, "discard", train().key, "--no-dependants", "--yes")
+    assert train().manifest_path.exists() == (count == 0)
+    assert "put back" in cli("undo")
+    assert content() == before and problems() == found and removals() == []
+
+
+@pytest.mark.parametrize("count", range(4))
+def test_undo_completes_an_undo_that_was_killed(project, killed, count):
+    before = content()
+    cli("discard", train().key, "--no-dependants", "--yes")
+    killed(count, "undo")
+    assert not train().is_sealed
+    assert "put back" in cli("undo")
+    assert content() == before and removals() == []
+
+
+def test_undo_seals_nothing_that_has_changed_since_a_discard_was_killed(project, killed):
+    killed(2, "discard", train().key, "--no-dependants", "--yes")
+    file = next(path for path in train().payload.rglob("*") if path.is_file())
+    file.write_bytes(file.read_bytes()[::-1] + b"x")
+    assert "has other files since" in cli("undo") and not train().is_sealed
+
+
+def test_a_killed_discard_that_was_repeated_is_undone_in_reverse_order(project, killed):
+    before = content()
+    killed(2, "discard", train().key, "--no-dependants", "--yes")
+    cli("discard", train().key, "--no-dependants", "--yes")
+    first, second = [removal.name for removal in removals()]
+    assert "of which the last ones must be undone first" in cli("undo", first) and not train().is_sealed
+    cli("undo", second)
+    cli("undo", first)
+    assert content() == before and removals() == []
+
+
 def test_undo_of_gc_after_the_artifact_was_planned_again(project):
     before = content()
     cli("gc", "--yes")

@@ -12,12 +12,16 @@ import json
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from selfdistill.artifacts.lock import hold_if_idle
+from selfdistill.artifacts.manifest import read_manifest
+from selfdistill.artifacts.running import is_running
 from selfdistill.artifacts.store import ROOT
-from selfdistill.files import pretty_json, remove, write_atomically
+from selfdistill.files import pretty_json, remove, sha256_file, write_atomically
 from selfdistill.schema.errors import UserError
 
 TRASH = ".trash"
@@ -59,7 +63,7 @@ def new_removal(command: str, root: Path = ROOT) -> Removal:
 
 def move_to_trash(removal: Removal, paths: Sequence[Path], root: Path = ROOT) -> None:
     """Move files and folders (links themselves, not what they lead to). It is on record before it is moved."""
-    found = [path for path in paths if path.exists() or path.is_symlink()]
+    found = [path for path in paths if _is_there(path)]
     removal.paths.extend(path.relative_to(root).as_posix() for path in found)
     record = {"when": removal.when.isoformat(), "command": removal.command, "paths": removal.paths}
     write_atomically(removal.folder / _RECORD, pretty_json(record))
@@ -82,28 +86,57 @@ def removals(root: Path = ROOT) -> list[Removal]:
     return found
 
 
-def put_back(removal: Removal, root: Path = ROOT) -> tuple[list[str], list[str]]:
-    """Put a removal back, artifact by artifact; (names put back, names that exist again and stay in the trash)."""
+def put_back(removal: Removal, root: Path = ROOT) -> tuple[list[str], dict[str, str]]:
+    """Put a removal back, artifact by artifact: (names that were put back, names that stay in the trash -> why).
+
+    A removal or an undo that was killed half-way is completed.
+    """
     groups: dict[str, list[str]] = defaultdict(list)
     for path in removal.paths:
         groups["/".join(path.split("/")[:2])].append(path)
-    restored, kept = [], []
-    for name, paths in groups.items():
-        here = root / name
-        if name in paths and here.is_dir() and not here.is_symlink() and is_only_planned(here):
-            remove(here)
-        if any((root / path).exists() for path in paths):
-            kept.append(name)
-            continue
-        for path in reversed(paths):  # A manifest went first, so it comes last: never without its files.
-            source = removal.folder / path
-            if source.exists() or source.is_symlink():
-                (root / path).parent.mkdir(parents=True, exist_ok=True)
-                source.rename(root / path)
-        restored.append(name)
+    reasons = {name: _put_back_artifact(removal, name, paths, root) for name, paths in groups.items()}
+    kept = {name: reason for name, reason in reasons.items() if reason}
     if not kept:
         remove(removal.folder)
-    return restored, kept
+    return [name for name in groups if name not in kept], kept
+
+
+def _put_back_artifact(removal: Removal, name: str, paths: Sequence[str], root: Path) -> str:
+    """Put back what was removed of one artifact, while no job of it can start; otherwise why not."""
+    here = root / name
+    has_folder = here.is_dir() and not here.is_symlink()
+    if has_folder and is_running(here):
+        return "is being computed now"
+    with hold_if_idle(here) if has_folder else nullcontext(True) as is_idle:
+        if not is_idle:
+            return "is being computed now"
+        moved = [path for path in paths if _is_there(removal.folder / path)]
+        if name in moved and has_folder and is_only_planned(here):
+            remove(here)
+        if any(_is_there(root / path) for path in moved):
+            return "was made again since"
+        if len(moved) < len(paths) and not _fits_what_stayed(removal, name, root):
+            return "has other files since, or was removed in several steps, of which the last ones must be undone first"
+        for path in reversed(moved):  # A manifest went first, so it comes last: never without its files.
+            (root / path).parent.mkdir(parents=True, exist_ok=True)
+            (removal.folder / path).rename(root / path)
+    return ""
+
+
+def _fits_what_stayed(removal: Removal, name: str, root: Path) -> bool:
+    """Whether a manifest in the trash still vouches for all its files, of which some were never moved."""
+    manifest = removal.folder / name / "manifest.json"
+    if not manifest.is_file():
+        return True
+    for file, entry in read_manifest(manifest, name[-12:])["files"].items():
+        found = [path for folder in (removal.folder, root) if (path := folder / name / file).is_file()]
+        if not found or found[0].stat().st_size != entry["size"] or sha256_file(found[0]) != entry["sha256"]:
+            return False
+    return True
+
+
+def _is_there(path: Path) -> bool:
+    return path.exists() or path.is_symlink()
 
 
 def empty(root: Path = ROOT, *, days: float) -> list[Removal]:

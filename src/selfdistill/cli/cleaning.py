@@ -184,8 +184,8 @@ def undo(
         if Artifact(ROOT / name).is_sealed:
             record_undo(ROOT / name)
         console.print(f"put back {name}", soft_wrap=True)
-    for name in kept:
-        console.print(f"{name} was made again since: the old one stays in the trash", soft_wrap=True)
+    for name, reason in kept.items():
+        console.print(f"{name} {reason}: what was removed stays in the trash", soft_wrap=True)
 
 
 def pin(
