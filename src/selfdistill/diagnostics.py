@@ -51,7 +51,7 @@ def token_classes(texts: Sequence[str], words: Sequence[str], openings: Sequence
 
 
 def first_thought(texts: Sequence[str], openings: Sequence[str]) -> int | None:
-    """Place of the first token with letters after the opening mark; of the first such token where there is no mark."""
+    """Place of the first token after the opening mark that is not blank; from the start where there is no mark."""
     said, start = "", 0
     for place, text in enumerate(texts[:_OPENING_TOKENS]):
         said += text

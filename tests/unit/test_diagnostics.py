@@ -25,11 +25,14 @@ from selfdistill.diagnostics import (
     quarter,
     token_classes,
 )
+from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.plan.graph import Node
 from selfdistill.plan.settings import load_config
+from selfdistill.rollouts import grade_groups
 from selfdistill.schema.errors import SettingError
 from selfdistill.schema.shared import DiagnosticsFields
 from selfdistill.schema.stages import DiagnosticsSpec
+from selfdistill.stages import diagnostics as stage
 from selfdistill.training.network import Network
 from selfdistill.training.token_measures import Shown, class_gradients, token_measures
 from selfdistill.views.__main__ import builder
@@ -191,18 +194,39 @@ def test_a_student_that_is_the_teacher_has_no_loss():
 # --- the stage --------------------------------------------------------------------------------------------------------
 
 
-def test_the_stage_measures_stored_completions_and_samples_branches(tmp_path):
+def test_the_stage_measures_stored_completions_and_samples_branches(tmp_path, monkeypatch):
+    begun, limits = [], []
+    sample = TorchSampler.generate
+
+    def generate(sampler, prompts, seeds, sampling):
+        limits.append(sampling.max_tokens)
+        return sample(sampler, prompts, seeds, sampling)
+
+    def grade(prompts, groups, *others):
+        begun.extend(one.logprobs.count(0.0) for group in groups for one in group)  # What was not sampled.
+        return grade_groups(prompts, groups, *others)
+
     study = Study(tmp_path, "qwen3", None)
     evaluation = study.evaluate(study.model, [0], samples=2)
     solved = study.rollouts(samples=4)
     contexts = study.contexts("solution", solved)
-    fields = DiagnosticsFields(branches=2, branch_samples=2, fork_entropy=0.0)
+    fields = DiagnosticsFields(branches=4, branch_samples=2, fork_entropy=0.0)
     spec = small(
         DiagnosticsSpec, steps=[0], words=["wait"], **fields.model_dump() | {"reprompt": REPROMPT}
         | {"max_reprompt_tokens": 600},
     )  # fmt: skip
     for node in (evaluation, solved, contexts):
         study.run(node)
+
+    def measure(*given):
+        found = token_measures(*given)
+        for place, one in enumerate(found):
+            one.student_entropy[place] = 99.0  # Each completion has its fork at another place.
+        return found
+
+    monkeypatch.setattr(stage, "token_measures", measure)
+    monkeypatch.setattr(stage, "grade_groups", grade)
+    monkeypatch.setattr(TorchSampler, "generate", generate)
     artifact = study.run(Node(spec, {"rollouts": evaluation, "base": study.model, "contexts": contexts}))
     tokens, completions, gradients = (
         pd.DataFrame(read_rows(artifact.payload / f"{name}.parquet")) for name in ("tokens", "completions", "gradients")
@@ -216,7 +240,9 @@ def test_the_stage_measures_stored_completions_and_samples_branches(tmp_path):
     np.testing.assert_allclose(tokens["gap"], tokens["pmi"], atol=1e-4)
     assert set(tokens.loc[tokens["cut"] == "class", "value"]) <= set(CLASSES)
     assert (shown["forks"] == shown["tokens"]).all() and (shown["undecided_forks"] <= shown["forks"]).all()
-    assert completions["branch_reward"].notna().sum() == 2
+    assert completions["branch_reward"].notna().sum() == 4
+    # The shortest beginning has its whole rest of the budget, whatever the longest leaves.
+    assert begun == [1, 1, 2, 2, 3, 3, 4, 4] and limits == [evaluation.spec.sampling.max_tokens - 1]
     assert list(gradients["value"]) == [*CLASSES, "all"] and (gradients["norm"] >= 0).all()
     described = artifact.manifest["summary"]["step-0"]
     assert described["completions_without_context"] == len(completions) - len(shown)

@@ -263,7 +263,8 @@ class DiagnosticsSpec(DiagnosticsFields, StageSpec):
     """Where the loss lies in stored completions (docs/method.md 13.2)."""
 
     stage: ClassVar[str] = "diagnostics"
-    VERSION: ClassVar[int] = 1
+    # 2: each branch has its own rest of the token budget; before, the longest beginning decided for all of them.
+    VERSION: ClassVar[int] = 2
 
     steps: list[Annotated[int, Field(ge=0)]] = Field(min_length=1, description="Checkpoints of the evaluation.")
     words: list[str] = Field(min_length=1, description="The lexicon, lower case.")

@@ -20,6 +20,7 @@ from selfdistill.artifacts.tables import read_rows, write_table
 from selfdistill.contexts import encode_context
 from selfdistill.diagnostics import CLASSES, cuts, ends_in_loop, forks, token_classes
 from selfdistill.generation import sample_seed
+from selfdistill.generation.budgets import budget_groups, generate_within
 from selfdistill.generation.intervention import Intervention
 from selfdistill.generation.loading import load_model, load_sampler, load_tokenizer
 from selfdistill.grading import WorkerPool
@@ -164,18 +165,20 @@ class Diagnosis:
             ]
             for row, _ in chosen
         ]
-        # The longest beginning decides what is left of the budget for all of them.
-        left = self.sampled.sampling.max_tokens - max(len(ids) for _, ids in chosen)
-        sampling = self.sampled.sampling.model_copy(update={"max_tokens": max(left, 1)})
+        sampling = self.sampled.sampling
+        budgets = [sampling.max_tokens - len(ids) for _, ids in chosen]
+        positions = getattr(self.base.model.config, "max_position_embeddings", None)
+        together = budget_groups(list(map(len, begun)), budgets, positions)
+        longest = (max(len(begun[p]) for p in group) + max(budgets[p] for p in group) for group in together)
         sampler = load_sampler(
             folder,
             self.sampled.engine,
             self.job.runtime,
-            max_positions=max(map(len, begun)) + sampling.max_tokens,
+            max_positions=max(longest, default=1),
             kv_cache_dtype=self.sampled.kv_cache_dtype,
         )
         with closing(sampler), WorkerPool(self.job.runtime.grader_processes) as pool:
-            sampled = sampler.generate(begun, seeds, sampling)
+            sampled = generate_within(sampler, together, begun, seeds, sampling, budgets)
             whole = [
                 [Intervention(prefix=tuple(ids)).completion(one) for one in group]
                 for (_, ids), group in zip(chosen, sampled, strict=True)
