@@ -148,6 +148,17 @@ def test_the_gate_of_antisd_goes_on_from_its_state():
     assert fresh.weigh([row], 3)[0] < 0 and resumed.weigh([row], 3)[0] == 0
 
 
+def test_a_step_without_a_context_has_no_entropy_of_an_earlier_one():
+    """Otherwise the metric of that step would depend on whether the run was resumed before it."""
+    whole, resumed = (make_method(make_spec(ANTISD), TOKENIZER, 256) for _ in range(2))
+    whole.weigh([statistics(0.0, [0.3], 1.5, context=[0.9])], 1)
+    resumed.state = dict(whole.state)
+    for method in (whole, resumed):
+        method.weigh([statistics(1.0, [0.5])], 2)
+    assert whole.metrics() == resumed.metrics() == {"gate_open": 0.0, "teacher_entropy": 0.0}
+    assert whole.state == resumed.state == {"steps": 1, "entropy": 1.5}
+
+
 def test_antisd_one_token_at_a_time():
     chance = random.Random(2)
     for _ in range(50):

@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from selfdistill.schema.methods import AdOpsd, EntropyAnchor, ForwardKl, GrpoSdpo, PurifiedOpsd, Sdpo, Srpo, Teacher
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, RowStatistics, TeacherPrompt, TokenStatistics
 from selfdistill.training.methods import Tokens, make_method
+from selfdistill.training.methods.sdpo import SdpoMethod
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from test_cures_credit import train_once
 from test_training_contexts import TEMPLATE, group
 from test_training_processes import assert_same_training, run_alone, run_together
 from tiny import tiny_model
-from training_session import REPROMPT, SDPO, TOKENIZER, Session, make_spec
+from training_session import REPROMPT, SDPO, TOKENIZER, Session, make_spec, without_times
 
 ALONE = "reference_only"
 WHOLE = {"reprompt": REPROMPT, "top_k": None}
@@ -49,7 +50,7 @@ def tokens_of(student, advantages=None, targets=None, **teachers) -> Tokens:
     logprobs = logits.log_softmax(-1)[torch.arange(count), chosen]
     shown = {name: ShownLogits(torch.tensor(values, dtype=torch.float64).log()) for name, values in teachers.items()}
     given = torch.tensor(advantages or [1.0] * count, dtype=torch.float64)
-    return Tokens(logits, chosen, logprobs, logprobs.detach(), given, shown, torch.arange(count), STEP)
+    return Tokens(logits, chosen, logprobs, logprobs.detach(), given, shown, positions=torch.arange(count), step=STEP)
 
 
 # --- by hand ---------------------------------------------------------------------------------------------------------
@@ -382,6 +383,23 @@ def test_teacher_tokens_are_those_that_the_second_network_reads(monkeypatch, nam
     assert len(read) == passes * sum(bool(row.plan.teachers) for row in rows)
 
 
+@pytest.mark.parametrize(("budget", "chunk"), [(100_000, 1000), (1, 2), (40, 3)])
+def test_tokens_know_their_row_their_position_and_the_step(monkeypatch, budget, chunk):
+    rows, seen = some_rows("sdpo_first"), {}
+    token_loss = SdpoMethod.token_loss
+
+    def noted(self, tokens):
+        half = tokens.select(tokens.positions % 2 == 0)
+        assert half.rows.tolist() == tokens.rows[tokens.positions % 2 == 0].tolist() and tokens.step == STEP
+        places = zip(tokens.rows.tolist(), tokens.positions.tolist(), strict=True)
+        seen.update(zip(places, tokens.targets.tolist(), strict=True))
+        return token_loss(self, tokens)
+
+    monkeypatch.setattr(SdpoMethod, "token_loss", noted)
+    train_once(METHODS["sdpo_first"], [rows], budget=budget, chunk=chunk, step=STEP)
+    assert seen == {(r, p): token for r, row in enumerate(rows) for p, token in enumerate(row.completion_ids)}
+
+
 # --- whole runs ------------------------------------------------------------------------------------------------------
 
 
@@ -411,3 +429,25 @@ def test_a_label_says_what_differs():
         "GRPO + SDPO (c = s), w 0.7 fading",
     ]
     assert SDPO.label == "SDPO (c = s)" and Sdpo(context="wrong", reprompt=REPROMPT).label == "SDPO (c = wrong)"
+
+
+@pytest.mark.parametrize("mini_batches", ["groups", "mixed"])
+def test_sdpo_is_a_method_that_weighs_nothing(tmp_path, monkeypatch, mini_batches):
+    """With the pass of `weigh` and its default weights SDPO ends in the same bytes, over several updates a step."""
+    spec = make_spec(SDPO, steps=4, prompts_per_step=6, prompts_per_update=2, mini_batches=mini_batches)
+    plain = run_alone(tmp_path / "plain", spec)
+    asked = []
+    weigh = SdpoMethod.weigh
+    monkeypatch.setattr(SdpoMethod, "weighs", True)
+    monkeypatch.setattr(
+        SdpoMethod, "weigh", lambda self, rows, step: asked.append(len(rows)) or weigh(self, rows, step)
+    )
+    weighed = run_alone(tmp_path / "weighed", spec)
+    assert len(asked) == 4 and min(asked) > 2
+    assert weighed.weights() == plain.weights()
+    same = [
+        {name: value for name, value in line.items() if name != "teacher_tokens"}
+        for session in (plain, weighed)
+        for line in without_times(session.metrics())
+    ]
+    assert same[:4] == same[4:]

@@ -51,9 +51,11 @@ class MicroBatch:
         """Values of the tokens [N], from those of the rows by their places; None where there are none."""
         return torch.cat([values[place] for place in self.places]) if values else None
 
-    def positions(self, device: torch.device) -> Tensor:
-        """Place of each token in its completion, from 0 [N]."""
-        return torch.cat([torch.arange(len(row.completion_ids)) for row in self.rows]).to(device)
+    def rows_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
+        """Place of each token's row in the mini-batch, and of the token in its completion, from 0 [N], [N]."""
+        lengths = [len(row.completion_ids) for row in self.rows]
+        rows_N = torch.from_numpy(np.repeat(self.places, lengths))
+        return rows_N.to(device), torch.cat([torch.arange(length) for length in lengths]).to(device)
 
     def sampler_logprobs(self, device: torch.device) -> Tensor | None:
         if self.rows[0].sampler_logprobs is None:
@@ -257,7 +259,7 @@ class Updater:
         if advantages_N is None:
             advantages_N = micro.per_token([row.plan.advantage for row in micro.rows], device)
         names = update.contexts if self.method.reads_logits else []
-        positions_N, sampler_N = micro.positions(device), micro.sampler_logprobs(device)
+        (rows_N, positions_N), sampler_N = micro.rows_and_positions(device), micro.sampler_logprobs(device)
         with ExitStack() as stack:
             passes = {name: stack.enter_context(shown) for name, shown in self._passes(micro, names)}
 
@@ -267,8 +269,9 @@ class Updater:
                 old = logprobs.detach() if old_N is None else old_N[part]
                 shown = {name: logits for name, logits_of in passes.items() if (logits := logits_of(part)) is not None}
                 tokens = Tokens(
-                    student_logits, targets, logprobs, old, advantages_N[part], shown, positions_N[part], step
-                )
+                    student_logits, targets, logprobs, old, advantages_N[part], shown, rows_N[part], positions_N[part],
+                    step,
+                )  # fmt: skip
                 losses = self.method.token_loss(tokens)
                 if sampler_N is not None:
                     losses = losses * importance_weights(old, sampler_N[part], self.correction_clip)

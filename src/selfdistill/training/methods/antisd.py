@@ -29,6 +29,7 @@ class AntisdMethod(CreditMethod):
 
     def weigh(self, rows: Sequence[RowStatistics], step: int) -> list[np.ndarray]:
         shown = [row.teachers[CONTEXT].entropy for row in rows if CONTEXT in row.teachers]
+        self._entropy = 0.0  # A step that shows no context has no entropy, not that of the step before.
         self._is_open = bool(shown) and self._gate(float(np.concatenate(shown).mean()), step)
         return super().weigh(rows, step)
 

@@ -36,6 +36,7 @@ class Tokens:
     old_logprobs: Tensor  # [n] under the policy before the step's first update
     advantages: Tensor  # [n]
     teachers: Mapping[str, ShownLogits] = field(default_factory=dict)  # by context, where any of the tokens has it
+    rows: Tensor | None = None  # [n] place of the token's row in its mini-batch, from 0
     positions: Tensor | None = None  # [n] of the token in its completion, from 0
     step: int = 1
 
@@ -70,6 +71,7 @@ class Tokens:
             self.logprobs[mask],
             self.old_logprobs[mask],
             self.advantages[mask],
+            rows=None if self.rows is None else self.rows[mask],
             positions=None if self.positions is None else self.positions[mask],
             step=self.step,
         )
