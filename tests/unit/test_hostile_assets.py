@@ -140,7 +140,7 @@ def test_a_file_is_taken_by_its_name_and_not_as_a_pattern(tmp_path):
 
 @pytest.mark.parametrize("changes", [{}, UNRESOLVED])
 def test_no_message_holds_the_password_of_a_repository(tmp_path, changes):
-    write(tmp_path, {"x": GIT | {"url": "http://me:hunter22@127.0.0.1:9/x", "files": {"x.csv": DIGEST}} | changes})
+    write(tmp_path, {"x": GIT | {"url": "http://me:it's-hunter22@127.0.0.1:9/x", "files": {"x.csv": DIGEST}} | changes})
     with pytest.raises(UserError, match=r"127\.0\.0\.1") as raised:
         fetch(Assets.here(tmp_path), "x")
     assert "hunter22" not in str(raised.value)

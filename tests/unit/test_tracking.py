@@ -607,6 +607,15 @@ def test_a_second_sqlite_store_leaves_the_files_of_the_default_one_alone(tracked
         "postgresql+nodriver://me:hunter22@127.0.0.1:9/mlflow",
         "unheard://me:hunter22@127.0.0.1/mlflow",
         "file://me:hunter22@here/mlruns",
+        "http://me:it's-hunter22@127.0.0.1:9",
+        "http://me:it is hunter22@127.0.0.1:9",
+        "http://me:12/hunter22@127.0.0.1:9",
+        "postgresql://me:12#hunter22@127.0.0.1:9/mlflow",
+        "postgresql://127.0.0.1:9/db?user=me&password=hunter22",
+        "postgresql+nodriver://127.0.0.1:9/db?user=me&password=hunter22",
+        "http://127.0.0.1:9/?password=hunter22",
+        "me:hunter22@host:5000",
+        "http:/me:hunter22@127.0.0.1:9",
     ],
 )
 def test_no_message_holds_the_password_of_the_store(project: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:

@@ -7,7 +7,7 @@ import errno
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
 
 from pydantic import BaseModel, ValidationError
 
@@ -65,12 +65,19 @@ def disk_problem(error: BaseException) -> str | None:
 
 
 def without_password(text: str, uri: str = "") -> str:
-    """A text without the user and password of any address in it, or of `uri`."""
-    user = urlsplit(uri).netloc.rpartition("@")[0]
-    password = user.partition(":")[2]
-    for secret in (password, unquote(password)):
-        text = text.replace(secret, "***") if len(secret) > 2 else text
-    return re.sub(r"://[^\s'\"]*@", "://", text)
+    """A text without the user and password of any address in it, or of `uri`, which may hold them in its query, too."""
+    parts = urlsplit(uri)
+    text = text.replace(uri, public_address(uri)) if uri else text
+    password = parts.netloc.rpartition("@")[0].partition(":")[2]
+    for secret in (password, unquote(password), parts.query, *(value for _, value in parse_qsl(parts.query))):
+        text = text.replace(secret, "***").replace(quote(secret), "***") if len(secret) > 2 else text
+    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", re.sub(r"://\S*@", "://", text))
+
+
+def public_address(uri: str) -> str:
+    """Scheme, host, port and path of an address: what a message may show. ValueError if it cannot be parsed."""
+    parts = urlsplit(uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

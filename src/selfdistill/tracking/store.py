@@ -24,7 +24,7 @@ from urllib.request import urlopen
 
 from selfdistill.artifacts.store import ROOT
 from selfdistill.files import pretty_json, sha256_text, write_atomically
-from selfdistill.schema.errors import UserError, without_password
+from selfdistill.schema.errors import UserError, public_address, without_password
 
 _SQLITE = "sqlite:///"
 _CONNECT_SECONDS = 5.0
@@ -61,12 +61,14 @@ class TrackingStore:
         uri = uri or os.environ.get("MLFLOW_TRACKING_URI") or f"{_SQLITE}{(results / 'mlflow/mlflow.db').resolve()}"
         if uri.startswith(_SQLITE):
             return cls(results, f"{_SQLITE}{Path(uri.removeprefix(_SQLITE)).resolve()}")
-        if "://" not in uri or uri.startswith("file:"):
+        if "://" not in uri:  # Not repeated: it may be `user:password@host`.
+            raise TrackingError("MLFLOW_TRACKING_URI has no scheme. Use sqlite:///path/mlflow.db or http(s)://.")
+        _check_address(uri)
+        if uri.startswith("file:"):
             raise TrackingError(
-                f"MLFLOW_TRACKING_URI={without_password(uri)}: MLflow 3.17 refuses file stores. "
+                f"MLFLOW_TRACKING_URI={public_address(uri)}: MLflow 3.17 refuses file stores. "
                 "Use sqlite:///path/mlflow.db or http(s)://."
             )
-        _check_address(uri)
         return cls(results, uri)
 
     @property
@@ -95,7 +97,7 @@ class TrackingStore:
     @property
     def shown(self) -> str:
         """The address without user and password; a relative path for a file."""
-        return os.path.relpath(self.database) if self.database is not None else without_password(self.uri)
+        return os.path.relpath(self.database) if self.database is not None else public_address(self.uri)
 
     @property
     def files(self) -> Path | None:
@@ -117,7 +119,7 @@ class TrackingStore:
         parts = urlsplit(self.uri)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             return
-        reason = _why_unreachable(f"{without_password(self.uri).rstrip('/')}/health")
+        reason = _why_unreachable(f"{public_address(self.uri).rstrip('/')}/health")
         if reason is not None:
             raise TrackingError(
                 f"the MLflow server {self.shown} does not answer ({without_password(reason, self.uri)}); the artifacts "
@@ -221,10 +223,13 @@ def _why_unreachable(url: str) -> str | None:
 
 
 def _check_address(uri: str) -> None:
-    """TrackingError, without the address, if it cannot be parsed."""
+    """TrackingError, without the address, if it cannot be parsed, or a password in it was cut."""
     try:
-        _ = urlsplit(uri).port
+        parts = urlsplit(uri)
+        is_valid = parts.port != 0 and "@" not in parts.path + parts.fragment
     except ValueError:
+        is_valid = False
+    if not is_valid:
         raise TrackingError(
             "MLFLOW_TRACKING_URI is not a valid address. Write / @ : in a password as %2F %40 %3A."
         ) from None
