@@ -207,6 +207,19 @@ def test_weights_or_rollouts_stay_here_and_are_named(study, elsewhere, option, g
     assert Artifact(study.folder).is_sealed
 
 
+@pytest.mark.parametrize("option", ["without_weights", "without_rollouts"])
+def test_what_was_imported_without_some_files_is_exported_without_them_alone(study, elsewhere, option):
+    path = export(study, **{option: True})
+    elsewhere()
+    archive.read(path)
+    flag = "--" + option.replace("_", "-")
+    with pytest.raises(UserError, match=f"is missing.*export without it, too: {flag}. .*Nothing was written"):
+        export(study, Path("again.tar.zst"))
+    assert not Path("again.tar.zst").exists()
+    again = opened(export(study, Path("again.tar.zst"), **{option: True})).getnames()
+    assert set(again) == {name for name in opened(path).getnames() if not name.startswith("project/")}
+
+
 def test_what_was_changed_after_it_was_sealed_is_not_exported(study):
     (study.payload / "rollouts/step-1.parquet").write_bytes(os.urandom(5000))
     with pytest.raises(UserError, match=r"step-1.parquet was changed after it was sealed.*Nothing was written"):

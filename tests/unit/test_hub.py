@@ -92,6 +92,21 @@ def test_mistakes_are_one_line_and_leave_no_folder(study):
     assert [path.name for path in Path("results/hub").iterdir()] == ["tiny"]
 
 
+def test_what_was_imported_without_its_files_is_not_pushed(study):
+    """A card without weights, or half of the rows, would look like the result."""
+    (evaluation, *_) = [a for a in all_artifacts() if a.stage == "evaluate"]
+    weights = next(path for path in (study.payload / "checkpoints/step-12").iterdir() if path.is_file())
+    rows = next(evaluation.payload.rglob("*.parquet"))
+    for artifact, file in ((study, weights), (evaluation, rows)):
+        file.unlink()
+        with pytest.raises(UserError, match=f"{file} is missing or has another size"):
+            push(artifact.id, "me/x")
+        file.write_bytes(b"cut")
+        with pytest.raises(UserError, match=f"{file} is missing or has another size"):
+            push(artifact.id, "me/x")
+    assert not Path("results/hub").exists()
+
+
 def test_a_table_is_no_model_and_a_base_model_has_no_steps(study):
     with pytest.raises(UserError, match="has no steps"):
         hub.checkpoint(study.input("model"), 3)

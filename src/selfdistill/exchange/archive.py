@@ -28,7 +28,7 @@ from selfdistill.exchange.checks import (
     is_safe_name,
 )
 from selfdistill.exchange.placing import Imported, place, place_target, refuse_conflicts
-from selfdistill.exchange.selection import WORKFLOW, Selection
+from selfdistill.exchange.selection import WEIGHTS, WORKFLOW, Selection
 from selfdistill.files import pretty_json, replacing, sha256_bytes
 from selfdistill.schema.errors import UserError
 
@@ -37,7 +37,17 @@ _CHUNK = 1 << 20
 
 
 def write(selection: Selection, out: Path, crate: str) -> int:
-    """Write an archive of a selection, with `crate` as its RO-Crate metadata; returns the number of files."""
+    """Write an archive of a selection, with `crate` as its RO-Crate metadata; returns the number of files.
+
+    UserError, and nothing is written, if a file is missing or was changed after it was sealed.
+    """
+    missing = [path for path, _ in selection.files() if not path.is_file()]
+    if missing:
+        option = "--without-weights" if missing[0].suffix in WEIGHTS else "--without-rollouts"
+        raise UserError(
+            f"{missing[0]} is missing (files that are missing: {len(missing)}). If an archive without it was imported "
+            f"here, export without it, too: {option}. Otherwise: selfdistill verify. Nothing was written."
+        )
     written: dict[str, dict[str, Any]] = {}
     with replacing(out) as partial, partial.open("wb") as file:
         compressor = zstandard.ZstdCompressor(level=3, threads=-1)
@@ -89,9 +99,9 @@ def read(archive: Path, root: Path = ROOT) -> Imported:
 def _add(tar: tarfile.TarFile, name: str, path: Path) -> dict[str, Any]:
     """Add a file (of a link, what it points to) and hash it on the way. UserError if it changes meanwhile."""
     info = tarfile.TarInfo(name)
-    state = path.stat()
-    info.size, info.mtime, info.mode = state.st_size, int(state.st_mtime), 0o644
     with path.open("rb") as file:
+        state = os.fstat(file.fileno())
+        info.size, info.mtime, info.mode = state.st_size, int(state.st_mtime), 0o644
         hashing = _Hashing(file)
         try:
             tar.addfile(info, hashing)

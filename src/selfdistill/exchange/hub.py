@@ -26,6 +26,7 @@ _CARD = "README.md"
 def write_model(artifact: Artifact, step: int | None, out: Path, repo: str) -> None:
     """Copy a base model or a checkpoint (default: the last) to a folder, with its card."""
     step, folder = checkpoint(artifact, step)
+    _require_whole(artifact, folder, "*")
     card = model_card(artifact, step, repo)
     with _new_folder(out) as partial:
         shutil.copytree(folder, partial, dirs_exist_ok=True)
@@ -39,6 +40,7 @@ def write_dataset(artifact: Artifact, out: Path, repo: str, form: Form = "parque
     """
     from datasets import Dataset
 
+    _require_whole(artifact, artifact.payload, "*.parquet")
     tables = sorted(artifact.payload.rglob("*.parquet"))
     if not tables:
         raise UserError(f"{artifact.name} has neither a model nor a table.")
@@ -53,6 +55,21 @@ def write_dataset(artifact: Artifact, out: Path, repo: str, form: Form = "parque
                 shutil.copy(path, partial / "data" / "-".join(path.relative_to(artifact.payload).parts))
         (partial / _CARD).write_text(card, encoding="utf-8")
     return len(rows)
+
+
+def _require_whole(artifact: Artifact, folder: Path, pattern: str) -> None:
+    """UserError unless every file that was sealed below a folder is there with its size."""
+    for name, entry in artifact.manifest["files"].items():
+        path = artifact.folder / name
+        if path.is_relative_to(folder) and path.match(pattern) and not _has_size(path, entry["size"]):
+            raise UserError(
+                f"{path} is missing or has another size. If it was left out of the archive that was imported here, "
+                f"push where it is; otherwise: selfdistill verify {artifact.key}"
+            )
+
+
+def _has_size(path: Path, size: int) -> bool:
+    return path.is_file() and path.stat().st_size == size
 
 
 @contextmanager

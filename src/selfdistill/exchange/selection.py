@@ -27,7 +27,7 @@ _RECORDS = ("spec.json", "names.json", "log.txt", ".sealed.json", "manifest.json
 _RECORD_PATTERNS = ("provenance*.json", "changes-*.patch")
 #: Folders of tables, pages and their parts below results/.
 _FOLDERS = {*VIEWS, "reports", "figures", "tables"} - {"report"}
-_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class Selection:
     def _stays(self, artifact: Artifact, path: Path) -> bool:
         inside = path.relative_to(artifact.folder)
         is_rollouts = artifact.stage in ("rollouts", "evaluate") or inside.parts[:2] == ("payload", "rollouts")
-        return (self.without_weights and path.suffix in _WEIGHTS) or (
+        return (self.without_weights and path.suffix in WEIGHTS) or (
             self.without_rollouts and is_rollouts and path.suffix == ".parquet"
         )
 
