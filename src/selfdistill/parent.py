@@ -2,6 +2,8 @@
 
 `die_with`: the kernel kills the child at once. `wait_for_parent`: the child reads the pipe that is its standard input,
 and has time to clean up. The parent says with `say_end` that it ended regularly; a parent that was killed says nothing.
+
+Beside files.py, below all wings: run/ and tracking/, which do not import each other, both need it.
 """
 
 from __future__ import annotations

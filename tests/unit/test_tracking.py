@@ -25,7 +25,7 @@ from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
 from selfdistill.tracking import TrackingError, TrackingStore, builder, track
 from selfdistill.tracking.naming import Label
-from selfdistill.tracking.records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
+from selfdistill.tracking.run_records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
 from selfdistill.tracking.survey import Survey
 from tracking_project import (
     COMMIT,

@@ -29,12 +29,13 @@ from selfdistill.plan.views import VIEWS
 from selfdistill.schema.errors import UserError
 from selfdistill.seeds import Part, Uncertain
 from selfdistill.views.__main__ import MODULES, builder, main
-from selfdistill.views.claims import Check, Comparison, adjusted, headline, summary, together, verdict
+from selfdistill.views.claims import Check, Comparison, adjusted, summary, together, verdict
 from selfdistill.views.coverage import _moves
 from selfdistill.views.csv_table import as_csv
 from selfdistill.views.figures import spread
 from selfdistill.views.measures import DENSITY, LENGTH, measure
 from selfdistill.views.part_files import as_latex, as_markdown, part_file, parts
+from selfdistill.views.scores import headline
 from selfdistill.views.study import read_study
 from selfdistill.views.style import looks, wrapped
 from selfdistill.views.words import shift
@@ -249,7 +250,7 @@ def test_sft_orders_the_arms_and_shows_the_base_once(project):
 
 
 def test_papers_values_go_beside_the_papers_model_only():
-    from selfdistill.views.published import is_papers_model
+    from selfdistill.views.paper_tables import is_papers_model
 
     assert is_papers_model("model/deepseek-r1-distill-qwen-7b-0123456789ab")
     assert not is_papers_model("pretrain/toy-0123456789ab")

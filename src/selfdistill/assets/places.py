@@ -20,7 +20,7 @@ from selfdistill.assets.download import (
 )  # fmt: skip
 from selfdistill.assets.folders import differs, folder_digest, search, verify, visible_files
 from selfdistill.assets.gguf import import_gguf
-from selfdistill.assets.weights import check_architecture
+from selfdistill.assets.weight_files import check_architecture
 from selfdistill.files import replacing
 from selfdistill.schema.assets import LOCAL_FILE, AssetEntry, AssetLock, read_assets
 from selfdistill.schema.common import AssetPin

@@ -171,7 +171,7 @@ class TrainingEvaluationEntry(EvaluationFields):
 
 
 class TrainEntry(Entry, TrainingFields, GroupFields):
-    """A training recipe. `method` holds `name` (grpo, sdpo, sft) and what differs from the method's defaults."""
+    """A training recipe. `method` holds `name` and what differs from the method's defaults."""
 
     method: dict[str, Any] = Field(description="Objective: `name` and its options (docs/method.md).")
     evaluation: TrainingEvaluationEntry | None = Field(None, description="Evaluation while training; null is off.")

@@ -21,7 +21,7 @@ from selfdistill.tracking.attachments import Samples, tables_of_runs
 from selfdistill.tracking.experiments import GROUPS
 from selfdistill.tracking.naming import Label, Labels
 from selfdistill.tracking.numbers import Numbers, checkpoints_of, models_used
-from selfdistill.tracking.records import (
+from selfdistill.tracking.run_records import (
     MOST_TAG,
     VIEWS_ID,
     DatasetUse,

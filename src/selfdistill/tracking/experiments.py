@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 
-from selfdistill.tracking.records import Record
+from selfdistill.tracking.run_records import Record
 
 #: Names of the MLflow experiments, one per group of runs.
 EXPERIMENTS = {

@@ -39,7 +39,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from selfdistill.schema.errors import UserError
 from selfdistill.tracking.attachments import SAMPLES_FILE
 from selfdistill.tracking.experiments import EXPERIMENTS, VIEW_TAG, note, score_views
-from selfdistill.tracking.records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
+from selfdistill.tracking.run_records import OUR_TAGS, DatasetUse, ModelRecord, Record, Scalar
 from selfdistill.tracking.store import TrackingStore
 
 for _name in ("mlflow", "alembic"):  # They log the traceback of an error that becomes one line of ours.
@@ -163,7 +163,7 @@ class Index:
         run = self.client.create_run(
             self.experiments[record.group],
             start_time=record.started_ms,
-            tags=kept | self._own_tags(record) | {MARK: json.dumps(_edges(record))},
+            tags=kept | self._own_tags(record) | {MARK: json.dumps(record.edges)},
             run_name=record.name,
         )
         inputs = [_dataset_input(use) for use in record.datasets]
@@ -177,8 +177,8 @@ class Index:
         """Bring a run up to date: new metrics and parts, name, status, tags, files."""
         tracked = self.tracked[record.id]
         run, mark = tracked.run, tracked.mark
-        if any(mark[name] != value for name, value in _progress(record).items()):
-            self.client.set_tag(run.info.run_id, MARK, json.dumps(_edges(record)))
+        if any(mark[name] != value for name, value in record.progress.items()):
+            self.client.set_tag(run.info.run_id, MARK, json.dumps(record.edges))
             self._add_numbers(record, run, mark)
         if run.info.run_name != record.name:
             self.client.update_run(run.info.run_id, name=record.name)
@@ -236,9 +236,9 @@ class Index:
         mark = {
             "digest": record.digest,
             "fixed": record.fixed,
-            **_progress(record),
+            **record.progress,
             "files": record.files_sha256,
-            **_edges(record),
+            **record.edges,
         }
         *first, last = _batches([Param(*item) for item in params.items()], _BATCH) or [[]]
         for some in first:
@@ -282,17 +282,6 @@ def _walk(repository: Any, folder: str | None = None) -> Iterator[str]:
             yield from _walk(repository, item.path)
         else:
             yield item.path
-
-
-def _edges(record: Record) -> dict[str, list[str]]:
-    return {"links": sorted(record.links), "measures": sorted(record.measures)}
-
-
-def _progress(record: Record) -> dict[str, Any]:
-    """What of a run only grows: bytes of metrics.jsonl read (and their digest), and parts."""
-    log = record.metrics
-    parts = {name: part.sha256 for name, part in record.parts.items()}
-    return {"read": [log.size, log.sha256] if log else [0, ""], "parts": parts}
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

@@ -10,7 +10,7 @@ from typing import Any
 
 from selfdistill.artifacts.lineage import PROBLEM_STAGES, TOWARDS_PROBLEMS, base_model, nearest, trained_model
 from selfdistill.plan.names import Names
-from selfdistill.tracking.records import flatten
+from selfdistill.tracking.run_records import flatten
 from selfdistill.tracking.survey import Entry, Survey
 
 #: How many values that tell runs apart a name shows, and how much of each.

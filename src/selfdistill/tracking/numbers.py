@@ -14,7 +14,7 @@ from typing import Any
 from selfdistill.artifacts.lineage import BASE_STAGES, PROBLEM_STAGES, TOWARDS_PROBLEMS, follow, nearest
 from selfdistill.files import canonical_json, sha256_text
 from selfdistill.tracking.naming import Labels
-from selfdistill.tracking.records import Part, Scalar, legal, numbers
+from selfdistill.tracking.run_records import Part, Scalar, legal, numbers
 from selfdistill.tracking.survey import Entry
 
 #: Names in summaries that have another name in the tables.

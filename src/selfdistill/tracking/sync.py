@@ -20,7 +20,7 @@ from selfdistill.tracking.survey import Survey
 
 if TYPE_CHECKING:
     from selfdistill.tracking.index import Index
-    from selfdistill.tracking.records import Record
+    from selfdistill.tracking.run_records import Record
 
 #: How often files are looked for before a removed one is an error.
 _LOOKS = 3

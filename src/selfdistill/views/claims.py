@@ -1,4 +1,4 @@
-"""What the paper claims, and whether these data say the same: the table of claims and the headline.
+"""What the paper claims, and whether these data say the same: the table of claims.
 
 A claim is an order of two or more quantities. Each neighbouring pair is compared by its paired difference over
 training seeds and problems (`selfdistill.seeds`): `yes` or `no` by its sign if its p-value is at most 5 % after Holm's
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, pairwise
+from itertools import pairwise
 from typing import Literal
 
 from selfdistill.seeds import Uncertain
@@ -29,10 +29,8 @@ from selfdistill.views.style import (
     UNGUIDED,
     Kind,
     listed,
-    number,
     shown,
     signed,
-    whole_percent,
 )
 
 Verdict = Literal["yes", "no", "unclear", "one seed"]
@@ -239,74 +237,3 @@ def summary(found: Sequence[Check]) -> str:
              "one seed": ("rests on one seed", "rest on one seed")}  # fmt: skip
     parts += [f"{counts[name]} {text[counts[name] > 1]}" for name, text in words.items() if counts[name]]
     return listed(parts) + "."
-
-
-def headline(study: ModelStudy) -> str:
-    """One sentence about GRPO and SDPO (c = s) against the base, out of distribution; chosen by the numbers.
-
-    The effect: GRPO surely gains and SDPO surely loses on every benchmark, with at least three training seeds each.
-    """
-    compared = [study.by_method(benchmark) for benchmark in study.benchmarks(OUT_OF_DISTRIBUTION)]
-    compared = [found for found in compared if GRPO in found or SDPO in found]
-    if not compared:
-        return "There is no GRPO or SDPO run on an out-of-distribution benchmark here, so there is no finding to state."
-    moves = [_expected_moves(found) for found in compared]
-    whole = sum(together(verdicts) == "yes" for verdicts in moves)
-    share = f" on {whole} of {len(compared)} benchmarks" if len(compared) > 1 else ""
-    missing = [METHODS[kind].label for kind in (GRPO, SDPO) if kind not in compared[0]]
-    seeds = min(len(found[kind].seeds) for found in compared for kind in (GRPO, SDPO) if kind in found)
-    if missing:
-        opening = f"No verdict on the paper's effect, since there is no {listed(missing)} run to compare with"
-    elif seeds < LEAST_SEEDS:
-        opening = f"No verdict on the paper's effect, which needs GRPO and SDPO with {LEAST_SEEDS} training seeds " \
-                  f"each; here there {'are' if seeds > 1 else 'is'} {seeds}"  # fmt: skip
-    else:
-        opening = _opening(list(chain(*moves)), share)
-    return f"{opening}: {_detail(compared[0])}"
-
-
-def _opening(moves: list[Verdict], share: str) -> str:
-    if together(moves) == "yes":
-        return f"The paper's effect shows{share}"
-    if "yes" in moves:
-        return "The paper's effect shows only in part" + (f", in full{share}" if share else "")
-    if "no" in moves:
-        return "The paper's effect does not show"
-    return "These data do not settle whether the paper's effect shows"
-
-
-def _expected_moves(found: dict[Kind, Evaluation]) -> list[Verdict]:
-    """Whether GRPO gained and SDPO lost, of those that there are."""
-    moves: list[Verdict] = []
-    if GRPO in found:
-        moves.append(verdict(found[GRPO].change(SCORE)))
-    if SDPO in found:
-        moves.append(verdict(found[SDPO].base.difference(found[SDPO].last(), SCORE)))
-    return moves
-
-
-def _detail(found: dict[Kind, Evaluation]) -> str:
-    """`on x .. GRPO gains 22.9 points ..; epistemic words per 1,000 tokens rise to 353 under GRPO (base: 288).`"""
-    known = {METHODS[kind].label: found[kind] for kind in (GRPO, SDPO) if kind in found}
-    first = next(iter(known.values()))
-    moves = listed([f"{name} {_score_change(evaluation)}" for name, evaluation in known.items()])
-    words = listed([f"{_density_change(evaluation)} under {name}" for name, evaluation in known.items()])
-    return (
-        f"on {first.benchmark}, where {whole_percent(first.base.mean(SCORE))} of the base model's answers are right, "
-        f"{moves}; epistemic words per 1,000 tokens {words} (base: {number(first.base.mean(DENSITY))})."
-    )
-
-
-def _score_change(evaluation: Evaluation) -> str:
-    """`gains 24.8 points`."""
-    score = evaluation.change(SCORE)
-    if verdict(score) not in ("yes", "no"):
-        return f"does not clearly change ({signed(SCORE, score)})"
-    return f"{'gains' if verdict(score) == 'yes' else 'loses'} {100 * abs(score.value):.1f} points"
-
-
-def _density_change(evaluation: Evaluation) -> str:
-    """`rise to 353`."""
-    moved = verdict(evaluation.change(DENSITY))
-    verb = {"yes": "rise to", "no": "fall to"}.get(moved, "do not clearly move from the base's:")
-    return f"{verb} {number(evaluation.last().mean(DENSITY))}"

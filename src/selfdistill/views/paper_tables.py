@@ -3,17 +3,20 @@
 results/richness/{model}.csv has a row per teacher context, all on the same problems, which the base model sometimes
 solves. results/sft/{model}.csv has a row per arm (base, unguided, guided), benchmark and seed at the last evaluated
 step. Their columns are described in docs/report.md.
+
+The paper's numbers (arXiv 2603.24472) are of DeepSeek-R1-Distill-Qwen-7B. Table 1: 100 problems of DAPO-Math-17k that
+it solves in one to four of eight samples, eight samples each. Table 2: fine-tuning on 800 correct completions, mean
+of 16 samples.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row, measures
 from selfdistill.views.figures import Dot, dots
 from selfdistill.views.measures import DENSITY, EPISTEMIC, LENGTH, SCORE, Measurement
 from selfdistill.views.page import INTERVAL, Cell, Figure, Panel, Section, Table, key_cell, keys, num, text
-from selfdistill.views.published import MODEL, RICHNESS, SFT, is_papers_model
 from selfdistill.views.study import (
     ALL_SEEDS,
     BASE,
@@ -38,6 +41,43 @@ from selfdistill.views.style import (
     signed,
     whole_percent,
 )
+
+#: The paper's model, and how the slug of its artifact is recognised.
+PAPER_MODEL = "DeepSeek-R1-Distill-Qwen-7B"
+
+
+class PaperContext(NamedTuple):
+    """One row of table 1: a fraction, tokens, words per completion."""
+
+    score: float
+    length: float
+    count: float
+
+    @property
+    def density(self) -> float:
+        return 1000.0 * self.count / self.length
+
+
+#: Table 1 by context. Its density is not printed there: it is count / length.
+TABLE_1 = {
+    "none": PaperContext(0.30, 13054, 182.5),
+    "solution": PaperContext(0.98, 1873, 8.8),
+    "solution_no_think": PaperContext(0.78, 12036, 159.8),
+    "regenerated": PaperContext(0.95, 2808, 24.1),
+}
+
+#: Table 2 by arm and benchmark.
+TABLE_2 = {
+    "base": {"aime24": 0.5479, "aime25": 0.3792, "amc23": 0.8906, "math500": 0.9219},
+    "unguided": {"aime24": 0.5104, "aime25": 0.4000, "amc23": 0.8766, "math500": 0.9093},
+    "guided": {"aime24": 0.2021, "aime25": 0.1271, "amc23": 0.5703, "math500": 0.6552},
+}
+
+
+def is_papers_model(artifact: str) -> bool:
+    """Whether an artifact (`stage/slug-key`) is the model of the two tables."""
+    return artifact.startswith(f"model/{PAPER_MODEL.lower()}-")
+
 
 _WITH_INTERVAL = {"mean_length": LENGTH, "epistemic_count": EPISTEMIC, "epistemic_density_per_1k_tokens": DENSITY}
 _PAPER = ("paper_avg_at_k", "paper_mean_length", "paper_epistemic_count", "paper_epistemic_density_per_1k_tokens")
@@ -66,7 +106,7 @@ def _context_row(row: Row) -> dict[str, Any]:
     cells = {name: row[name] for name in ("model", "context", *_COMPLETIONS)} | measures(measurement)
     for name, metric in _WITH_INTERVAL.items():
         _, cells[f"{name}_low"], cells[f"{name}_high"] = measurement.estimate(metric)
-    paper = RICHNESS.get(row["context"])
+    paper = TABLE_1.get(row["context"])
     return cells | dict(zip(_PAPER, (*paper, paper.density), strict=True)) if paper else cells
 
 
@@ -79,8 +119,8 @@ def richness_section(study: ModelStudy) -> Section | None:
     n = f"{sizes[0]}" if len(sizes) == 1 else f"{sizes[0]} to {sizes[-1]}"
     caption = (
         f"The base model under each teacher context: n = {n} problems that it sometimes solves, k = "
-        f"{next(iter(contexts.values())).k}. {INTERVAL}. Hollow: the paper, {MODEL} on mathematics. Length and density "
-        "are divided by those of the row none, so that two studies of different scale can be compared."
+        f"{next(iter(contexts.values())).k}. {INTERVAL}. Hollow: the paper, {PAPER_MODEL} on mathematics. Length and "
+        "density are divided by those of the row none, so that two studies of different scale can be compared."
     )
     sources = keys(row[name] for row in study.richness.values() for name in _COMPLETIONS)
     figure = Figure(_richness_panels(contexts), caption, sources, [BASE_LOOK, PAPER])
@@ -96,7 +136,7 @@ def richness_section(study: ModelStudy) -> Section | None:
 def _richness_panels(contexts: dict[str, Measurement]) -> list[Panel]:
     rows = [
         [Dot(BASE_LOOK, CONTEXTS[name], *m.estimate(SCORE))]
-        + ([Dot(PAPER, "", RICHNESS[name].score, is_hollow=True)] if name in RICHNESS else [])
+        + ([Dot(PAPER, "", TABLE_1[name].score, is_hollow=True)] if name in TABLE_1 else [])
         for name, m in contexts.items()
     ]
     panels = [Panel("Score", dots(rows, PERCENT))]
@@ -112,9 +152,9 @@ def _ratio_row(name: str, measurement: Measurement, metric: str, unguided: float
     """A context's mean, and its interval, over the mean of the unguided row; likewise for the paper."""
     ratio = [part / unguided if unguided else 0.0 for part in measurement.estimate(metric)]
     row = [Dot(BASE_LOOK, CONTEXTS[name], *ratio)]
-    if name in RICHNESS:
+    if name in TABLE_1:
         field = "length" if metric == LENGTH else "density"
-        value = getattr(RICHNESS[name], field) / getattr(RICHNESS["none"], field)
+        value = getattr(TABLE_1[name], field) / getattr(TABLE_1["none"], field)
         row.append(Dot(PAPER, "", value, is_hollow=True))
     return row
 
@@ -138,14 +178,14 @@ def _richness_table(study: ModelStudy, contexts: dict[str, Measurement]) -> Tabl
               "per 1,000 tokens", "paper", "artifacts")  # fmt: skip
     rows = []
     for name, m in contexts.items():
-        paper = RICHNESS.get(name)
+        paper = TABLE_1.get(name)
         theirs = ("–",) * 4 if paper is None else (whole_percent(paper.score), f"{paper.length:,g}",
                                                     f"{paper.count:g}", number(paper.density))  # fmt: skip
         ours = (interval(SCORE, m.estimate(SCORE)), *(_bare(m, metric) for metric in (LENGTH, EPISTEMIC, DENSITY)))
         cells = [num(cell) for pair in zip(ours, theirs, strict=True) for cell in pair]
         artifacts = key_cell(study.richness[name][role] for role in _COMPLETIONS)
         rows.append([text(CONTEXTS[name]), num(m.n()), *cells, artifacts])
-    return Table(header, rows, f"Ours with 95 % intervals; paper: {MODEL}, 100 problems, 8 samples.")
+    return Table(header, rows, f"Ours with 95 % intervals; paper: {PAPER_MODEL}, 100 problems, 8 samples.")
 
 
 def _bare(measurement: Measurement, metric: str) -> str:
@@ -174,7 +214,7 @@ def _sft_rows(found: list[Evaluation]) -> list[dict[str, Any]]:
 
 def _sft_row(evaluation: Evaluation, seed: int | str, step: int) -> dict[str, Any]:
     arm = evaluation.arm if step else BASE
-    paper = SFT[arm].get(evaluation.benchmark) if is_papers_model(evaluation.base_row["train_artifact"]) else None
+    paper = TABLE_2[arm].get(evaluation.benchmark) if is_papers_model(evaluation.base_row["train_artifact"]) else None
     row = evaluation_row(evaluation, seed, step)
     row |= {"model": evaluation.base_row["model"], "arm": arm, "paper_avg_at_k": paper}
     return row if step else row | {"experiment": BASE}
@@ -188,11 +228,11 @@ def sft_section(study: ModelStudy) -> Section | None:
     header = ("fine-tuned on", "benchmark", "n", "k", "accuracy", "difference to base", "tokens",
               "epistemic words per 1,000 tokens", "artifacts")  # fmt: skip
     ours = Table(header, [_sft_cells(row, study) for row in rows], "Mean over training seeds, 95 % intervals.")
-    benchmarks = list(SFT[BASE])
+    benchmarks = list(TABLE_2[BASE])
     paper = Table(
         ("the paper's table 2", *benchmarks),
-        [[text(_ARMS[arm]), *(num(percent(SFT[arm][name])) for name in benchmarks)] for arm in SFT],
-        f"{MODEL}, mean of 16 samples; the paper prints no intervals.",
+        [[text(_ARMS[arm]), *(num(percent(TABLE_2[arm][name])) for name in benchmarks)] for arm in TABLE_2],
+        f"{PAPER_MODEL}, mean of 16 samples; the paper prints no intervals.",
     )
     return Section("sft", "Fine-tuning on completions sampled with and without a solution", _sft_lead(study),
                    [ours, paper])  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from itertools import count
 from typing import Any
@@ -17,11 +17,19 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from selfdistill.artifacts.store import Artifact
+from selfdistill.plan.pairs import SECTION, side_name
 from selfdistill.plan.views import DEFAULT_REPORT
 from selfdistill.views.assumptions import assumptions_section
 from selfdistill.views.breadth import breadth_section
-from selfdistill.views.claims import adjusted, checks, checks_section, headline
-from selfdistill.views.comparison import SIDE_LOOKS
+from selfdistill.views.claims import adjusted, checks, checks_section
+from selfdistill.views.comparison import (
+    SIDE_LOOKS,
+    Comparison,
+    Side,
+    compare_sides,
+    comparison_figure,
+    comparison_sections,
+)
 from selfdistill.views.completions import reading_section
 from selfdistill.views.coverage import coverage_checks, coverage_section
 from selfdistill.views.cures import cures_section
@@ -29,11 +37,10 @@ from selfdistill.views.diagnostics import diagnostics_section
 from selfdistill.views.figures import for_page, legend_mark
 from selfdistill.views.forced import forced_section
 from selfdistill.views.lineage import SilentCount, ancestry, origin, silent_counts
-from selfdistill.views.page import Cell, Figure, Panel, Section, Table, num, text
-from selfdistill.views.pairs import pair_sections
+from selfdistill.views.page import Cell, Figure, Panel, Section, Table, key_cell, num, text
 from selfdistill.views.paper_tables import richness_section, sft_section
-from selfdistill.views.scores import checkpoints_section, families_section, main_figures, scores_section
-from selfdistill.views.study import OUT_OF_DISTRIBUTION, ModelStudy, read_study
+from selfdistill.views.scores import checkpoints_section, families_section, headline, main_figures, scores_section
+from selfdistill.views.study import OUT_OF_DISTRIBUTION, Evaluation, ModelStudy, evaluations, read_study
 from selfdistill.views.style import NO_THINK, SDPO, Look, number, palette, percent
 from selfdistill.views.training_curves import curves_section
 from selfdistill.views.tuning import tuning_section
@@ -42,6 +49,8 @@ from selfdistill.views.words import words_section
 log = logging.getLogger("selfdistill.views.report")
 TITLE = "Does self-distillation degrade reasoning? A reproduction of arXiv 2603.24472"
 _TEMPLATES = files("selfdistill.views") / "templates"
+#: The part of a comparison of two experiments that is open at once; the others are behind their titles.
+_OPEN_PART = "scores"
 
 
 @dataclass(frozen=True)
@@ -201,3 +210,43 @@ def provenance_section(artifacts: Sequence[Artifact]) -> Section:
     header = ("stage", "name", "key and manifest", "commit", "finished (UTC)", "made from")
     return Section("provenance", "Where every number comes from", lead,
                    [Table(header, rows, "Show the artifacts", is_folded=True)], notes)  # fmt: skip
+
+
+def pair_sections(plan: dict[str, Any]) -> list[Section]:
+    """A section for each pair of the report's `compare`."""
+    pairs = plan.get(SECTION, [])
+    found = evaluations(row for row in plan["rows"] if row.get("section") == SECTION)
+    comparisons = [compare_sides(*(_side(name, found) for name in pair), plan["lexicon"]) for pair in pairs]
+    return [_pair_section(comparison, number) for number, comparison in enumerate(comparisons, start=1)]
+
+
+def _side(name: str, found: Sequence[Evaluation]) -> Side:
+    experiment, seed, step = side_name(name)
+    return Side.of(name, [e for e in found if e.experiment == experiment], seed, step)
+
+
+def _pair_section(comparison: Comparison, number: int) -> Section:
+    """The tables of a comparison under one title, after its training curves."""
+    a, b = comparison.a.name, comparison.b.name
+    parts = {part.anchor: part for part in comparison_sections(comparison)}
+    figure = comparison_figure(comparison)
+    blocks: list[Any] = [figure] if figure else []
+    for anchor, part in parts.items():
+        caption = f"{part.title}: {part.lead[0].lower()}{part.lead[1:]}"
+        tables = [block for block in part.blocks if isinstance(block, Table)]
+        is_folded = anchor != _OPEN_PART
+        blocks += [replace(table, caption=caption, is_folded=True) for table in tables] if is_folded else tables
+    blocks.append(_pair_sources(comparison))
+    name = f"{a} (A) and {b} (B)"
+    anchor = "compare" if number == 1 else f"compare-{number}"
+    return Section(anchor, "Two experiments compared", f"{name}: {parts[_OPEN_PART].lead}", blocks)
+
+
+def _pair_sources(comparison: Comparison) -> Table:
+    """Links to the evaluations behind the differences."""
+    rows = [
+        [text(side.name), text(benchmark), key_cell(side.names(benchmark, "evaluate_artifact"))]
+        for side in (comparison.a, comparison.b)
+        for benchmark in side.evaluations
+    ]
+    return Table(("side", "benchmark", "artifacts"), rows, "The evaluations behind these numbers", is_folded=True)

@@ -1,4 +1,4 @@
-"""Scores of every method by benchmark, family and checkpoint: results/ood/{experiment}.csv and the report's sections.
+"""Scores of every method: results/ood/{experiment}.csv, and the report's headline, main figures and sections on them.
 
 One row of the table per seed, evaluated step, benchmark and family (`all`, then each family that the data names); its
 columns are described in docs/report.md.
@@ -7,9 +7,10 @@ columns are described in docs/report.md.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import chain
 from typing import Any
 
-from selfdistill.views.claims import verdict
+from selfdistill.views.claims import LEAST_SEEDS, Verdict, together, verdict
 from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
 from selfdistill.views.figures import Dot, Line, dots, lines
 from selfdistill.views.measures import ALL, DENSITY, EPISTEMIC, LENGTH, PASS, SCORE, TRUNCATED
@@ -22,6 +23,7 @@ from selfdistill.views.style import (
     NUMBER,
     PERCENT,
     SDPO,
+    Kind,
     Look,
     Scale,
     interval,
@@ -29,6 +31,7 @@ from selfdistill.views.style import (
     number,
     percent,
     signed,
+    whole_percent,
 )
 
 OOD_COLUMNS = ("experiment", "seed", "step", "benchmark", "family", "domain", *MEASURES, *DIFFERENCES, *SOURCES)
@@ -187,3 +190,74 @@ def checkpoints_section(study: ModelStudy) -> Section | None:
 def _line(evaluation: Evaluation, look: Look, metric: str) -> Line:
     steps = [0, *evaluation.steps]
     return Line.of(look, steps, [evaluation.measurement(step).estimate(metric) for step in steps])
+
+
+def headline(study: ModelStudy) -> str:
+    """One sentence about GRPO and SDPO (c = s) against the base, out of distribution; chosen by the numbers.
+
+    The effect: GRPO surely gains and SDPO surely loses on every benchmark, with at least three training seeds each.
+    """
+    compared = [study.by_method(benchmark) for benchmark in study.benchmarks(OUT_OF_DISTRIBUTION)]
+    compared = [found for found in compared if GRPO in found or SDPO in found]
+    if not compared:
+        return "There is no GRPO or SDPO run on an out-of-distribution benchmark here, so there is no finding to state."
+    moves = [_expected_moves(found) for found in compared]
+    whole = sum(together(verdicts) == "yes" for verdicts in moves)
+    share = f" on {whole} of {len(compared)} benchmarks" if len(compared) > 1 else ""
+    missing = [METHODS[kind].label for kind in (GRPO, SDPO) if kind not in compared[0]]
+    seeds = min(len(found[kind].seeds) for found in compared for kind in (GRPO, SDPO) if kind in found)
+    if missing:
+        opening = f"No verdict on the paper's effect, since there is no {listed(missing)} run to compare with"
+    elif seeds < LEAST_SEEDS:
+        opening = f"No verdict on the paper's effect, which needs GRPO and SDPO with {LEAST_SEEDS} training seeds " \
+                  f"each; here there {'are' if seeds > 1 else 'is'} {seeds}"  # fmt: skip
+    else:
+        opening = _verdict_on_effect(list(chain(*moves)), share)
+    return f"{opening}: {_headline_detail(compared[0])}"
+
+
+def _verdict_on_effect(moves: list[Verdict], share: str) -> str:
+    if together(moves) == "yes":
+        return f"The paper's effect shows{share}"
+    if "yes" in moves:
+        return "The paper's effect shows only in part" + (f", in full{share}" if share else "")
+    if "no" in moves:
+        return "The paper's effect does not show"
+    return "These data do not settle whether the paper's effect shows"
+
+
+def _expected_moves(found: dict[Kind, Evaluation]) -> list[Verdict]:
+    """Whether GRPO gained and SDPO lost, of those that there are."""
+    moves: list[Verdict] = []
+    if GRPO in found:
+        moves.append(verdict(found[GRPO].change(SCORE)))
+    if SDPO in found:
+        moves.append(verdict(found[SDPO].base.difference(found[SDPO].last(), SCORE)))
+    return moves
+
+
+def _headline_detail(found: dict[Kind, Evaluation]) -> str:
+    """`on x .. GRPO gains 22.9 points ..; epistemic words per 1,000 tokens rise to 353 under GRPO (base: 288).`"""
+    known = {METHODS[kind].label: found[kind] for kind in (GRPO, SDPO) if kind in found}
+    first = next(iter(known.values()))
+    moves = listed([f"{name} {_score_change(evaluation)}" for name, evaluation in known.items()])
+    words = listed([f"{_density_change(evaluation)} under {name}" for name, evaluation in known.items()])
+    return (
+        f"on {first.benchmark}, where {whole_percent(first.base.mean(SCORE))} of the base model's answers are right, "
+        f"{moves}; epistemic words per 1,000 tokens {words} (base: {number(first.base.mean(DENSITY))})."
+    )
+
+
+def _score_change(evaluation: Evaluation) -> str:
+    """`gains 24.8 points`."""
+    score = evaluation.change(SCORE)
+    if verdict(score) not in ("yes", "no"):
+        return f"does not clearly change ({signed(SCORE, score)})"
+    return f"{'gains' if verdict(score) == 'yes' else 'loses'} {100 * abs(score.value):.1f} points"
+
+
+def _density_change(evaluation: Evaluation) -> str:
+    """`rise to 353`."""
+    moved = verdict(evaluation.change(DENSITY))
+    verb = {"yes": "rise to", "no": "fall to"}.get(moved, "do not clearly move from the base's:")
+    return f"{verb} {number(evaluation.last().mean(DENSITY))}"

@@ -164,6 +164,18 @@ class Record:
         scalars = (scalar for part in self.parts.values() for scalar in part.scalars)
         return {scalar.model.split("@")[0] for scalar in scalars if scalar.model}
 
+    @property
+    def edges(self) -> dict[str, list[str]]:
+        """Links and measures as the run's mark holds them."""
+        return {"links": sorted(self.links), "measures": sorted(self.measures)}
+
+    @property
+    def progress(self) -> dict[str, Any]:
+        """What of a run only grows: bytes of metrics.jsonl read (and their digest), and parts."""
+        log = self.metrics
+        parts = {name: part.sha256 for name, part in self.parts.items()}
+        return {"read": [log.size, log.sha256] if log else [0, ""], "parts": parts}
+
     @cached_property
     def fixed(self) -> str:
         inputs = [asdict(use) for use in self.datasets]
