@@ -696,7 +696,7 @@ def test_the_more_comparisons_a_table_has_the_surer_each_must_be():
     """p = 0.02 is decided alone and not among three (0.06); a comparison with one seed is not in the family."""
 
     def check(*p_values, has_one_seed=False):
-        comparisons = tuple(Comparison(True, p, has_one_seed) for p in p_values)
+        comparisons = tuple(Comparison(True, p, has_one_seed, p) for p in p_values)
         return Check("", "", "", "", comparisons, "", ())
 
     assert [c.verdict for c in adjusted([check(0.02)])] == ["yes"]

@@ -46,22 +46,27 @@ NEAR = 0.05
 
 @dataclass(frozen=True)
 class Comparison:
-    """One pair of a claim: whether its values agree with the claim, and how surely."""
+    """One pair of a claim: whether its values agree with the claim, and how surely.
+
+    `p_value`: of this comparison alone, or after `adjust`; `family_p_value`: what is adjusted (`selfdistill.seeds`).
+    """
 
     agrees: bool
     p_value: float
     has_one_seed: bool
+    family_p_value: float
 
     @classmethod
     def greater(cls, difference: Uncertain) -> Comparison:
         """Of a difference that should be positive."""
-        return cls(difference.value > 0, difference.p_value(), difference.has_one_seed)
+        return cls(difference.value > 0, difference.p_value(), difference.has_one_seed, difference.family_p_value())
 
     @classmethod
     def near(cls, difference: Uncertain, bound: float) -> Comparison:
         """Of a difference that should lie within -bound and bound: it is sure if it is surely off the nearer one."""
-        nearer = max(difference.p_value(-bound), difference.p_value(bound))
-        return cls(abs(difference.value) < bound, nearer, difference.has_one_seed)
+        alone = max(difference.p_value(-bound), difference.p_value(bound))
+        in_family = max(difference.family_p_value(-bound), difference.family_p_value(bound))
+        return cls(abs(difference.value) < bound, alone, difference.has_one_seed, in_family)
 
     @property
     def verdict(self) -> Verdict:
@@ -89,16 +94,17 @@ class Check:
         return together([comparison.verdict for comparison in self.comparisons])
 
 
+def adjust(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """The comparisons with Holm's p-values: the family is every one that more than one seed can decide."""
+    family = [c for c in comparisons if not c.has_one_seed]
+    p_values = iter(holm([c.family_p_value for c in family]) if len(family) > 1 else [c.p_value for c in family])
+    return [c if c.has_one_seed else replace(c, p_value=float(next(p_values))) for c in comparisons]
+
+
 def adjusted(found: Sequence[Check]) -> list[Check]:
-    """The claims with Holm's p-values: the family is every comparison that more than one seed can decide."""
-    family = [c for check in found for c in check.comparisons if not c.has_one_seed]
-    p_values = iter(holm([c.p_value for c in family]))
-    return [
-        replace(check, comparisons=tuple(
-            c if c.has_one_seed else replace(c, p_value=float(next(p_values))) for c in check.comparisons
-        ))
-        for check in found
-    ]  # fmt: skip
+    """The claims, with the comparisons of all of them adjusted as one family."""
+    comparisons = iter(adjust([c for check in found for c in check.comparisons]))
+    return [replace(check, comparisons=tuple(next(comparisons) for _ in check.comparisons)) for check in found]
 
 
 def verdict(difference: Uncertain) -> Verdict:

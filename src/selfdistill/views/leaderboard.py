@@ -7,15 +7,14 @@ problems; p-values are Holm's for all comparisons of the table.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
 
 from selfdistill.seeds import Uncertain
-from selfdistill.statistics import holm
-from selfdistill.views.claims import Comparison
+from selfdistill.views.claims import Comparison, adjust
 from selfdistill.views.measures import SCORE
 from selfdistill.views.study import FINAL_STEPS, REWARD, Evaluation, Row, curves, evaluations
 from selfdistill.views.style import GRPO, SDPO
@@ -68,13 +67,11 @@ class Leaderboard:
                         differences[e.experiment, name, reference] = e.change(SCORE)
                     elif other is not None and other is not e:
                         differences[e.experiment, name, reference] = e.last().difference(other.last(), SCORE)
-        compared = {key: Comparison.greater(found) for key, found in differences.items()}
-        adjusted = iter(holm([c.p_value for c in compared.values() if not c.has_one_seed]))
-        found = {}
-        for key, c in compared.items():
-            c = c if c.has_one_seed else replace(c, p_value=float(next(adjusted)))
-            found[key] = Versus(differences[key], c.p_value, _WORDS.get(c.verdict, c.verdict))
-        return found
+        compared = adjust([Comparison.greater(found) for found in differences.values()])
+        return {
+            key: Versus(differences[key], c.p_value, _WORDS.get(c.verdict, c.verdict))
+            for key, c in zip(differences, compared, strict=True)
+        }
 
 
 def steps_to_90_percent(runs: Sequence[str]) -> float | None:
