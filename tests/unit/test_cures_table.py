@@ -139,10 +139,10 @@ def test_comparisons_are_paired_and_adjusted_over_the_whole_table(rows):
         if name != other
     }
     assert len(found) == 10
-    ordered = sorted(found, key=lambda key: found[key].p_value())
+    ordered = sorted(found, key=lambda key: found[key].family_p_value())
     highest = 0.0
     for place, (name, label) in enumerate(ordered):
-        highest = max(highest, min(1.0, found[name, label].p_value() * (len(ordered) - place)))
+        highest = max(highest, min(1.0, found[name, label].family_p_value() * (len(ordered) - place)))
         row = only(rows, experiment=name)
         assert float(row[f"p_{label}"]) == pytest.approx(highest, rel=1e-5)
         value = found[name, label].value
