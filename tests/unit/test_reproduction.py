@@ -124,6 +124,20 @@ def test_the_recorded_commit_is_checked_out_with_its_changes_and_nothing_else(ch
     assert (other.folder / "old.py").read_text() == "a = 3\n"
 
 
+def test_a_scratch_folder_that_is_a_file_or_has_a_damaged_marker_is_one_line(checkout):
+    artifact, file = made(checkout), checkout / "file"
+    file.write_text("x")
+    for folder in (file, file / "below"):
+        with pytest.raises(UserError, match=f"{file} is a file, so nothing can be made in {folder}"):
+            Scratch(folder).prepare(Code.present(), [artifact])
+    scratch = Scratch(checkout / "results/reproduced/x")
+    scratch.prepare(Code.present(), [artifact])
+    for content in (b"{", b"[" * 100_000, b"\xff", b"[]"):
+        (scratch.folder / ".reproduce.json").write_bytes(content)
+        with pytest.raises(UserError, match="holds something else"):
+            scratch.prepare(Code.present(), [artifact])
+
+
 def test_code_that_is_not_known_or_not_kept_says_how_to_go_on(checkout):
     unknown, gone = made(checkout / "a", commit=None), made(checkout / "b")
     lost = made(checkout / "c", commit=head(), dirty="0123456789ab", changes=None)

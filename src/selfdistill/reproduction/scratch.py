@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 import subprocess
@@ -10,12 +9,13 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from selfdistill.artifacts.code_changes import uncommitted
 from selfdistill.artifacts.lineage import last_attempt
 from selfdistill.artifacts.provenance import NAMES_FILE
 from selfdistill.artifacts.store import Artifact
-from selfdistill.files import pretty_json, write_atomically
+from selfdistill.files import pretty_json, read_json, write_atomically
 from selfdistill.schema.errors import UserError
 
 #: What was asked of a scratch folder: a folder of another question is not touched.
@@ -79,8 +79,11 @@ class Scratch:
         """Write code and specs; a folder that was prepared for the same is continued. UserError for any other."""
         request = {"commit": code.commit, "code": code.described, "artifacts": [artifact.name for artifact in chain]}
         marker = self.folder / _REQUEST
+        file = next((path for path in (self.folder, *self.folder.parents) if path.exists() and not path.is_dir()), None)
+        if file:
+            raise UserError(f"{file} is a file, so nothing can be made in {self.folder}. Name a folder: --scratch DIR.")
         if self.folder.exists() and any(self.folder.iterdir()):
-            if not marker.is_file() or json.loads(marker.read_text(encoding="utf-8")) != request:
+            if not _is_for(marker, request):
                 raise UserError(f"{self.folder} holds something else. Name an empty folder: --scratch DIR.")
             return
         if code.commit is None:
@@ -135,6 +138,14 @@ class Scratch:
             if Path(name).is_dir() and not target.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 target.symlink_to(Path(name).resolve())
+
+
+def _is_for(marker: Path, request: dict[str, Any]) -> bool:
+    """Whether a folder was prepared for this; not if its marker is missing or damaged."""
+    try:
+        return read_json(marker) == request
+    except (OSError, ValueError):
+        return False
 
 
 def _is_checkout() -> bool:
