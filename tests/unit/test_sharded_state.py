@@ -8,13 +8,16 @@ import random
 import signal
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.distributed import checkpoint
 
 from selfdistill.schema.errors import disk_problem
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import sampling
-from selfdistill.training.sharded_state import _HashingWriter
+from selfdistill.training.sharded_state import ShardWriter, _HashingWriter
 from training_session import SDPO, Session, make_spec, ranks, run_in_processes, without_times
 
 SPEC = make_spec(SDPO, steps=3, checkpoint_every=3)
@@ -51,6 +54,39 @@ def before_write(monkeypatch):
         monkeypatch.setattr(_HashingWriter, "write_data", writing)
 
     return set_to
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU that is there by name alone: whatever is done with it fails."""
+
+    def used(*_, **__):
+        raise AssertionError("the GPU is used")
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "cudart", used)
+    monkeypatch.setattr(torch.cuda, "current_stream", used)
+    return SimpleNamespace(device=torch.device("cuda"), new_cpu_group=lambda: None)
+
+
+def test_a_state_is_copied_without_pinning_memory(gpu):
+    """Two small tensors share a page, and a driver pins a page once."""
+    tensors = {"a": torch.arange(3.0), "b": torch.arange(4.0)}
+    staged = ShardWriter(gpu)._stager.stage(tensors)
+    tensors["a"].zero_()
+    assert staged["a"].tolist() == [0.0, 1.0, 2.0]
+    assert staged["b"].tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
+def test_the_thread_that_writes_a_state_uses_no_gpu(tmp_path, gpu):
+    digests = {}
+    writer = _HashingWriter(tmp_path, digests.update)
+    checkpoint.save({"a": torch.arange(3.0)}, storage_writer=writer, no_dist=True)
+    found = {"a": torch.zeros(3)}
+    checkpoint.load(found, checkpoint_id=tmp_path, no_dist=True)
+    assert found["a"].tolist() == [0.0, 1.0, 2.0]
+    assert list(digests) == ["__0_0.distcp"]
 
 
 def test_training_goes_on_while_a_state_is_written_and_ends_the_same(tmp_path, whole, before_write, monkeypatch):

@@ -34,10 +34,11 @@ class ShardedStateWriter:
     def __init__(self, world: World) -> None:
         self.world = world
         self._group = world.new_cpu_group()
-        on_gpu = world.device.type == "cuda"
+        # Without pinned memory: the stager pins each tensor where malloc put it. Small ones share a page, and the driver
+        # does not pin a page twice (error 712). An ordinary copy takes a few seconds longer.
         self._stager = DefaultStager(
             StagingOptions(
-                use_pinned_memory=on_gpu, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=on_gpu
+                use_pinned_memory=False, use_shared_memory=False, use_async_staging=False, use_non_blocking_copy=False
             )
         )
         self._underway: Future[Any] | None = None
@@ -76,7 +77,8 @@ class _HashingWriter(checkpoint.FileSystemWriter):
     """Each rank also hashes its file, and rank 0 gets all digests when the last rank has written."""
 
     def __init__(self, folder: Path, on_written: OnWritten) -> None:
-        super().__init__(folder)
+        # 0: nothing is on a GPU any more. Otherwise the writing thread would use one, and a new thread's is GPU 0.
+        super().__init__(folder, per_thread_copy_ahead=0)
         self._folder, self._on_written = folder, on_written
 
     def write_data(self, plan: Any, planner: Any) -> torch.futures.Future[Any]:
