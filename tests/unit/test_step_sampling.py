@@ -272,6 +272,27 @@ def test_a_stop_grades_and_keeps_what_was_sampled():
     assert sorted(kept.added) == [0, 1, 2, 3, 4]
 
 
+def test_the_sampler_learns_that_all_groups_are_kept():
+    """It took the weights of the resumed state, and waits awake until it is asked to sample."""
+    made, _, kept = step_of(slowly, prompts=2)
+    made.sampler = asked = Asked()
+    groups = {place: [place] for place in range(2)}
+    kept.read = lambda *_: groups
+    assert made.run() == [[0], [1]]
+    assert asked.done == [{0, 1}]
+
+
+class Asked(Sampler):
+    """Records which prompts are done when it is asked."""
+
+    def __init__(self) -> None:
+        self.done = []
+
+    def stream_portions(self, portions, prompts, seeds, sampling, *, done=frozenset(), on_progress=None):
+        self.done.append(done)
+        yield from ()
+
+
 def test_an_error_of_the_grader_ends_the_step():
     def broken(texts, prompts, stop_reasons):
         raise RuntimeError("no worker")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.losses import divergence, kl_penalty, sampled_token_loss
 from selfdistill.schema.common import Lora, Optimiser, Sampling
 from selfdistill.schema.errors import Interrupted, UserError
@@ -242,6 +243,20 @@ def test_evaluation_while_training_reports_and_changes_nothing_else(tmp_path, me
     assert 0 < line["evaluation_mean_length"] <= 10
     rest = [{k: v for k, v in line.items() if not k.startswith("evaluation")} for line in looked.metrics()]
     assert without_times(rest) == without_times(plain.metrics())
+
+
+def test_a_resumed_training_on_examples_leaves_its_sampler_alone_until_the_evaluation(tmp_path, monkeypatch):
+    """An engine that has new weights is awake until it samples, so its memory would be missing in the updates."""
+    session = Session(tmp_path, make_spec(SFT, steps=4, evaluation=EVALUATION))
+    session.stop_requested = lambda: (tmp_path / "state/step-1").is_dir()
+    with pytest.raises(Interrupted):
+        session.run()
+    session.stop_requested = lambda: False
+    session.reports.clear()
+    phases = []
+    monkeypatch.setattr(TorchSampler, "update_weights", lambda *_: phases.append(session.reports[-1].get("phase")))
+    session.run()
+    assert phases == ["weights", "weights"]
 
 
 def test_two_processes_share_the_evaluation(tmp_path):

@@ -172,6 +172,17 @@ def test_a_colocated_engine_sleeps_while_others_use_the_memory(vllm):
     ]  # fmt: skip
 
 
+def test_an_engine_that_took_weights_sleeps_again_where_nothing_is_left_to_sample(vllm):
+    """A resumed step whose groups are all kept, or a rank that finds the queue empty."""
+    sampler, settings = VllmSampler(StandIn(), [2], sleeps=True), Sampling(max_tokens=5)
+    sampler.sleep()
+    for done, portions in (({0}, [[0]]), (set(), [])):
+        sampler.update_weights(lambda: plain_weights(tiny_model(40)))
+        assert list(sampler.stream_portions(iter(portions), [[5]], [[10]], settings, done=done)) == []
+        assert sampler.asleep == {"weights", "kv_cache"}
+        assert sampler.engine.calls[-1] == ("sleep", 1)
+
+
 def test_loading_reads_the_end_tokens_of_the_folder(vllm, tmp_path):
     from transformers import GenerationConfig
 

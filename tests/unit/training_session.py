@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import socket
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -149,6 +150,14 @@ def without_times(lines):
 
 def run_in_processes(session: Session, processes: int = 2) -> list[int]:
     """Run the session in several gloo processes; their exit codes."""
+    children = processes_of(lambda _: session.run(), processes)
+    for child in children:
+        child.join(timeout=120)
+    return [child.exitcode for child in children]
+
+
+def processes_of(run: Callable[[int], object], processes: int) -> list[multiprocessing.Process]:
+    """Start several gloo processes of one training; each calls `run` with its rank."""
     with socket.socket() as server:
         server.bind(("127.0.0.1", 0))
         port = server.getsockname()[1]
@@ -163,11 +172,9 @@ def run_in_processes(session: Session, processes: int = 2) -> list[int]:
         # A fork lacks the threads of its parent's pool. One thread replaces the pool: several at once, such as those in
         # which transformers loads weights, race for it ("Invalid thread pool!").
         torch.set_num_threads(1)
-        session.run()
+        run(rank)
 
     children = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(processes)]
     for child in children:
         child.start()
-    for child in children:
-        child.join(timeout=120)
-    return [child.exitcode for child in children]
+    return children

@@ -24,6 +24,8 @@ from selfdistill.schema.runtime import StageRuntime
 
 #: Added to the logit of a banned token; `Intervention` checks that none was sampled.
 _BAN = -1e9
+#: What an engine frees when it sleeps. New weights wake up the first alone.
+_PARTS = {"weights", "kv_cache"}
 
 
 @dataclass(frozen=True)
@@ -153,9 +155,9 @@ class VllmSampler(Sampler):
 
     def sleep(self) -> None:
         """Give the GPU's memory back until the next call, where a trainer shares the GPU."""
-        if self.sleeps and not self.asleep:
+        if self.sleeps and self.asleep != _PARTS:
             self.engine.sleep(level=1)
-            self.asleep = {"weights", "kv_cache"}
+            self.asleep = set(_PARTS)
 
     def update_weights(self, weights: Weights) -> None:
         """See `generation.base.Sampler`; the architecture must be the same."""

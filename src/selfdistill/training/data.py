@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -41,6 +42,13 @@ class TrainingFolder:
     metrics: Path
     profile: Path
     last_state: Path | None = None
+
+    def prepare(self, *, clears: bool) -> None:
+        """Make the folders; `clears`: remove what an attempt that was killed left half written."""
+        for folder in (self.checkpoints, self.state):
+            folder.mkdir(parents=True, exist_ok=True)
+            for leftover in folder.glob(".step-*") if clears else ():
+                shutil.rmtree(leftover)
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,6 @@ spec's seed and the step, so a resumed run ends in the same weights as one that 
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from selfdistill.files import sync
 from selfdistill.generation import Sampler
@@ -45,7 +44,7 @@ from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.methods.encoding import encode_prompts
 from selfdistill.training.profiling import profiled
 from selfdistill.training.refill import sample_with_signal
-from selfdistill.training.sampling import KeptGroups, StepSampling
+from selfdistill.training.sampling import KeptGroups, StepSampling, Stopped
 from selfdistill.training.state import Progress
 from selfdistill.training.weights import plain_weights
 
@@ -172,14 +171,23 @@ class _Loop:
     def _evaluate(self, step: int) -> dict[str, float]:
         """Send the new weights to the sampler if it samples next; evaluate if this step is due."""
         is_due = self.evaluation is not None and self.evaluation.is_due(step, self.spec.steps)
-        samples_next = self.spec.on_policy is not None and step < self.spec.steps
-        if self.sampler is not None and (is_due or samples_next):
+        if self.sampler is not None and (is_due or self._samples_after(step)):
             with self._phase(step, "weights"):
-                self.sampler.update_weights(partial(plain_weights, self.components.model))
+                self._send_weights()
         if not is_due:
             return {}
         with self._phase(step, "evaluation"):
-            return self.evaluation.run(self.components.world, lambda *_: self._heartbeat(step, "evaluation"))
+            found = self.evaluation.run(self.components.world, lambda *_: self._on_evaluation(step))
+        if found is None:
+            self._leave_step()
+        return found
+
+    def _samples_after(self, step: int) -> bool:
+        """Whether the next thing that follows this step is sampling: an engine with new weights waits for it awake."""
+        return self.spec.on_policy is not None and step < self.spec.steps
+
+    def _send_weights(self) -> None:
+        self.sampler.update_weights(partial(plain_weights, self.components.model))
 
     def _plan(self, groups: Sequence[Group]) -> list[list[RowPlan]]:
         settings = self.spec.on_policy
@@ -210,15 +218,29 @@ class _Loop:
         return found
 
     def _on_pass(self, step: int, is_common: bool) -> None:
-        """Before a pass of the updates: leave if a stop was requested and the step can begin again from what is saved.
+        """Before a pass of the updates: leave if a stop was requested and the step can begin again.
 
         Only where all ranks are at the same place (`is_common`), since they must agree.
         """
         self._heartbeat(step, "updates")
-        if is_common and self.saved_step == self.progress.step and self.components.world.any(self.stop_requested()):
-            if self.sampling is not None:
-                self.sampling.save()
-            self._interrupt()
+        if is_common and self._can_begin_again and self.components.world.any(self.stop_requested()):
+            self._leave_step()
+
+    def _on_evaluation(self, step: int) -> None:
+        self._heartbeat(step, "evaluation")
+        if self._can_begin_again and self.stop_requested():
+            raise Stopped
+
+    @property
+    def _can_begin_again(self) -> bool:
+        """Whether the state of the last whole step is saved: a stop within the next one loses its updates alone."""
+        return self.saved_step == self.progress.step
+
+    def _leave_step(self) -> NoReturn:
+        """Stop within the step; its groups are kept."""
+        if self.sampling is not None:
+            self.sampling.save()
+        self._interrupt()
 
     def _record(self, step: int, found: dict[str, float], elapsed: float) -> dict[str, float]:
         """Complete, write and report the metrics of the step. UserError where there is nothing to learn."""
@@ -266,8 +288,8 @@ class _Loop:
             self.components.save(self.folder.state, self.progress, lambda: self.kept.drop(step))
         self.saved_step = step
 
-    def _interrupt(self) -> None:
-        if self.saved_step != self.progress.step:
+    def _interrupt(self) -> NoReturn:
+        if not self._can_begin_again:
             self._save_state()
         self.components.finish_saving()
         raise Interrupted(f"training stopped on request; its state after step {self.progress.step} is saved.")
@@ -275,17 +297,14 @@ class _Loop:
     def _resume(self) -> int | None:
         """Load the newest intact state, if any, and remove what was written after it. Returns its step, or None."""
         is_main = self.components.world.is_main
-        for folder in (self.folder.checkpoints, self.folder.state):
-            folder.mkdir(parents=True, exist_ok=True)
-            for leftover in folder.glob(".step-*") if is_main else ():
-                shutil.rmtree(leftover)
+        self.folder.prepare(clears=is_main)
         self.components.world.barrier()
         loaded = self.components.load(self.folder.state)
         if loaded is not None:
             self.progress, self.saved_step = loaded, loaded.step
             _LOG.info("resumed from the state of step %d", loaded.step)
-            if self.sampler is not None:
-                self.sampler.update_weights(partial(plain_weights, self.components.model))
+            if self._samples_after(loaded.step):
+                self._send_weights()
         if is_main:
             metrics.drop_metrics_after(self.folder.metrics, self.progress.step)
         return None if loaded is None else loaded.step

@@ -39,8 +39,8 @@ class KeptGroups(Protocol):
         ...
 
 
-class _Stopped(Exception):
-    """A stop was requested while this rank sampled."""
+class Stopped(Exception):
+    """A stop was requested while this rank sampled; `on_progress` of a sampler raises it."""
 
 
 def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int, first: int = 0) -> list[list[int]]:
@@ -96,7 +96,8 @@ class StepSampling:
         # Waits for all ranks: none writes before all have read.
         kept = self.world.gather({self.world.rank: sorted(found)})[0]
         groups = {place: found[place] for place in kept}
-        own, is_stopped = ({}, False) if len(kept) == len(self.prompts) else self._sample(set(kept))
+        # Also where all are kept: the engine is awake since it took the weights, and sleeps again at the end of this.
+        own, is_stopped = self._sample(set(kept))
         if self.world.any(is_stopped or self.stop_requested()):
             self.save()
             return None
@@ -114,7 +115,7 @@ class StepSampling:
                     for place, completions in self._stream(done):
                         self.ungraded[place] = completions
                         own |= self._grade(grader)
-                except _Stopped:
+                except Stopped:
                     is_stopped = True
             if self.ungraded or self.underway or not is_stopped:
                 with self.phase("grading"):
@@ -135,7 +136,7 @@ class StepSampling:
         """Leave at once if a stop was requested: sampling a step can take longer than Slurm waits before it kills."""
         self.heartbeat(finished, tokens)
         if self.stop_requested():
-            raise _Stopped
+            raise Stopped
 
     def _grade(self, grader: Executor, *, waits: bool = False) -> dict[int, Group]:
         """Groups whose grading has ended, or all with `waits`; what is not graded yet goes to the grader's thread."""
