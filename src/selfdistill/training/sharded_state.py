@@ -34,7 +34,7 @@ class ShardedStateWriter:
     def __init__(self, world: World) -> None:
         self.world = world
         self._group = world.new_cpu_group()
-        # Without pinned memory: the stager pins each tensor where malloc put it. Small ones share a page, and the driver
+        # Without pinned memory: the stager pins each tensor where malloc put it. Small ones share a page, and a driver
         # does not pin a page twice (error 712). An ordinary copy takes a few seconds longer.
         self._stager = DefaultStager(
             StagingOptions(
