@@ -218,3 +218,37 @@ def test_a_storm_of_kills_leaves_the_same_bytes_and_no_orphans(study: Study) -> 
             kills -= 1
     assert training.launch().wait(900) == 0, training.log()
     training.check()
+
+
+JUDGE = """
+import os, time
+def judge(completion, answer):
+    with open("judge.pid", "w") as file:
+        print(os.getpid(), file=file)
+    time.sleep(600)
+"""
+JOB = """
+import threading
+from selfdistill.grading.pool import WorkerPool
+pool = WorkerPool(1, ("selfdistill.grading.function_worker", "slow_judge:judge"))
+work = threading.Thread(target=pool.compare, args=([("a", "b")], 1000.0))
+work.start()
+work.join()
+"""
+
+
+def test_graders_end_with_a_killed_job_in_the_middle_of_a_call(tmp_path: Path) -> None:
+    (tmp_path / "slow_judge.py").write_text(JUDGE)
+    source = str(Path(training_processes.__file__).parents[2])
+    job = start(JOB, cwd=tmp_path, env={**os.environ, "PYTHONPATH": os.pathsep.join([source, str(tmp_path)])})
+    noted, end = tmp_path / "judge.pid", time.monotonic() + 120
+    while not (noted.is_file() and noted.read_text()) and time.monotonic() < end and job.poll() is None:
+        time.sleep(0.05)
+    judge = int(noted.read_text())
+    job.kill()
+    job.wait()
+    try:
+        assert wait_until_gone(judge, ORPHANS_LIVE)
+    finally:
+        if is_alive(judge):
+            os.kill(judge, signal.SIGKILL)

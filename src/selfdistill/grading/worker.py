@@ -1,7 +1,8 @@
 """The worker's side: read a pair, compare, write the outcome; run as `python -m selfdistill.grading.worker`.
 
-math-verify's own limits are off. The parent kills this process at the limit; should the parent be gone, a watchdog
-thread of the interpreter ends it soon after, so that no runaway comparison outlives a job.
+math-verify's own limits are off. The parent kills this process at the limit. Should the parent be gone, the thread that
+reads the pipe ends it at once, and a watchdog of the interpreter soon after the limit, if a comparison lets no other
+thread run: no runaway comparison outlives a job.
 """
 
 from __future__ import annotations
@@ -13,8 +14,10 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from functools import lru_cache
+from queue import SimpleQueue
 from typing import Any, Literal
 
 from selfdistill.grading.equivalence import is_same
@@ -27,6 +30,7 @@ MEMORY_BYTES = 4 * 2**30
 GRACE_SECONDS = 2.0
 #: Parsed texts kept: every answer to a problem is compared with one gold answer, and parsing takes most of the time.
 _REMEMBERED = 1024
+_CHUNK_BYTES = 1 << 16
 
 
 def load_comparison() -> Callable[[str, str, Rules], str]:
@@ -104,18 +108,42 @@ def _limit_memory() -> None:
 def serve(load: Callable[[], Callable[[dict[str, Any]], str]]) -> None:
     """Answer requests, one line each, until the parent closes the pipe; `load` makes the function that answers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides.
+    requests = _requests()
     # Nothing but outcomes may reach the pipe, whatever a library prints.
     outcomes = os.fdopen(os.dup(sys.stdout.fileno()), "w")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     answer = load()
     print("ready", file=outcomes, flush=True)
     with open(os.devnull, "w") as nowhere:
-        for line in sys.stdin:
-            request = json.loads(line)
+        while True:
+            request = json.loads(requests.get())
             faulthandler.dump_traceback_later(request["timeout_seconds"] + GRACE_SECONDS, exit=True, file=nowhere)
             outcome = answer(request)
             faulthandler.cancel_dump_traceback_later()
             print(outcome, file=outcomes, flush=True)
+
+
+def _requests() -> SimpleQueue[bytes]:
+    """The lines of standard input as they come. At its end, when the parent is gone, this process ends in mid-call.
+
+    Not by the death signal of the kernel: it comes when the thread ends that started the process, and pools are started
+    by threads of short life.
+    """
+    requests: SimpleQueue[bytes] = SimpleQueue()
+    pipe = os.dup(sys.stdin.fileno())
+    with open(os.devnull, "rb") as nothing:  # What is graded may read standard input, and must not get a request.
+        os.dup2(nothing.fileno(), sys.stdin.fileno())
+
+    def read() -> None:
+        rest = b""
+        while chunk := os.read(pipe, _CHUNK_BYTES):
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                requests.put(line)
+        os._exit(0)
+
+    threading.Thread(target=read, daemon=True).start()
+    return requests
 
 
 def load_outcomes() -> Callable[[dict[str, Any]], str]:
