@@ -228,7 +228,8 @@ def _write_training(artifact: Artifact, scalars: Scalars) -> None:
     lines = [json.dumps({"step": step} | scalars(artifact, step)) for step in range(1, params["steps"] + 1)]
     write_atomically(artifact.metrics, "\n".join(lines) + "\n")
     for name in artifact.spec(TrainSpec).due_payload:
-        write_atomically(artifact.payload / name / "config.json", "{}")
+        path = artifact.payload / name
+        write_atomically(path if path.suffix else path / "config.json", "{}")
 
 
 def _write_model(artifact: Artifact, params: dict[str, Any]) -> None:

@@ -115,6 +115,11 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
 
+def with_digest(name: str, content: Any) -> str:
+    """The text of a JSON file that has `content` under a name, and the digest by which damage to it is found."""
+    return pretty_json({name: content, "sha256": sha256_text(canonical_json(content))})
+
+
 def canonical_json(value: Any) -> str:
     """Sorted keys, no spaces, UTF-8; raises TypeError or ValueError for what has no stable form."""
     _check(value, "$")

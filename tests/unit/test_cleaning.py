@@ -15,12 +15,13 @@ from typer.testing import CliRunner
 
 from selfdistill.artifacts.lineage import closure, descendants, last_attempt
 from selfdistill.artifacts.lock import hold_lock, lock_path
+from selfdistill.artifacts.pins import check_pins, read_pins
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.artifacts.trash import TRASH, removals
 from selfdistill.artifacts.verification import verify
 from selfdistill.cli import app
 from selfdistill.plan.config_files import ConfigFiles
-from selfdistill.plan.used_configs import record_used_config
+from selfdistill.plan.used_configs import check_used_configs, read_used_configs, record_used_config
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
 from tracking_project import CONFIG, fill, of_stage, plan
@@ -401,6 +402,43 @@ def test_mistakes_with_pins_are_one_line(project):
     with pytest.raises(UserError, match="is damaged"):
         cli("gc", "--yes")
     assert train().is_sealed
+
+
+@pytest.mark.parametrize("name", ["pins.json", "plans/configs.json"])
+def test_no_flipped_bit_in_what_gc_asks_is_silent(project, name):
+    cli("pin", train().key, "--reason", "baseline")
+    record_used_config(ConfigFiles(["config/mine.yaml"], {"seeds": [1]}))
+    path, silent = Path("results") / name, []
+    assert not [*check_pins(), *check_used_configs()]
+    intact = path.read_bytes()
+    for place in range(len(intact)):
+        path.write_bytes(intact[:place] + bytes([intact[place] ^ 1 << place % 8]) + intact[place + 1 :])
+        if not [*check_pins(), *check_used_configs()]:
+            silent.append(place)
+    assert not silent
+    shown = CliRunner().invoke(app, ["verify"], env={"COLUMNS": "300"})
+    assert shown.exit_code == 1 and f"results/{name} is damaged" in shown.output
+    with pytest.raises(UserError, match="is damaged"):
+        cli("gc", "--yes")
+    assert train().is_sealed
+
+
+def test_what_was_pinned_or_used_before_there_were_digests_is_readable(project):
+    cli("pin", train().key, "--reason", "baseline")
+    record_used_config(ConfigFiles(["config/mine.yaml"]))
+    before = read_pins(), read_used_configs()
+    for path, name in (("results/pins.json", "pins"), ("results/plans/configs.json", "configs")):
+        Path(path).write_text(json.dumps(json.loads(Path(path).read_text())[name]))
+    assert (read_pins(), read_used_configs()) == before and all(before)
+
+
+def test_verify_names_what_is_pinned_and_gone(project):
+    cli("pin", train().key, "--reason", "baseline")
+    name, identity = train().name, train().id
+    shutil.rmtree(train().folder)
+    assert list(check_pins()) == [f"{name} is pinned, but is not here: restore it, or selfdistill unpin {identity}"]
+    cli("unpin", identity)
+    assert not list(check_pins())
 
 
 def test_the_names_in_the_trash_are_not_those_of_artifacts(project):

@@ -10,7 +10,7 @@ import pytest
 
 from selfdistill.artifacts.continuation import CONTINUED, last_state, obstacle, shorter_runs, start_of
 from selfdistill.artifacts.store import Artifact, freeze, make_frozen_spec
-from selfdistill.files import key_of, read_json
+from selfdistill.files import key_of, read_json, write_atomically
 from selfdistill.schema.common import Optimiser, Sampling
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
@@ -46,6 +46,8 @@ def train(artifact: Artifact, *, keep: bool = True, **runtime) -> Session:
         assert run_in_processes(SimpleNamespace(run=lambda: session.run(folder=folder))) == [0, 0]
     else:
         session.run(folder=folder)
+    for step in artifact.spec(TrainSpec).due_metrics if session.spec.on_policy else ():  # The stage writes them.
+        write_atomically(artifact.payload / TrainSpec.rollouts_file(step), "rows")
     artifact.seal({})
     return session
 

@@ -45,6 +45,12 @@ def test_every_checkpoint_on_schedule_is_needed(training):
         training.seal({})
 
 
+def test_the_completions_of_every_step_are_needed(training):
+    (training.payload / "rollouts/step-000003.parquet").unlink()
+    with pytest.raises(UserError, match=r"is not sealed: payload/rollouts/step-000003.parquet is missing. Start over"):
+        training.seal({})
+
+
 @pytest.mark.parametrize(
     ("steps", "problem"),
     [

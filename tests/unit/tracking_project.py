@@ -15,6 +15,7 @@ from selfdistill.artifacts.store import Artifact, all_artifacts, find
 from selfdistill.artifacts.tables import PROMPTS, ROLLOUTS, write_rows
 from selfdistill.files import pretty_json, write_atomically
 from selfdistill.plan.workspace import Workspace
+from selfdistill.schema.stages import TrainSpec
 from selfdistill.tracking import Report, TrackingStore, track
 
 _SAMPLING = {"max_tokens": 16}
@@ -80,6 +81,8 @@ def fill(artifact: Artifact, *, seal: bool = True, reward: float = 0.5) -> None:
     summary: dict[str, Any] = {"rows": 3}
     if artifact.stage == "train":
         write_metrics(artifact, range(1, 5))
+        for step in range(1, 5):
+            write_atomically(folder / TrainSpec.rollouts_file(step), f"{artifact.key} {step}")
         for step in (2, 4):
             write_atomically(folder / f"checkpoints/step-{step}/config.json", "{}")
             write_atomically(folder / f"checkpoints/step-{step}/weights", f"{artifact.key} {step}")

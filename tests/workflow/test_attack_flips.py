@@ -9,8 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from selfdistill.artifacts.pins import check_pins, pin
+from selfdistill.artifacts.store import all_artifacts
 from selfdistill.artifacts.verification import verify
+from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.made_views import check_views
+from selfdistill.plan.used_configs import check_used_configs, record_used_config
 from selfdistill.plan.workspace import PLANS
 from workflow_helpers import TARGET
 
@@ -41,6 +45,8 @@ def places(path: Path, draw: random.Random) -> Iterator[tuple[int, int]]:
 def finder(root: Path, path: Path) -> Callable[[], bool]:
     """Whether damage to this file is found."""
     parts = path.relative_to(root).parts
+    if path.name in ("pins.json", "configs.json"):
+        return lambda: bool([*check_pins(), *check_used_configs()])
     if parts[0] != "artifacts":
         return lambda: bool(list(check_views(PLANS)))
     return lambda: bool(verify(root / Path(*parts[:3])).problems)
@@ -50,6 +56,8 @@ def test_no_flipped_bit_in_results_is_silent(project, monkeypatch):
     project.run(TARGET, "results/epistemic/toy_grpo.csv", "results/curves/toy_grpo.csv")
     monkeypatch.chdir(project.root)
     root = Path("results")
+    pin({artifact.id: artifact.name for artifact in all_artifacts()[:3]}, "paper")
+    record_used_config(ConfigFiles(["config/mine.yaml"], {"seeds": [1]}))
     assert not list(check_views(PLANS))
     files = kinds(root)
     assert len(files) > 30, sorted(files)

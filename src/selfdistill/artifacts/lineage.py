@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from selfdistill.files import canonical_json, pretty_json, sha256_text
+from selfdistill.files import with_digest
 
 #: Stages that make a base model, and those that make a table of problems.
 BASE_STAGES = ("model", "pretrain")
@@ -128,7 +128,7 @@ def parse_attempts(text: str) -> list[dict[str, Any]]:
 
 def record_text(attempts: list[dict[str, Any]]) -> str:
     """The text of a provenance.json: the attempts, and the digest by which damage to them is found."""
-    return pretty_json({"attempts": attempts, "sha256": sha256_text(canonical_json(attempts))})
+    return with_digest("attempts", attempts)
 
 
 def damage_to_record(path: Path) -> str | None:

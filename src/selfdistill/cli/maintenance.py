@@ -8,11 +8,13 @@ import typer
 
 from selfdistill.artifacts.code_lock import check as check_lock
 from selfdistill.artifacts.code_lock import update as update_lock
+from selfdistill.artifacts.pins import check_pins
 from selfdistill.artifacts.store import Artifact, artifact_folders, named
 from selfdistill.artifacts.verification import is_finished
 from selfdistill.artifacts.verification import verify as check
 from selfdistill.cli.console import RESULTS, console, in_project
 from selfdistill.plan.made_views import check_views
+from selfdistill.plan.used_configs import check_used_configs
 from selfdistill.plan.workspace import PLANS
 from selfdistill.schema.errors import UserError
 
@@ -52,7 +54,7 @@ def verify(
     chosen = [f for f in folders if is_finished(f) or not (f / "spec.json").is_file()]
     found = [check(folder) for folder in chosen]
     problems = [problem for findings in found for problem in findings.problems]
-    problems += [] if names else check_views(PLANS)
+    problems += [] if names else [*check_views(PLANS), *check_pins(), *check_used_configs()]
     for problem in problems:
         console.print(problem, markup=False, soft_wrap=True)
     unchecked = sum(bool(findings.unchecked) for findings in found)

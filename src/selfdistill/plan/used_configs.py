@@ -6,12 +6,13 @@ gc asks it, so that a result is not unused because it was made with `--configfil
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selfdistill.files import pretty_json, write_if_changed
+from selfdistill.files import with_digest, write_if_changed
 from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.settings import CONFIG_FILE
 from selfdistill.schema.errors import UserError
@@ -45,12 +46,25 @@ class UsedConfig:
 def read_used_configs() -> list[UsedConfig]:
     """Every set of settings beside config/config.yaml alone; UserError for a damaged record."""
     try:
-        found = json.loads(FILE.read_text(encoding="utf-8"))
+        text = FILE.read_text(encoding="utf-8")
+        found = json.loads(text)
+        if isinstance(found, dict):  # Before there was a digest it was the list alone.
+            found = found["configs"]
+            if text != with_digest("configs", found):
+                raise ValueError
         return [UsedConfig(tuple(entry["overlays"]), dict(entry["values"]), str(entry["last"])) for entry in found]
     except FileNotFoundError:
         return []
-    except (ValueError, LookupError, TypeError):
+    except (ValueError, LookupError, TypeError, RecursionError):
         raise UserError(f"{FILE} is damaged, so nobody knows which settings files are in use: move it away.") from None
+
+
+def check_used_configs() -> Iterator[str]:
+    """What is wrong with the record of settings that were used."""
+    try:
+        read_used_configs()
+    except UserError as error:
+        yield str(error)
 
 
 def record_used_config(files: ConfigFiles) -> None:
@@ -60,4 +74,4 @@ def record_used_config(files: ConfigFiles) -> None:
     used = UsedConfig(tuple(files.overlays), files.values, datetime.now(UTC).date().isoformat())
     others = [u for u in read_used_configs() if (u.overlays, u.values) != (used.overlays, used.values)]
     entries = [{"overlays": list(u.overlays), "values": u.values, "last": u.last} for u in [*others, used]]
-    write_if_changed(FILE, pretty_json(entries))
+    write_if_changed(FILE, with_digest("configs", entries))

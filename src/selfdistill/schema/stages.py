@@ -219,7 +219,13 @@ class TrainSpec(TrainingFields, StageSpec):
 
     @property
     def due_payload(self) -> list[str]:
-        return [f"checkpoints/step-{step}" for step in self.checkpoint_steps]
+        rollouts = [self.rollouts_file(step) for step in self.due_metrics] if self.on_policy else []
+        return [*(f"checkpoints/step-{step}" for step in self.checkpoint_steps), *rollouts]
+
+    @staticmethod
+    def rollouts_file(step: int) -> str:
+        """Where the payload has the completions of a step, if the method samples."""
+        return f"rollouts/step-{step:06d}.parquet"
 
     @property
     def due_metrics(self) -> range:

@@ -117,10 +117,9 @@ def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
 
 
 def rollout_writer(job: Job, spec: TrainSpec) -> Callable[[int, list[dict[str, Any]]], None]:
-    folder = job.artifact.payload / "rollouts"
-
     def write(step: int, rows: list[dict[str, Any]]) -> None:
-        write_rows(folder / f"step-{step:06d}.parquet", rows, rollout_columns(spec.on_policy.grader.kind))
+        path = job.artifact.payload / spec.rollouts_file(step)
+        write_rows(path, rows, rollout_columns(spec.on_policy.grader.kind))
 
     return write
 
