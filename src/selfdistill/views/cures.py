@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import chain
 from typing import Any
+
+import numpy as np
 
 from selfdistill.views.csv_table import DIFFERENCES, MEASURES, SOURCES, as_csv, evaluation_row
 from selfdistill.views.leaderboard import REFERENCES, WINDOW, Leaderboard, Versus, steps_to_90_percent, teacher_tokens
@@ -19,9 +22,12 @@ from selfdistill.views.study import ALL_SEEDS, BASE, FINAL_STEPS, OUT_OF_DISTRIB
 from selfdistill.views.style import BASE_LOOK, METHODS, NUMBER, PERCENT, interval, number, percent, signed
 
 _NAMES = {name: METHODS[kind].label if kind else "the base" for name, kind in REFERENCES.items()}
-_DENSITY = ("epistemic_density_low", "epistemic_density_high")
+#: Intervals beside those of MEASURES.
+_INTERVALS = {metric: (f"{column}_low", f"{column}_high") for metric, column in
+              ((PASS, "pass_at_k"), (LENGTH, "mean_length"), (DENSITY, "epistemic_density"))}  # fmt: skip
 _VARIANT = ("variant_avg_at_k", "variant_avg_at_k_low", "variant_avg_at_k_high")
-_COST = ("steps_to_90_percent", "teacher_tokens")
+#: Mean over the training seeds, least and most.
+_COST = {name: (name, f"{name}_min", f"{name}_max") for name in ("steps_to_90_percent", "teacher_tokens")}
 #: Columns of a difference, by reference; those of the base are the tables' own.
 _DIFFERENCES = {
     name: DIFFERENCES if name == "base" else tuple(f"difference_to_{name}{end}" for end in ("", "_low", "_high"))
@@ -29,7 +35,8 @@ _DIFFERENCES = {
 }
 _COMPARED = tuple(c for name, columns in _DIFFERENCES.items() for c in (*columns, f"p_{name}", f"versus_{name}"))
 CURES_COLUMNS = ("model", "experiment", "label", "method", "context", "control", "seeds", "benchmark", "domain", "step",
-                 *MEASURES, *_DENSITY, "variant", *_VARIANT, *_COST, *_COMPARED, *SOURCES)  # fmt: skip
+                 *MEASURES, *chain(*_INTERVALS.values()), "variant", *_VARIANT, *chain(*_COST.values()), *_COMPARED,
+                 *SOURCES)  # fmt: skip
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
@@ -55,9 +62,10 @@ def _row(evaluation: Evaluation, board: Leaderboard) -> dict[str, Any]:
     row |= {
         "control": "yes" if about["is_control"] else "no",
         "seeds": len(evaluation.seeds),
-        "steps_to_90_percent": steps_to_90_percent(evaluation.names("train_artifact")),
-        "teacher_tokens": teacher_tokens(evaluation),
     }
+    for name, values in _costs(evaluation).items():
+        if values is not None:
+            row |= dict(zip(_COST[name], (float(np.mean(values)), min(values), max(values)), strict=True))
     for reference in REFERENCES:
         versus = board.versus.get((evaluation.experiment, evaluation.benchmark, reference))
         if versus is None:
@@ -70,13 +78,20 @@ def _row(evaluation: Evaluation, board: Leaderboard) -> dict[str, Any]:
 def _shared(evaluation: Evaluation, board: Leaderboard, seed: int | str, step: int) -> dict[str, Any]:
     row = evaluation_row(evaluation, seed, step)
     del row["seed"]
-    _, low, high = evaluation.measurement(step, seed).estimate(DENSITY)
-    row |= {"model": evaluation.base_row["model"]} | dict(zip(_DENSITY, (low, high), strict=True))
+    row["model"] = evaluation.base_row["model"]
+    for metric, columns in _INTERVALS.items():
+        row |= dict(zip(columns, evaluation.measurement(step, seed).estimate(metric).interval(), strict=True))
     forced = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
     if forced is not None:
         scores = forced.measurement(step, seed).estimate(SCORE)
         row |= {"variant": forced.base_row["variant"], **dict(zip(_VARIANT, scores, strict=True))}
     return row
+
+
+def _costs(evaluation: Evaluation) -> dict[str, Sequence[float] | None]:
+    """By name in _COST, of each training seed; None where they are not known."""
+    steps = steps_to_90_percent(evaluation.names("train_artifact"))
+    return {"steps_to_90_percent": steps, "teacher_tokens": teacher_tokens(evaluation)}
 
 
 # --- the report's section ---------------------------------------------------------------------------------------------
@@ -93,9 +108,10 @@ def cures_section(study: ModelStudy) -> Section | None:
     notes = (
         "Verdicts: the paired difference in accuracy over training seeds and problems, p-value at most 5 % after "
         "Holm's adjustment for all comparisons of the leaderboard. Intervals hold for one comparison at a time.",
-        f"Steps: until the training score, over {WINDOW} steps, is 90 % of that of the last {FINAL_STEPS}; “–” where "
-        "it does not rise.",
-        "Teacher tokens: what the second network reads in one run; “–” where it was not counted.",
+        f"Steps: until the training score, a mean of {WINDOW} steps, is 90 % of that of the last {FINAL_STEPS}; “–” "
+        f"where the last {FINAL_STEPS} are not above the first {WINDOW} by more than two standard errors.",
+        "Teacher tokens: what the second network reads in one run; “–” where it was not counted. Of both: the mean "
+        "over training seeds, the least and the most.",
     )
     return Section("cures", "Cures and controls", _lead(outside, board), blocks, notes)
 
@@ -159,7 +175,6 @@ def _table(name: str, members: Sequence[Evaluation], board: Leaderboard, study: 
     ]]  # fmt: skip
     for e in sorted(members, key=lambda e: -e.last().mean(SCORE)):
         runs = e.names("train_artifact")
-        steps, tokens = steps_to_90_percent(runs), teacher_tokens(e)
         # A ring is a control, as in the figure.
         line = "--" if e.base_row["is_control"] else "-"
         look = replace(study.cure_looks[e.experiment], label=_label(e, study), line=line)
@@ -168,8 +183,7 @@ def _table(name: str, members: Sequence[Evaluation], board: Leaderboard, study: 
             _estimate(SCORE, e.last().estimate(SCORE)),
             *(_versus_cell(board.versus.get((e.experiment, name, reference))) for reference in REFERENCES),
             *_measured(e, board, e.steps[-1]),
-            num("–" if steps is None else number(steps)),
-            num("–" if tokens is None else f"{tokens:,.0f}"),
+            *map(_cost, _costs(e).values()),
             key_cell([*runs, *e.names("evaluate_artifact")]),
         ])  # fmt: skip
     seeds = sorted({len(e.seeds) for e in members})
@@ -182,9 +196,7 @@ def _measured(evaluation: Evaluation, board: Leaderboard, step: int) -> list[Cel
     m = evaluation.measurement(step)
     found = board.in_variant.get((evaluation.experiment, evaluation.benchmark))
     return [
-        num(percent(m.mean(PASS))),
-        num(number(m.mean(LENGTH))),
-        _estimate(DENSITY, m.estimate(DENSITY)),
+        *(_estimate(metric, m.estimate(metric)) for metric in (PASS, LENGTH, DENSITY)),
         num("–") if found is None else _estimate(SCORE, found.measurement(step).estimate(SCORE)),
     ]
 
@@ -192,9 +204,17 @@ def _measured(evaluation: Evaluation, board: Leaderboard, step: int) -> list[Cel
 def _estimate(metric: str, estimate: Iterable[float]) -> Cell:
     """A value, and its interval below."""
     value, low, high = estimate
-    if metric == SCORE:
+    if metric in (SCORE, PASS):
         return Cell(percent(value), tone="num", detail="[" + interval(SCORE, (value, low, high)).rpartition(" [")[2])
     return Cell(number(value), tone="num", detail=f"[{number(low)}, {number(high)}]")
+
+
+def _cost(values: Sequence[float] | None) -> Cell:
+    """The mean over seeds, and the least and the most below where they differ."""
+    if values is None:
+        return num("–")
+    low, high = number(min(values)), number(max(values))
+    return Cell(number(float(np.mean(values))), tone="num", detail="" if low == high else f"{low} to {high}")
 
 
 def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:

@@ -12,6 +12,8 @@ from functools import cached_property
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
 
 from selfdistill.seeds import Uncertain
 from selfdistill.views.claims import Comparison, adjust
@@ -74,29 +76,43 @@ class Leaderboard:
         }
 
 
-def steps_to_90_percent(runs: Sequence[str]) -> float | None:
-    """Mean over runs of the first step whose training score, averaged over the five steps up to it, is 90 % of the
-    final one (mean of the last ten steps). None where a run does not end above its start, or has no training score.
+def steps_to_90_percent(runs: Sequence[str]) -> list[int] | None:
+    """Of each run, the first step whose training score, a mean of the WINDOW steps up to it, is 90 % of the final one
+    (mean of the last FINAL_STEPS). None where a run has no training score, or one that does not rise.
     """
-    steps = []
+    found = []
     for run in runs:
         table = curves(run)
-        scores = table[REWARD].dropna() if REWARD in table else []
-        if len(scores) < WINDOW:
+        scores = table[REWARD].dropna() if REWARD in table else pd.Series(dtype=float)
+        if not rises(scores.to_numpy()):
             return None
-        final = scores.iloc[-FINAL_STEPS:].mean()
-        if final <= scores.iloc[:WINDOW].mean():
+        smooth = scores.rolling(WINDOW).mean()
+        reached = smooth.index[smooth >= 0.9 * scores.iloc[-FINAL_STEPS:].mean()]
+        if not len(reached):
             return None
-        smooth = scores.rolling(WINDOW, min_periods=1).mean()
-        steps.append(int(smooth.index[smooth >= 0.9 * final][0]))
-    return float(np.mean(steps))
+        found.append(int(reached[0]))
+    return found
 
 
-def teacher_tokens(evaluation: Evaluation) -> float | None:
-    """Tokens that the second network read in a run, mean over the seeds; 0 without one, None where not measured."""
+def rises(scores: NDArray[np.float64]) -> bool:
+    """Whether the mean of the last FINAL_STEPS is above that of the first WINDOW by more than two standard errors.
+
+    The noise of one step is taken from the differences of successive steps (von Neumann), which a trend hardly moves:
+    their mean square is twice its variance.
+    """
+    if len(scores) < WINDOW:
+        return False
+    first, final = scores[:WINDOW], scores[-FINAL_STEPS:]
+    variance = (np.diff(scores) ** 2).mean() / 2
+    return bool(final.mean() - first.mean() > 2 * np.sqrt(variance * (1 / len(first) + 1 / len(final))))
+
+
+def teacher_tokens(evaluation: Evaluation) -> list[float] | None:
+    """Tokens that the second network read in each run; 0 without one, None where not measured."""
+    runs = evaluation.names("train_artifact")
     if not evaluation.base_row["has_second_network"]:
-        return 0.0
-    tables = [curves(run) for run in evaluation.names("train_artifact")]
+        return [0.0] * len(runs)
+    tables = [curves(run) for run in runs]
     if any("teacher_tokens" not in table for table in tables):
         return None
-    return float(np.mean([table["teacher_tokens"].sum() for table in tables]))
+    return [float(table["teacher_tokens"].sum()) for table in tables]
