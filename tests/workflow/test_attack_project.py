@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -48,29 +49,33 @@ def said(project: Project, *arguments: str) -> str:
 
 
 def test_clean_up_during_a_run_changes_nothing(project, finished, tmp_path):
-    """gc of other settings, discard, verify and track, again and again, from the start of a training to its end."""
+    """gc of other settings, discard, import, verify and track, again and again, while a training runs."""
     alone = finished.copy(tmp_path / "alone")
     alone.edit(longer)
     alone.run(TARGET)
+    assert " tables, " in said(alone, "export", TARGET, str(tmp_path / "study.tar.zst"))
     project.edit(longer)
     other = project.copy(tmp_path / "other")
     other.edit(without_the_experiment)
     shutil.copy(other.root / "config/config.yaml", project.root / "other.yaml")
-    running, log, refusals = project.start(TARGET), [], 0
+    running, log, refusals = project.start(TARGET), [], []
     before = set(project.artifacts("train"))
     while running.poll() is None:
         (key,) = [path.name[-12:] for path in project.artifacts("train") if path not in before] or ["none"]
         for command in (("gc", "--yes", "--only-config", "--configfile", "other.yaml"), ("discard", "--yes", key),
-                        ("verify",), ("track",)):  # fmt: skip
+                        ("verify",), ("track",), ("import", str(tmp_path / "study.tar.zst"))):  # fmt: skip
             has_begun = any((project.root / ".snakemake/locks").glob("*.lock"))
+            if command[0] == "import" and not has_begun:
+                continue  # It would leave nothing to compute.
             log.append(said(project, *command))
-            refusals += "is being computed now" in log[-1] or "a workflow is running" in log[-1]
+            if "is being computed now" in log[-1] or "a workflow is running" in log[-1]:
+                refusals.append(command[0])
             if has_begun and running.poll() is None:
-                assert not any(done in log[-1] for done in ("discarded ", "artifacts removed")), log[-1]
+                assert not re.search(r"discarded |artifacts removed|[1-9][0-9]* artifacts imported", log[-1]), log[-1]
     output = running.communicate()[0]
     assert running.returncode == 0, output
     assert not any("Traceback" in text for text in [*log, output]), [t for t in log if "Traceback" in t][:1]
-    assert refusals >= 2, "the run was over before the attack had begun"
+    assert len(refusals) >= 2 and "import" in refusals, "the run was over before the attack had begun"
     if (project.root / "results/artifacts/.trash").exists():  # Before the start and after the end they may remove.
         said(project, "undo")
         said(project, "undo")
