@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from selfdistill.artifacts.pins import check_pins, read_pins
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.artifacts.trash import TRASH, removals
 from selfdistill.artifacts.verification import verify
-from selfdistill.cli import app
+from selfdistill.cli import app, main
 from selfdistill.plan.config_files import ConfigFiles
 from selfdistill.plan.used_configs import check_used_configs, read_used_configs, record_used_config
 from selfdistill.plan.workspace import Workspace
@@ -439,6 +440,50 @@ def test_verify_names_what_is_pinned_and_gone(project):
     assert list(check_pins()) == [f"{name} is pinned, but is not here: restore it, or selfdistill unpin {identity}"]
     cli("unpin", identity)
     assert not list(check_pins())
+
+
+# --- other layouts ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_disk(project):
+    """A folder on another file system."""
+    if not os.access("/dev/shm", os.W_OK) or os.stat("/dev/shm").st_dev == project.stat().st_dev:
+        pytest.skip("there is no second file system")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
+        yield Path(folder)
+
+
+@pytest.mark.parametrize(("linked", "command"), [("artifact", "discard"), ("stage", "discard"), ("stage", "gc")])
+def test_results_on_another_disk_stay_with_one_line(project, other_disk, linked, command):
+    path = train().folder if linked == "artifact" else train().folder.parent
+    shutil.copytree(path, other_disk / "moved")
+    shutil.rmtree(path)
+    path.symlink_to(other_disk / "moved")
+    with pytest.raises(UserError, match="lies on another file system than results/artifacts"):
+        cli("gc", "--yes") if command == "gc" else cli("discard", train().key, "--no-dependants", "--yes")
+    assert train().is_sealed and "discarded" not in last_attempt(train().folder)
+    assert command == "gc" or removals() == []
+
+
+def test_a_folder_in_the_place_of_a_lock_is_one_line_of_discard(project, monkeypatch, capsys):
+    lock = lock_path(train().folder)
+    lock.unlink(missing_ok=True)
+    lock.mkdir()
+    monkeypatch.setattr(sys, "argv", ["selfdistill", "discard", train().key, "--yes"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert f"{lock} is a folder, but must be a file" in capsys.readouterr().err
+    assert train().is_sealed
+
+
+def test_a_resume_state_that_is_a_link_goes_and_what_it_leads_to_stays(project):
+    kept = project / "elsewhere"
+    kept.mkdir()
+    train("sdpo").state.symlink_to(kept)
+    cli("gc", "--yes")
+    assert not train("sdpo").state.is_symlink() and kept.is_dir()
 
 
 def test_the_names_in_the_trash_are_not_those_of_artifacts(project):

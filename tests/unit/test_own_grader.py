@@ -207,3 +207,11 @@ def test_a_job_planned_before_the_code_changed_stops(rewards):
     (rewards / "own_rewards.py").unlink()
     with pytest.raises(UserError, match="the code of grader own_rewards:kinds is gone"):
         check_grader(graded_by)
+
+
+def test_a_package_that_raises_when_it_is_imported_is_one_line(rewards):
+    (rewards / "broken_rewards").mkdir()
+    (rewards / "broken_rewards/__init__.py").write_text("raise KeyError('MY_SETTING')")
+    (rewards / "broken_rewards/judge.py").write_text("def judge(completion, answer): return True")
+    with pytest.raises(UserError, match="reading broken_rewards.judge failed: KeyError: 'MY_SETTING'"):
+        code_of("broken_rewards.judge:judge")

@@ -152,6 +152,12 @@ def test_a_runtime_file_that_is_a_folder_is_one_line(tmp_path, config):
         Workspace(config).check()
 
 
+def test_a_number_as_runtime_file_is_one_line(config):
+    config["runtime_file"] = 5
+    with pytest.raises(UserError, match="`runtime_file`: .*string"):
+        Workspace(config).check()
+
+
 def test_an_entry_of_the_report_is_reported_with_its_file(config):
     config["report"]["experiments"] = ["toy_grop"]
     with pytest.raises(UserError, match="^config/config.yaml: `report.experiments`: unknown experiment `toy_grop`"):

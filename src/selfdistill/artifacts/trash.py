@@ -62,8 +62,17 @@ def new_removal(command: str, root: Path = ROOT) -> Removal:
 
 
 def move_to_trash(removal: Removal, paths: Sequence[Path], root: Path = ROOT) -> None:
-    """Move files and folders (links themselves, not what they lead to). It is on record before it is moved."""
+    """Move files and folders (links themselves, not what they lead to). It is on record before it is moved.
+
+    UserError, before anything is moved, for what lies on another file system (a link leads there).
+    """
     found = [path for path in paths if _is_there(path)]
+    for path in found:
+        if path.parent.stat().st_dev != root.stat().st_dev:
+            raise UserError(
+                f"{path.parent} lies on another file system than {root}, so it cannot go to the trash: move it to that "
+                "one, try again."
+            )
     removal.paths.extend(path.relative_to(root).as_posix() for path in found)
     record = {"when": removal.when.isoformat(), "command": removal.command, "paths": removal.paths}
     write_atomically(removal.folder / _RECORD, pretty_json(record))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Annotated
@@ -66,8 +65,8 @@ def _discard(artifact: Artifact, removal: trash.Removal) -> None:
     with hold_if_idle(artifact.folder) as is_idle:
         if not is_idle:
             raise being_computed(artifact)
-        record_discard(artifact.folder)
         trash.move_to_trash(removal, artifact.result_paths)
+        record_discard(artifact.folder)
 
 
 def _refuse_pinned(artifacts: Iterable[Artifact]) -> None:
@@ -138,7 +137,7 @@ def _remove(removable: list[Artifact], empty: list[Artifact], leftovers: list[Ar
             if not is_idle:
                 console.print(f"{artifact.name} is being computed now, and is kept.", soft_wrap=True)
             elif artifact in leftovers:
-                shutil.rmtree(artifact.state)
+                remove(artifact.state)
             elif artifact in empty:
                 remove(artifact.folder)
             else:

@@ -39,15 +39,16 @@ def _with_code(section: str, entries: Mapping[str, Any], field: str) -> dict[str
 def code_of(function: str) -> str:
     """Digest of the code behind `module:function`.
 
-    Nothing is imported, since a grader may load a model. Raises UserError where the module has no Python source or
-    does not define the function, or where its definition takes neither two arguments nor the question besides.
+    The module is not imported, since a grader may load a model; the packages around it are. Raises UserError where
+    the module has no Python source or does not define the function, or where its definition takes neither two
+    arguments nor the question besides.
     """
     look_in_project()
     module, _, name = function.partition(":")
     try:
         spec = importlib.util.find_spec(module)
         source = ast.parse(Path(spec.origin).read_bytes()) if spec and spec.origin else None
-    except (ImportError, OSError, SyntaxError, ValueError) as error:
+    except (Exception, SystemExit) as error:  # The packages around the module run, and may raise anything.
         raise UserError(f"reading {module} failed: {type(error).__name__}: {error}. {where_to_put(module)}") from None
     if source is None:
         raise UserError(f"there is no module {module}. {where_to_put(module)}")

@@ -72,7 +72,8 @@ class Workspace:
         """Check all settings, and the code that runs, now, before the first rule needs them."""
         check_package()
         with self._naming_files():
-            check_models(self.runtime, self.runtime_file, self.planner.model_slugs())
+            models = self.planner.model_slugs()  # Checks the config, before its `runtime_file` is opened.
+            check_models(self.runtime, self.runtime_file, models)
 
     @property
     def report_names(self) -> list[str]:

@@ -49,8 +49,17 @@ class Interrupted(Exception):
     """Stopped on request, with the state saved: the same command continues from there."""
 
 
+#: What a path is that is laid out in another way than expected.
+_LAYOUT = {
+    errno.EXDEV: "lies on another file system than the folder that it is moved to",
+    errno.EISDIR: "is a folder, but must be a file",
+    errno.ENOTDIR: "is below a file that must be a folder",
+    errno.ELOOP: "is a link that leads back to itself",
+}
+
+
 def disk_problem(error: BaseException) -> str | None:
-    """One sentence on a disk that is full or may not be written; None for any other error.
+    """One sentence on a disk that is full, may not be written, or is laid out in another way; None for other errors.
 
     Libraries in Rust and C++ (safetensors, arrow) report a full disk by other classes than OSError.
     """
@@ -61,6 +70,8 @@ def disk_problem(error: BaseException) -> str | None:
         return f"{file or 'a file'} is larger than this disk or a limit (ulimit -f) allows. Raise it, run again."
     if code in (errno.EACCES, errno.EPERM, errno.EROFS) and file:
         return f"{file} cannot be read or written: {error.strerror}. Correct its permissions, run again."
+    if code in _LAYOUT and file:
+        return f"{file} {_LAYOUT[code]}. Put it right, run again."
     return None
 
 
