@@ -17,7 +17,7 @@ from torch.distributed import checkpoint
 from selfdistill.schema.errors import disk_problem
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import sampling
-from selfdistill.training.sharded_state import ShardWriter, _HashingWriter
+from selfdistill.training.sharded_state import ShardedStateWriter, _HashingWriter
 from training_session import SDPO, Session, make_spec, ranks, run_in_processes, without_times
 
 SPEC = make_spec(SDPO, steps=3, checkpoint_every=3)
@@ -73,7 +73,7 @@ def gpu(monkeypatch):
 def test_a_state_is_copied_without_pinning_memory(gpu):
     """Two small tensors share a page, and a driver pins a page once."""
     tensors = {"a": torch.arange(3.0), "b": torch.arange(4.0)}
-    staged = ShardWriter(gpu)._stager.stage(tensors)
+    staged = ShardedStateWriter(gpu)._stager.stage(tensors)
     tensors["a"].zero_()
     assert staged["a"].tolist() == [0.0, 1.0, 2.0]
     assert staged["b"].tolist() == [0.0, 1.0, 2.0, 3.0]
