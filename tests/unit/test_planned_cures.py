@@ -56,7 +56,17 @@ def test_every_cure_is_planned_for_the_real_models(project_root, model):
     planner = Planner(load_config(config_with(project_root, "cures.yaml")), read_assets(project_root))
     entry = planner.config.cures[model]
     assert len(entry.experiments) == 19 and len(entry.controls) == 5
-    assert plan_view(planner, "cures", model).rows
+    rows = plan_view(planner, "cures", model).rows
+    # Accuracy after a forced first thought word, where the chat template leaves it to the model.
+    forced = {row["variant"] for row in rows if row.get("variant")}
+    assert forced == ({"wait"} if model == "deepseek" else {"think_wait"})
+    assert {row["experiment"] for row in rows if row.get("variant")} == set(entry.experiments)
+    plain = {row.get("evaluate_artifact") for row in rows if not row.get("variant")}
+    config = config_with(project_root, "cures.yaml")
+    for name in entry.experiments:
+        config["experiments"][name] = {**config["experiments"][name], "variants": []}
+    without = plan_view(Planner(load_config(config), read_assets(project_root)), "cures", model).rows
+    assert plain == {row.get("evaluate_artifact") for row in without}
     arms = [planner.experiments[name] for name in entry.experiments]
     assert {arm.entry.model for arm in arms} == {model} and {arm.seeds for arm in arms} == {(0, 1, 2)}
     assert {arm.train.steps for arm in arms} == {STEPS}

@@ -213,8 +213,8 @@ def _cost(values: Sequence[float] | None) -> Cell:
     """The mean over seeds, and the least and the most below where they differ."""
     if values is None:
         return num("–")
-    low, high = number(min(values)), number(max(values))
-    return Cell(number(float(np.mean(values))), tone="num", detail="" if low == high else f"{low} to {high}")
+    mean, low, high = (f"{v:,.0f}" if v == int(v) else number(v) for v in (np.mean(values), min(values), max(values)))
+    return Cell(mean, tone="num", detail="" if low == high else f"{low} to {high}")
 
 
 def _variant(members: Sequence[Evaluation], board: Leaderboard) -> str:
