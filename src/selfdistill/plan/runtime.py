@@ -25,6 +25,7 @@ def load_runtime(path: str) -> RuntimeConfig:
                 validate_setting(model, getattr(entry, part), lambda found, at=(*keys, part): (*at, *found))
     except SettingError as error:
         raise error.named(lambda _: path) from None
+    runtime.read_from(path)
     return runtime
 
 
@@ -60,19 +61,19 @@ def merged_settings(runtime: RuntimeConfig, stage: str, model: str) -> tuple[Sta
     used = runtime_of_stage.gpus_used(stage)
     if used > needs.gpus:
         raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'} uses {used} GPUs (processes, "
+            f"{runtime.file}: {stage} of {model or 'every model'} uses {used} GPUs (processes, "
             f"tensor_parallel) but requests {needs.gpus}: set its resources.gpus to {used}."
         )
     engines = runtime_of_stage.processes / runtime_of_stage.tensor_parallel
     if stage == "train" and runtime_of_stage.processes > 1 and not engines.is_integer():
         raise UserError(
-            f"config/runtime.yaml: train of {model or 'every model'}: {runtime_of_stage.processes} training processes "
+            f"{runtime.file}: train of {model or 'every model'}: {runtime_of_stage.processes} training processes "
             f"cannot share engines of tensor_parallel = {runtime_of_stage.tensor_parallel} GPUs: set `processes` to a "
             "multiple of it."
         )
     if needs.max_mem_mb is not None and needs.max_mem_mb < needs.mem_mb:
         raise UserError(
-            f"config/runtime.yaml: {stage} of {model or 'every model'}: max_mem_mb ({needs.max_mem_mb}) is below "
+            f"{runtime.file}: {stage} of {model or 'every model'}: max_mem_mb ({needs.max_mem_mb}) is below "
             f"mem_mb ({needs.mem_mb}): raise it or leave it out."
         )
     return runtime_of_stage, needs

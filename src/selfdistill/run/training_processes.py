@@ -55,7 +55,10 @@ def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 
     files = [str(job.artifact.manifest_path), runtime_file, str(log), str(folder)]
     launcher_pid = os.getpid()
     command = ["-m", "selfdistill.run.training_processes", *files, str(launcher_pid)]
-    with _across_nodes(nodes, job.runtime) if nodes > 1 else _on_one_node(job.runtime) as (launcher, environment):
+    with _across_nodes(nodes, job.runtime, runtime_file) if nodes > 1 else _on_one_node(job.runtime, runtime_file) as (
+        launcher,
+        environment,
+    ):
         process = subprocess.Popen(
             [*launcher, *command], env=environment, stdin=job.lock, preexec_fn=lambda: _prepare_launcher(launcher_pid)
         )
@@ -131,13 +134,13 @@ def _prepare_launcher(parent: int) -> None:
 
 
 @contextmanager
-def _on_one_node(runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, str]]]:
+def _on_one_node(runtime: StageRuntime, runtime_file: str) -> Iterator[tuple[list[str], dict[str, str]]]:
     """torchrun, or accelerate with the configured file. Both choose a free port, so jobs cannot collide."""
     if runtime.accelerate_config is None:
         module = ["torch.distributed.run", "--standalone", f"--nproc-per-node={runtime.processes}"]
     else:
         if not Path(runtime.accelerate_config).is_file():
-            raise UserError(f"config/runtime.yaml: accelerate_config: {runtime.accelerate_config} does not exist.")
+            raise UserError(f"{runtime_file}: accelerate_config: {runtime.accelerate_config} does not exist.")
         module = [
             "accelerate.commands.launch", f"--config_file={runtime.accelerate_config}",
             f"--num_processes={runtime.processes}", "--main_process_port=0",
@@ -150,7 +153,7 @@ def _on_one_node(runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, s
 
 
 @contextmanager
-def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str], dict[str, str]]]:
+def _across_nodes(nodes: int, runtime: StageRuntime, runtime_file: str) -> Iterator[tuple[list[str], dict[str, str]]]:
     """srun starts a task for each process, as torchrun would; Slurm's variables give each its rank.
 
     The rendezvous is a store in this process, on a port that the system chose, so jobs that share a node cannot
@@ -160,7 +163,7 @@ def _across_nodes(nodes: int, runtime: StageRuntime) -> Iterator[tuple[list[str]
 
     if "SLURM_JOB_ID" not in os.environ:
         raise UserError(
-            f"config/runtime.yaml: nodes: {nodes}, but this is not a Slurm job. Use --profile slurm, or set nodes: 1."
+            f"{runtime_file}: nodes: {nodes}, but this is not a Slurm job. Use --profile slurm, or set nodes: 1."
         )
     host = socket.gethostname()
     store = TCPStore(host, 0, is_master=True, wait_for_workers=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from selfdistill.schema.base import Model
 
@@ -170,3 +170,14 @@ class RuntimeConfig(Model):
     models: dict[str, dict[str, RuntimeEntry]] = Field(
         {}, description="By model (the slug of its artifact), then by stage; `all` is every stage."
     )
+
+    _file: str = PrivateAttr("config/runtime.yaml")
+
+    @property
+    def file(self) -> str:
+        """Where these settings were read: messages name it."""
+        return self._file
+
+    def read_from(self, path: str) -> None:
+        """Record where these settings were read."""
+        self._file = path
