@@ -167,7 +167,7 @@ def test_an_entry_of_the_report_is_reported_with_its_file(config):
 def test_less_memory_for_a_retry_than_for_the_job_is_refused(tmp_path, config):
     (tmp_path / "runtime.yaml").write_text("defaults: {resources: {mem_mb: 5000, max_mem_mb: 4000}}")
     config["runtime_file"] = str(tmp_path / "runtime.yaml")
-    with pytest.raises(UserError, match=rf"^{tmp_path}/runtime.yaml: train .* max_mem_mb \(4000\) is below mem_mb \(5000\)"):
+    with pytest.raises(UserError, match=rf"^{tmp_path}/runtime.yaml: .* max_mem_mb \(4000\) is below mem_mb \(5000\)"):
         merged_settings(load_runtime(config["runtime_file"]), "train", "toy")
 
 

@@ -55,9 +55,11 @@ def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 
     files = [str(job.artifact.manifest_path), runtime_file, str(log), str(folder)]
     launcher_pid = os.getpid()
     command = ["-m", "selfdistill.run.training_processes", *files, str(launcher_pid)]
-    with _across_nodes(nodes, job.runtime, runtime_file) if nodes > 1 else _on_one_node(job.runtime, runtime_file) as (
-        launcher,
-        environment,
+    with (
+        _across_nodes(nodes, job.runtime, runtime_file) if nodes > 1 else _on_one_node(job.runtime, runtime_file) as (
+            launcher,
+            environment,
+        )
     ):
         process = subprocess.Popen(
             [*launcher, *command], env=environment, stdin=job.lock, preexec_fn=lambda: _prepare_launcher(launcher_pid)
