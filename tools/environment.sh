@@ -62,6 +62,13 @@ import os, sys, sysconfig
 sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")))'
 }
 
+# vLLM would download or compile these at its first start, on a node that may have neither network nor compiler.
+fetch_kernels() {
+    echo "Fetching the precompiled kernels of vLLM's attention"
+    "$venv/bin/vllm" download-kernels >>"$log" 2>&1 ||
+        echo "warning: these kernels could not be fetched ($log): the first start of vLLM does it, or try again: $venv/bin/vllm download-kernels" >&2
+}
+
 [ -f "$lock_file" ] ||
     stop "There is no $lock_file. LOCK can be: $(cd requirements && ls -- *.lock.txt | sed 's/\.lock\.txt$//' | paste -sd' ')"
 command -v git >/dev/null || stop "git is missing. Install it: sudo apt-get install git"
@@ -98,6 +105,7 @@ echo "Installing $count packages from $lock_file (3 to 5 minutes the first time)
 started=$SECONDS
 run_pip "$count" install --progress-bar off "${options[@]}" -r "$packages"
 run_pip "$count" install --progress-bar off --quiet --no-deps --no-build-isolation --editable .
+[ "$lock_name" != vllm-cuda ] || fetch_kernels
 echo "$wanted" >"$stamp"
 echo "The environment is ready in $venv ($((SECONDS - started)) s)"
 if [ "$needs_compiler" != '^$' ]; then

@@ -85,6 +85,26 @@ def test_every_lock_pins_what_the_requirement_files_name(lock):
         assert requirement.specifier.contains(version, prereleases=True), requirement
 
 
+@pytest.mark.parametrize(("lock", "fails"), [("vllm-cuda", False), ("vllm-cuda", True), ("vllm-cpu", False)])
+def test_the_environment_for_gpus_has_the_kernels_that_vllm_would_download(tmp_path, lock, fails):
+    """A node that runs vLLM may have no network. Python and vLLM are stand-ins here; the script is the real one."""
+    for name in ("tools/environment.sh", f"requirements/{lock}.lock.txt", "pyproject.toml"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, tmp_path / name)
+    programs = tmp_path / ".venv/bin"
+    programs.mkdir(parents=True)
+    for name, script in (("python", "exit 0"), ("vllm", f'echo "$@" >>asked; echo no network >&2; exit {int(fails)}')):
+        (programs / name).write_text(f"#!/bin/sh\n{script}\n")
+        (programs / name).chmod(0o755)
+    made = subprocess.run([tmp_path / "tools/environment.sh", lock], capture_output=True, text=True, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    asked = tmp_path / "asked"
+    assert (asked.read_text() if asked.exists() else "") == ("download-kernels\n" if lock == "vllm-cuda" else "")
+    assert made.stderr.count("\n") == int(fails)
+    assert ("could not be fetched" in made.stderr) == fails
+    assert "no network" not in made.stderr
+
+
 def test_the_installed_command_works_outside_the_checkout(installed, tmp_path):
     program = installed / "selfdistill"
     assert run(program, "--version", cwd=tmp_path) == f"selfdistill {selfdistill.__version__}\n"

@@ -26,8 +26,8 @@ FINISHED = {
 }  # fmt: skip
 
 
-def attempt(session: Session, phase: str | None = None) -> list[int]:
-    """Exit codes of two processes, which get a SIGTERM in this phase, if any, and then have ten seconds."""
+def attempt(session: Session, phase: str | None = None, seconds: float = 600.0) -> list[int]:
+    """Exit codes of two processes, which get a SIGTERM in this phase, if any, and then have so many seconds."""
     session.folder.mkdir(exist_ok=True)
 
     def work(rank: int) -> None:
@@ -37,7 +37,7 @@ def attempt(session: Session, phase: str | None = None) -> list[int]:
         def reach(line) -> None:
             if line.get("phase") == phase and line["step"] == 2 and not stopped:
                 (session.folder / f"ready-{rank}").touch()
-                until = time.monotonic() + 60
+                until = time.monotonic() + 600
                 while not stopped and time.monotonic() < until:
                     time.sleep(0.01)
 
@@ -55,31 +55,35 @@ def attempt(session: Session, phase: str | None = None) -> list[int]:
         wait_for([session.folder / f"ready-{rank}" for rank in range(2)])
         for child in children:
             os.kill(child.pid, signal.SIGTERM)
-    until = time.monotonic() + (10 if phase else 120)
+    until = time.monotonic() + seconds
     for child in children:
         child.join(max(0.0, until - time.monotonic()))
     return [child.exitcode for child in children]
 
 
 def wait_for(paths) -> None:
-    until = time.monotonic() + 120
+    until = time.monotonic() + 600
     while not all(path.exists() for path in paths):
         assert time.monotonic() < until, "the phase was not reached"
         time.sleep(0.01)
 
 
 @pytest.fixture(scope="module", params=["none", "full"])
-def whole(request, tmp_path_factory) -> Session:
+def whole(request, tmp_path_factory) -> tuple[Session, float]:
+    """A run that nothing stops, and its seconds."""
     runtime = StageRuntime(processes=2, sharding=request.param, state_every_steps=1)
     session = Session(tmp_path_factory.mktemp(request.param) / "whole", SPEC, runtime)
+    started = time.monotonic()
     assert attempt(session) == [0, 0]
-    return session
+    return session, time.monotonic() - started
 
 
 @pytest.mark.parametrize("phase", FINISHED)
 def test_a_sigterm_is_heard_in_every_phase_and_the_resumed_run_ends_in_the_same_bytes(tmp_path, whole, phase):
+    """Within ten seconds; on a machine so busy that the whole run takes longer, within the time of that."""
+    whole, seconds = whole
     session = Session(tmp_path / "run", SPEC, whole.runtime)
-    assert attempt(session, phase) == [EXIT_RETRY] * 2
+    assert attempt(session, phase, max(10.0, seconds)) == [EXIT_RETRY] * 2
     file = session.folder / "metrics.jsonl"
     assert [line["step"] for line in (session.metrics() if file.exists() else [])] == FINISHED[phase]
     assert attempt(session) == [0, 0]
