@@ -114,8 +114,11 @@ def layer_speed(case: Case) -> Iterator[Line]:
     yield Line("speed", "one layer, forward and backward", case.tokens / seconds, "tokens/s", predicted)
 
 
-def layer_stack(case: Case) -> tuple[Any, Callable[[], torch.Tensor]]:
-    """A stack of layers, and a call of a forward and backward pass as in training, which gives its hidden states."""
+def layer_stack(case: Case, attention: str = "sdpa") -> tuple[Any, Callable[[], torch.Tensor]]:
+    """A stack of layers, and a call of a forward and backward pass as in training, which gives its hidden states.
+
+    The call reads one sequence, or two end to end if this implementation of `attention` is not the library's.
+    """
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
     config = Qwen3Config(
@@ -123,11 +126,14 @@ def layer_stack(case: Case) -> tuple[Any, Callable[[], torch.Tensor]]:
         num_attention_heads=case.heads, num_key_value_heads=max(1, case.heads // 4), head_dim=case.hidden // case.heads,
     )  # fmt: skip
     model = Qwen3ForCausalLM(config).to(case.device).train()
+    model.set_attn_implementation(attention)
     ids = torch.randint(256, (1, case.tokens), device=case.device)
+    length = case.tokens if attention == "sdpa" else case.tokens // 2
+    positions = torch.arange(case.tokens, device=case.device)[None] % length
 
     def run() -> torch.Tensor:
         with torch.autocast(case.device.type, dtype=torch.bfloat16):
-            states = model.model(ids, use_cache=False).last_hidden_state
+            states = model.model(ids, position_ids=positions, use_cache=False).last_hidden_state
         states.float().sum().backward()
         return states.detach()
 

@@ -13,11 +13,24 @@ _SHARES = (1.0, 0.6, 0.3, 0.1)
 _WINDOW = 100
 
 
+def chosen_attention(case: Case) -> str:
+    """The implementation that a training in bfloat16 has here."""
+    from selfdistill.training.varlen import IMPLEMENTATION
+
+    return "sdpa" if _problem(case) else IMPLEMENTATION
+
+
+def _problem(case: Case) -> str | None:
+    from selfdistill.training.varlen import fault
+
+    return fault(case.heads, max(1, case.heads // 4), case.hidden // case.heads, _WINDOW, case.device)
+
+
 def attention(case: Case) -> Iterator[Line]:
-    from selfdistill.training.varlen import IMPLEMENTATION, fault
+    from selfdistill.training.varlen import IMPLEMENTATION
 
     kv_heads, size = max(1, case.heads // 4), case.hidden // case.heads
-    problem = fault(case.heads, kv_heads, size, _WINDOW, case.device)
+    problem = _problem(case)
     if problem:
         limit = 0.0 if case.device.type == "cuda" else None
         yield Line("attention", "torch's variable-length kernel", None, limit=limit, note=f"not here: {problem}")

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import torch
 from gpu_check import Case, Line, error, layer_stack, timed
+from gpu_check_attention import chosen_attention
 from gpu_check_losses import loss_block
 
 #: Tokens of a loss block on a GPU, as in training.
@@ -19,7 +20,7 @@ def compiled(case: Case) -> Iterator[Line]:
     usual = compilation.BACKEND
     compilation.BACKEND = usual if case.device.type == "cuda" else "eager"
     try:
-        problem = compilation.fault(case.device)
+        problem = compilation.fault(case.device, torch.bfloat16, None, chosen_attention(case))
         if problem:
             limit = 0.0 if case.device.type == "cuda" else None
             yield Line("compile", "torch.compile", None, limit=limit, note=f"does not work here: {problem}")
@@ -52,7 +53,7 @@ def _losses(case: Case) -> Iterator[Line]:
 def _layers(case: Case) -> Iterator[Line]:
     from selfdistill.training.compilation import compile_layers
 
-    model, run = layer_stack(case)
+    model, run = layer_stack(case, chosen_attention(case))
 
     def results() -> list[torch.Tensor]:
         model.zero_grad()

@@ -18,8 +18,10 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from model_families import family_model
 from selfdistill.generation.torch_sampler import TorchSampler
+from selfdistill.losses import compile_losses
 from selfdistill.schema.common import Sampling
-from selfdistill.training import varlen, windows
+from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training import compilation, varlen, windows
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network, backward_through_head
 from selfdistill.training.prefix import LEAST_TOKENS, hidden_after_prompt, is_shared
@@ -237,6 +239,27 @@ def test_it_is_chosen_where_everything_fits(monkeypatch, caplog):
 def test_a_saved_model_says_nothing_of_it(tmp_path):
     end_to_end(small("llama")).save_pretrained(tmp_path)
     assert IMPLEMENTATION not in Path(tmp_path, "config.json").read_text()
+
+
+def test_the_trial_of_the_compiler_has_the_attention_that_training_chose(monkeypatch):
+    """Compiled layers and sequences end to end are the default pair on a GPU."""
+    monkeypatch.setattr(compilation, "BACKEND", "eager")
+    seen = []
+
+    @torch.compiler.disable
+    def seen_by(query, key, value, starts, *rest, **options):
+        seen.append(starts.tolist())
+        return plain(query, key, value, starts, *rest, **options)
+
+    def refuses(*_, **__):
+        raise RuntimeError("not under a compiler")
+
+    monkeypatch.setattr(varlen, "varlen_attn", seen_by)
+    assert compilation.choose_compilation(StageRuntime(compile=True), World("cpu"), torch.float32, IMPLEMENTATION)
+    compile_losses("cpu", None)
+    assert seen and all(starts == [0, 7, 14] for starts in seen)
+    monkeypatch.setattr(varlen, "varlen_attn", refuses)
+    assert "not under a compiler" in compilation.fault(torch.device("cpu"), torch.float32, None, IMPLEMENTATION)
 
 
 def test_the_gpu_check_compares_the_kernel_with_padded_rows(monkeypatch, calls, project_root):

@@ -23,6 +23,7 @@ from torch import Tensor
 from selfdistill.losses import compile_losses, divergence, token_logprobs
 from selfdistill.losses.compiled import reason
 from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training import varlen
 from selfdistill.training.distributed import World
 from selfdistill.training.sharding import shard_model, whole
 
@@ -36,11 +37,16 @@ _TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 3e-2}
 _TRIAL_VOCABULARY = 500
 
 
-def choose_compilation(runtime: StageRuntime, world: World, dtype: torch.dtype = torch.float32) -> bool:
-    """Whether this training compiles its layers; losses are switched here. `dtype`: it computes in it. Collective."""
-    compiles = runtime.compiles and _agrees(fault(world.device, dtype), world)
+def choose_compilation(
+    runtime: StageRuntime, world: World, dtype: torch.dtype = torch.float32, attention: str = "sdpa"
+) -> bool:
+    """Whether this training compiles its layers; losses are switched here. Collective.
+
+    `dtype`: it computes in it. `attention`: the library's name of the implementation that training has chosen.
+    """
+    compiles = runtime.compiles and _agrees(fault(world.device, dtype, None, attention), world)
     # Only where every rank can compile: one that fails would leave the others waiting for it.
-    compiles = compiles and (not world.is_sharded or _agrees(fault(world.device, dtype, world), world))
+    compiles = compiles and (not world.is_sharded or _agrees(fault(world.device, dtype, world, attention), world))
     compile_losses(world.device.type, BACKEND if compiles else None)
     return compiles
 
@@ -63,13 +69,16 @@ def uncompiled() -> AbstractContextManager[Any]:
     return torch.compiler.set_stance("force_eager")
 
 
-def fault(device: torch.device, dtype: torch.dtype = torch.float32, world: World | None = None) -> str | None:
+def fault(
+    device: torch.device, dtype: torch.dtype = torch.float32, world: World | None = None, attention: str = "sdpa"
+) -> str | None:
     """Why nothing can be compiled for this device, or None: a small loss and two small layers are tried.
 
-    With a `world` the layers are sharded over its ranks (collective).
+    With a `world` the layers are sharded over its ranks (collective). They have the implementation of `attention` that
+    training uses, and where that takes sequences end to end, two of them in one row.
     """
     try:
-        worst = max(_trial_of_losses(device), _trial_of_layers(device, dtype, world))
+        worst = max(_trial_of_losses(device), _trial_of_layers(device, dtype, world, attention))
     except Exception as error:  # Of a compiler, a linker, a driver: there is no common class.
         return reason(error)
     finally:
@@ -92,7 +101,7 @@ def _trial_of_losses(device: torch.device) -> float:
     return _worst(found, run(*(function.plain for function in functions)))
 
 
-def _trial_of_layers(device: torch.device, dtype: torch.dtype, world: World | None) -> float:
+def _trial_of_layers(device: torch.device, dtype: torch.dtype, world: World | None, attention: str) -> float:
     from transformers import Qwen3Config, Qwen3Model
 
     config = Qwen3Config(
@@ -102,14 +111,16 @@ def _trial_of_layers(device: torch.device, dtype: torch.dtype, world: World | No
     with torch.random.fork_rng([]):
         torch.manual_seed(0)  # The same on all ranks.
         model = Qwen3Model(config).to(device).train()
+    model.set_attn_implementation(attention)
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-    ids = torch.arange(14, device=device).view(2, 7)
-    directions = torch.randn(2, 7, 64, generator=torch.Generator().manual_seed(0)).to(device)
+    shape = (1, 14) if attention == varlen.IMPLEMENTATION else (2, 7)
+    ids, positions = torch.arange(14, device=device).view(shape), (torch.arange(14, device=device) % 7).view(shape)
+    directions = torch.randn(*shape, 64, generator=torch.Generator().manual_seed(0)).to(device)
 
     def run(ranks: int = 1) -> list[Tensor]:
         model.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype != torch.float32, cache_enabled=False):
-            states = model(ids, use_cache=False).last_hidden_state
+            states = model(ids, position_ids=positions, use_cache=False).last_hidden_state
         (states * directions / ranks).sum().backward()
         return [states.detach(), *(whole(parameter.grad).clone() for parameter in model.layers.parameters())]
 

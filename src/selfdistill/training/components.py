@@ -142,7 +142,7 @@ def build_components(
         model,
         temperature=temperature,
         compute_dtype=DTYPES[spec.precision],
-        compiles=choose_compilation(runtime, world, DTYPES[spec.precision]),
+        compiles=choose_compilation(runtime, world, DTYPES[spec.precision], model.config._attn_implementation),
     )
     teacher = TeacherNetwork(method.teacher, student) if method.teacher else None
     if world.is_sharded:
