@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -215,3 +216,14 @@ def test_a_package_that_raises_when_it_is_imported_is_one_line(rewards):
     (rewards / "broken_rewards/judge.py").write_text("def judge(completion, answer): return True")
     with pytest.raises(UserError, match="reading broken_rewards.judge failed: KeyError: 'MY_SETTING'"):
         code_of("broken_rewards.judge:judge")
+
+
+def test_a_function_whose_import_ends_its_worker_is_one_line_of_grade(rewards):
+    (rewards / "ends.py").write_text("import os\nos._exit(3)\ndef judge(completion, answer): return True")
+    (rewards / "said.jsonl").write_text('{"completion": "a", "answer": "a"}\n')
+    done = subprocess.run(
+        [sys.executable, "-m", "selfdistill.cli", "grade", "said.jsonl", "--function", "ends:judge"],
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert "error: a grading worker" in done.stderr and "could not start" in done.stderr

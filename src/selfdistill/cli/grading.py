@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -12,7 +13,7 @@ import typer
 
 from selfdistill.cli.console import OWN_DATA
 from selfdistill.cli.records import Format, Measure, Writer, problem_at, scalar_at, texts_at, until_error
-from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, check_machine, grade
+from selfdistill.grading import OUTCOMES, Grade, Outcome, WorkerPool, WorkerStartError, check_machine, grade
 from selfdistill.schema.common import PYTHON_FUNCTION, ChoiceGrader, GraderEntry, MathGraderEntry, PythonGraderEntry
 from selfdistill.schema.errors import UserError
 from selfdistill.sources.paths import MISSING, look_up
@@ -89,7 +90,8 @@ def grade_command(
     come; totals follow, as the last line of JSON, else as a table (on standard error beside CSV).
     """
     grader = _grader(choices, scope_characters, timeout, fallback, rules, function)
-    check_machine(grader)
+    with _starting_workers():
+        check_machine(grader)
     writer = Writer(form, COLUMNS)
     tally = _Tally(has_answers=function is None)
     needed = [field, gold_field, problem_field, question_field if function else None]
@@ -114,6 +116,15 @@ def grade_command(
     writer.finish(tally.counts(), tally.measures())
 
 
+@contextmanager
+def _starting_workers() -> Iterator[None]:
+    """UserError where a worker does not start: mostly a function whose module ends the process."""
+    try:
+        yield
+    except WorkerStartError as error:
+        raise UserError(str(error)) from None
+
+
 class _Remembering:
     """A pool that knows its last verdicts. A timeout is asked again: the machine may have been busy."""
 
@@ -129,7 +140,8 @@ class _Remembering:
         self, texts: Sequence[tuple[str, ...]], timeout_seconds: float, rules: str = "math_verify"
     ) -> list[Outcome]:
         fresh = [asked for asked in texts if asked not in self._known]
-        found = self._pool.compare(fresh, timeout_seconds, rules) if fresh else []
+        with _starting_workers():
+            found = self._pool.compare(fresh, timeout_seconds, rules) if fresh else []
         verdicts = dict(zip(fresh, found, strict=True))
         outcomes = [verdicts[asked] if asked in verdicts else self._known[asked] for asked in texts]
         self._known |= {asked: outcome for asked, outcome in verdicts.items() if outcome != "timeout"}

@@ -13,7 +13,7 @@ from selfdistill.grading.answer_line import extract_answer_line
 from selfdistill.grading.choices import extract_choice
 from selfdistill.grading.extraction import extract_box, extract_last_number
 from selfdistill.grading.grader import OUTCOMES, Grade, Outcome, check_machine, grade, shown_answer
-from selfdistill.grading.pool import WorkerPool
+from selfdistill.grading.pool import WorkerPool, WorkerStartError
 from selfdistill.grading.quick import decide_quickly
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "Grade",
     "Outcome",
     "WorkerPool",
+    "WorkerStartError",
     "check_machine",
     "decide_quickly",
     "extract_answer_line",

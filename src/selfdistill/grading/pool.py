@@ -31,6 +31,10 @@ _MATHS = ("selfdistill.grading.worker",)
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
+class WorkerStartError(RuntimeError):
+    """A worker ended before it was ready; its own message is on standard error."""
+
+
 @dataclass(eq=False)
 class _Worker:
     process: subprocess.Popen[bytes]
@@ -100,7 +104,7 @@ class WorkerPool:
 
         Workers that run another module may take other texts and answer other lines (`beside`). `timeout_seconds`
         bounds one comparison; `rules` are those of the grader. A comparison that twice kills its worker counts as
-        timeout too. Raises RuntimeError where a worker cannot start (its own message is on standard error).
+        timeout too. Raises WorkerStartError where a worker cannot start.
         """
         batch = _Batch(texts, timeout_seconds, rules, deque(range(len(texts))))
         with self._lock:
@@ -165,7 +169,7 @@ class WorkerPool:
         """A worker is gone by itself."""
         self._kill([worker])
         if not worker.is_ready:
-            raise RuntimeError(
+            raise WorkerStartError(
                 f"a grading worker ({' '.join(self._worker)}) could not start; its message is on standard error. "
                 "Is everything installed that it imports?"
             )
