@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from pathlib import Path
 
 from selfdistill.artifacts.lineage import closure
@@ -68,7 +69,7 @@ class Selection:
         for pattern in _WORKFLOW_PATTERNS:
             yield from (path for path in sorted(Path().glob(pattern)) if path.is_file() and path.suffix != ".pyc")
 
-    @property
+    @cached_property
     def left_out(self) -> list[str]:
         """Files of the artifacts that stay here."""
         return [
