@@ -12,7 +12,18 @@ import torch
 from typer.testing import CliRunner
 
 from selfdistill.cli import app
-from selfdistill.estimate import PUBLISHED, Dimensions, dimensions_of, plan_memory, state_copy, step_cost, suggestions
+from selfdistill.estimate import (
+    PUBLISHED,
+    Dimensions,
+    dimensions_of,
+    engine_copy,
+    largest_micro_batch,
+    plan_memory,
+    state_copy,
+    step_cost,
+    suggestions,
+)
+from selfdistill.estimate.memory import GPU_OVERHEAD_BYTES, SPARE
 from selfdistill.estimate.speed import GPUS, running_completions
 from selfdistill.estimate.workload import Workload, workload_of
 from selfdistill.schema.common import Lora
@@ -141,6 +152,34 @@ def test_main_memory_holds_a_copy_of_the_sharded_state():
     assert state_copy(replace(work, is_sharded=False)) == 0
     assert "always copied state" not in parts_of(work)
     assert parts_of(replace(work, device="cpu"))["always copied state"] == state_copy(work)
+
+
+def test_main_memory_holds_the_weights_of_a_sleeping_engine():
+    """Eight engines of an 8B model: 131 GB."""
+    work = make_work(dimensions=PUBLISHED["Qwen/Qwen3-8B"], engine="vllm", processes=8)
+    assert 8 * engine_copy(work) == pytest.approx(131e9, rel=1e-3)
+    assert engine_copy(replace(work, tensor_parallel=4)) == pytest.approx(engine_copy(work) / 4, abs=1)
+    assert engine_copy(replace(work, engine="torch")) == engine_copy(replace(work, device="cpu")) == 0
+
+
+def test_the_peak_at_the_start_is_that_of_the_engine_or_of_loading():
+    parameters = make_work().dimensions.parameters
+    sharded = make_work(engine="vllm", engine_fraction=0.5, teacher="none", teachers=0)
+    assert plan_memory(sharded, 80 * 10**9).starting == 40 * 10**9 + GPU_OVERHEAD_BYTES
+    whole = replace(sharded, is_sharded=False)
+    assert plan_memory(whole, 80 * 10**9).starting == 40 * 10**9 + 4 * parameters + GPU_OVERHEAD_BYTES
+    # A shard of the policy and one of the teacher, and the head (100 million weights) before it is cut.
+    loading = replace(make_work(), engine="none")
+    assert plan_memory(loading).starting == pytest.approx(2 * parameters + 400_000_000 + GPU_OVERHEAD_BYTES, abs=8)
+
+
+def test_micro_batches_grow_while_they_fit_and_there_are_rows():
+    work = make_work(engine="none", micro_batch_tokens=2000)
+    # 64 rows in 2 updates on 4 processes: 8 rows, whose teacher reads 1,900 tokens each.
+    assert largest_micro_batch(work, 10**12) == 16_000
+    limit = plan_memory(replace(work, micro_batch_tokens=4000)).total("updating")
+    assert largest_micro_batch(work, int(limit / (1 - SPARE)) + 1) == 4000
+    assert largest_micro_batch(work, int(limit / (1 - SPARE)) - 1) == 2000
 
 
 def test_adapters_are_counted_as_the_library_makes_them():
@@ -302,6 +341,8 @@ def test_the_command_says_how_long_a_step_takes_and_which_fraction_fits(project)
     assert result.exit_code == 0, result.output
     assert "141 GB" in result.output and "tokens/s" in result.output
     assert "Largest gpu_memory_fraction that fits: 0.8" in result.output
+    assert "for the weights of the sleeping engine" in result.output and "at the start" in result.output
+    assert "100 steps h" in result.output and "micro_batch_tokens" in result.output
 
 
 def test_a_model_that_will_be_made_here_is_planned_from_its_architecture(project):

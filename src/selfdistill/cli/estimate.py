@@ -16,6 +16,8 @@ from selfdistill.estimate import (
     Workload,
     at_largest_fraction,
     dimensions_of,
+    engine_copy,
+    largest_micro_batch,
     plan_memory,
     state_copy,
     step_cost,
@@ -70,6 +72,8 @@ def estimate(
     _show_work(work)
     if gpu is not None and work.device == "cuda":
         _show_time(work, gpu)
+    if capacity is not None and (tokens := largest_micro_batch(work, capacity)) > work.micro_batch_tokens:
+        console.print(f"Larger micro-batches fit, and take fewer passes: micro_batch_tokens: {tokens}.")
 
 
 def _workload(
@@ -144,12 +148,22 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}. Peak memory of each:")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]
+    rows += [("total at the start", "", _gb(plan.starting), "")]
     rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.engine != "none" else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
     show_table(("part", "while", "GB", "what"), rows)
-    if work.device == "cuda" and (copied := state_copy(work)):
-        console.print(f"Main memory of each process: {_gb(copied)} GB for the copy of a resume state, beside all else.")
+    if work.device == "cuda":
+        _show_host_memory(work)
     console.print()
+
+
+def _show_host_memory(work: Workload) -> None:
+    held = {"the weights of the sleeping engine": engine_copy(work), "the copy of a resume state": state_copy(work)}
+    told = [f"{_gb(count)} GB for {what}" for what, count in held.items() if count]
+    if told:
+        total = work.processes * sum(held.values())
+        several = f"; {_gb(total)} GB for all {work.processes}" if work.processes > 1 else ""
+        console.print(f"Main memory of each process: {', '.join(told)}, beside all else{several}.")
 
 
 def _show_verdict(plan: Plan, gpu_memory: float | None) -> None:
@@ -201,11 +215,12 @@ def _show_time(work: Workload, name: str) -> None:
         minutes = [f"{s / 60:.1f}" for s in (found.sampling_seconds, found.teacher_seconds, found.student_seconds)]
         rows.append(
             (f"{each.engine_fraction:g}", f"{found.running:,}", f"{found.tokens_per_second:,.0f}", *minutes,
-             f"{found.seconds / 60:.1f}")
+             f"{found.seconds / 60:.1f}", f"{work.steps * found.seconds / 3600:.1f}")
         )  # fmt: skip
     show_table(
-        ("gpu_memory_fraction", "running", "tokens/s", "sampling min", "teacher min", "student min", "step"), rows
-    )
+        ("gpu_memory_fraction", "running", "tokens/s", "sampling min", "teacher min", "student min", "step min",
+         f"{work.steps} steps h"), rows,
+    )  # fmt: skip
     if len(rows) == 2:
         console.print(f"\nLargest gpu_memory_fraction that fits: {best.engine_fraction:g}.")
 

@@ -3,6 +3,7 @@
     dimensions   of a model: its config.json, or a short table of the published ones
     workload     what decides the memory: model, recipe, machine settings, number of GPUs
     memory       bytes by part and phase; does it fit; which settings would help
+    host_memory  bytes of main memory beside the GPUs
     arithmetic   tokens and floating-point operations of a step
     speed        seconds of a step from what a GPU can do at most
 
@@ -12,7 +13,8 @@ The trainer is modelled as it is written (training/network.py, update.py, parts.
 
 from selfdistill.estimate.arithmetic import StepCost, step_cost
 from selfdistill.estimate.dimensions import PUBLISHED, Dimensions, dimensions_of
-from selfdistill.estimate.memory import Part, Plan, plan_memory, state_copy, suggestions
+from selfdistill.estimate.host_memory import engine_copy, state_copy
+from selfdistill.estimate.memory import Part, Plan, largest_micro_batch, plan_memory, suggestions
 from selfdistill.estimate.speed import GPUS, Gpu, at_largest_fraction, step_time
 from selfdistill.estimate.workload import Workload, workload_of
 
@@ -28,6 +30,8 @@ __all__ = [
     "StepCost",
     "Workload",
     "dimensions_of",
+    "engine_copy",
+    "largest_micro_batch",
     "plan_memory",
     "state_copy",
     "step_cost",

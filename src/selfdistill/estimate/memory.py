@@ -10,10 +10,11 @@ peak is that of the worse phase: a colocated engine sleeps while the weights are
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from selfdistill.estimate.host_memory import state_copy
 from selfdistill.estimate.workload import Workload
 from selfdistill.schema.common import Lora
 
@@ -28,6 +29,8 @@ BLOCK_ELEMENTS = {"cpu": 2**20, "cuda": 2**26}
 _DRAW_BUFFERS = 5
 #: Growing the cache of the torch sampler copies its keys, then its values, while the old ones are still there.
 _CACHE_GROWTH = 1.5
+#: Share of a GPU that a recommendation leaves free.
+SPARE = 0.03
 #: What a process holds besides tensors: CUDA context, kernels, communication buffers. An assumption, not a measurement.
 GPU_OVERHEAD_BYTES = 2 * 2**30
 
@@ -47,12 +50,14 @@ class Plan:
     """All parts of one GPU. `capacity` None: no limit is known.
 
     `cached_completions`: completions of full length that fit into the KV cache of one vLLM engine, which does not start
-    without room for one; None where this is not known, or another engine samples.
+    without room for one; None where this is not known, or another engine samples. `starting`: bytes of the peak before
+    the first step.
     """
 
     parts: list[Part]
     capacity: int | None
     cached_completions: int | None
+    starting: int
 
     def total(self, phase: Phase) -> int:
         """Bytes held in a phase, with those that are always held."""
@@ -60,7 +65,7 @@ class Plan:
 
     @property
     def peak(self) -> int:
-        return max(self.total("sampling"), self.total("updating"))
+        return max(self.starting, self.total("sampling"), self.total("updating"))
 
     @property
     def fits(self) -> bool | None:
@@ -70,7 +75,19 @@ class Plan:
 def plan_memory(work: Workload, capacity: int | None = None) -> Plan:
     """Every part of one GPU; `capacity` is its memory in bytes."""
     parts = [*_held(work), *_sampling(work, capacity), *_updating(work)]
-    return Plan([part for part in parts if part.bytes], capacity, _cached_completions(work, capacity))
+    starting = _starting(work, {(part.name, part.phase): part.bytes for part in parts})
+    return Plan([part for part in parts if part.bytes], capacity, _cached_completions(work, capacity), starting)
+
+
+def _starting(work: Workload, parts: Mapping[tuple[str, Phase], int]) -> int:
+    """The worse of two: the engine starts, beside a policy that is there already unless it is sharded; then it sleeps,
+    and the shards of policy and teacher are filled, from one whole tensor at a time.
+    """
+    sizes, overhead = work.dimensions, parts.get(("overhead", "always"), 0)
+    policy, engine = parts["parameters", "always"], parts.get(("vLLM engine", "sampling"), 0)
+    largest = 4 * max(sizes.head_parameters, sizes.layer_parameters)
+    loading = policy + parts.get(("teacher", "always"), 0) + (largest if work.is_sharded else 0)
+    return overhead + max(engine + (0 if work.is_sharded else policy), loading)
 
 
 def _held(work: Workload) -> Iterator[Part]:
@@ -94,14 +111,6 @@ def _held(work: Workload) -> Iterator[Part]:
         yield Part("copied state", "always", copied, "the resume state that is being written")
     if work.device == "cuda":
         yield Part("overhead", "always", GPU_OVERHEAD_BYTES, "context, kernels, buffers of libraries: assumed")
-
-
-def state_copy(work: Workload) -> int:
-    """Bytes of main memory that a process copies its part of a resume state to; 0 where weights are not sharded."""
-    if not work.is_sharded:
-        return 0
-    trained = work.dimensions.parameters if work.adapter_parameters is None else work.adapter_parameters
-    return (16 if work.has_moving_teacher else 12) * -(-trained // work.processes)
 
 
 def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
@@ -193,6 +202,17 @@ def suggestions(work: Workload, capacity: int | None = None, least_saving: float
         if gives_room or plan.peak <= (1 - least_saving) * now.peak:
             found.append(Suggestion(change, plan.peak, plan.fits, changes_results))
     return sorted(found, key=lambda s: (s.changes_results, not s.fits, s.peak))
+
+
+def largest_micro_batch(work: Workload, capacity: int) -> int:
+    """`micro_batch_tokens`, doubled while the updates fit and a micro-batch gets more rows; as it is if none does."""
+    best = tried = work
+    while tried.student_tokens < work.rows_per_process * work.longest_student:
+        tried = replace(tried, micro_batch_tokens=2 * tried.micro_batch_tokens)
+        if plan_memory(tried, capacity).total("updating") > (1 - SPARE) * capacity:
+            break
+        best = tried if tried.student_tokens > best.student_tokens else best
+    return best.micro_batch_tokens
 
 
 def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Workload, bool]]:

@@ -15,13 +15,11 @@ import math
 from dataclasses import dataclass, replace
 
 from selfdistill.estimate.arithmetic import StepCost
-from selfdistill.estimate.memory import plan_memory
+from selfdistill.estimate.memory import SPARE, plan_memory
 from selfdistill.estimate.workload import Workload
 
 #: Shares of the roofline that are assumed: none has been measured here.
 SAMPLING_SHARE, TRAINING_SHARE = 0.7, 0.35
-#: What stays free beside the engine while it runs, as a share of the GPU.
-_SPARE = 0.03
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ class StepTime:
 def largest_fraction(work: Workload, memory: float) -> float:
     """The largest `gpu_memory_fraction` that leaves room for what training holds while the engine is awake."""
     held = plan_memory(work).total("always")
-    return max(0.0, math.floor(100 * (1 - _SPARE - held / memory)) / 100)
+    return max(0.0, math.floor(100 * (1 - SPARE - held / memory)) / 100)
 
 
 def step_time(work: Workload, cost: StepCost, gpu: Gpu) -> StepTime:

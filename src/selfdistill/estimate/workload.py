@@ -48,6 +48,7 @@ class Workload:
     sampler_batch_tokens: int
     tensor_parallel: int
     engine_fraction: float
+    steps: int = 1
 
     @property
     def engines(self) -> int:
@@ -151,4 +152,5 @@ def workload_of(
         sampler_batch_tokens=runtime.sampler_batch_tokens,
         tensor_parallel=runtime.tensor_parallel,
         engine_fraction=runtime.gpu_memory_fraction,
+        steps=spec.steps,
     )
