@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from datetime import timedelta
 from types import SimpleNamespace
@@ -194,3 +195,19 @@ def test_a_shard_that_one_rank_finds_damaged_is_skipped_by_all(tmp_path, caplog)
     session.stop_requested = lambda: False
     assert run_in_processes(session) == [0, 0]
     assert len(session.metrics()) == 4
+
+
+def test_an_engine_that_hangs_while_it_starts_is_watched(tmp_path, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def start(*_):
+        assert any(thread.name == "watchdog" for thread in threading.enumerate())
+        raise Reached
+
+    for name in ("model_folder", "load_model", "load_tokenizer"):
+        monkeypatch.setattr(stage, name, lambda *_: None)
+    monkeypatch.setattr(stage, "make_training_sampler", start)
+    artifact = SimpleNamespace(spec=lambda _: make_spec(GRPO), input=lambda _: None, folder=tmp_path)
+    with pytest.raises(Reached):
+        stage.main(SimpleNamespace(artifact=artifact, runtime=StageRuntime(), tee=SimpleNamespace(print=print)))

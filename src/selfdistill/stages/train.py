@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import closing, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from selfdistill.artifacts.tables import read_rows, rollout_columns, write_rows
+from selfdistill.generation import Sampler
 from selfdistill.generation.loading import empty_model, load_model, load_tokenizer
 from selfdistill.grading import WorkerPool
 from selfdistill.rollouts import Prompt, grade_function
@@ -42,15 +44,14 @@ def main(job: Job) -> dict[str, Any]:
         check_grader(graded.grader)
     world = World.of(job.runtime)
     base = model_folder(artifact.input("model"))
-    model = empty_model(base) if world.is_sharded else load_model(base, world.device)
     tokenizer = load_tokenizer(base)
-    sampler = make_training_sampler(job, spec, model)
     stacks = artifact.folder / "hang.txt"
     alive = artifact.folder / "workers" / "alive" if world.size > 1 else None
     with (
-        closing(sampler) if sampler is not None else nullcontext(),
-        WorkerPool(job.runtime.grader_processes) as pool,
+        # First, since an engine can hang while it starts.
         Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks, alive) as watchdog,
+        _policy(job, spec, base, world) as (model, sampler),
+        WorkerPool(job.runtime.grader_processes) as pool,
     ):
         summary = train(
             model,
@@ -80,6 +81,15 @@ def main(job: Job) -> dict[str, Any]:
     return {name: value for name, value in asdict(summary).items() if name != "resumed_from"} | {
         "last_metrics": {name: value for name, value in summary.last_metrics.items() if is_result(name)}
     }
+
+
+@contextmanager
+def _policy(job: Job, spec: TrainSpec, base: Path, world: World) -> Iterator[tuple[Any, Sampler | None]]:
+    """The model that will be trained, and its sampler, which is closed at the end."""
+    model = empty_model(base) if world.is_sharded else load_model(base, world.device)
+    sampler = make_training_sampler(job, spec, model)
+    with closing(sampler) if sampler is not None else nullcontext():
+        yield model, sampler
 
 
 def training_prompts(job: Job, spec: TrainSpec) -> list[Prompt]:
