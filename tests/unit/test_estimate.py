@@ -25,12 +25,13 @@ from selfdistill.estimate import (
 )
 from selfdistill.estimate.memory import GPU_OVERHEAD_BYTES, SPARE
 from selfdistill.estimate.speed import GPUS, running_completions
-from selfdistill.estimate.workload import Workload, workload_of
+from selfdistill.estimate.workload import LEAST_SHARED_TOKENS, Workload, workload_of
 from selfdistill.schema.common import Lora
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.network import Network
+from selfdistill.training.prefix import LEAST_TOKENS
 from test_estimate_measured import make_spec, sdpo
 from tiny import tiny_model
 
@@ -171,6 +172,19 @@ def test_the_peak_at_the_start_is_that_of_the_engine_or_of_loading():
     # A shard of the policy and one of the teacher, and the head (100 million weights) before it is cut.
     loading = replace(make_work(), engine="none")
     assert plan_memory(loading).starting == pytest.approx(2 * parameters + 400_000_000 + GPU_OVERHEAD_BYTES, abs=8)
+
+
+def test_a_prompt_that_is_read_once_is_held_as_keys_and_values():
+    assert LEAST_SHARED_TOKENS == LEAST_TOKENS
+    whole = make_work(is_sharded=False)
+    # 1,000 tokens, ten layers, keys of 500 numbers in float32 and values of 500 in bfloat16.
+    assert parts_of(whole)["updating teacher's prompt"] == 1000 * 10 * 500 * (4 + 2)
+    for other in (
+        replace(whole, is_sharded=True),
+        replace(whole, teacher_prompts=(500,)),
+        replace(whole, teacher="none"),
+    ):
+        assert "updating teacher's prompt" not in parts_of(other)
 
 
 def test_micro_batches_grow_while_they_fit_and_there_are_rows():

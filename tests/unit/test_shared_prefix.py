@@ -38,17 +38,20 @@ def rows_of(groups: int, prompt: int, completions: list[int], vocabulary: int) -
     return [*rows, Row(ids(9), ids(5), RowPlan(has_gradient=False), [-1.0] * 5)]
 
 
-def gradients(model, rows, monkeypatch, *, shares: bool, **changes) -> tuple[dict[str, torch.Tensor], dict, int]:
+def gradients(
+    model, rows, monkeypatch, *, shares: bool, micro_batch_tokens: int | None = None, teacher_is=None, **changes
+) -> tuple[dict[str, torch.Tensor], dict, int]:
     """Gradients of one update, its metrics, and the tokens that the teacher read."""
-    method = Sdpo(reprompt=REPROMPT, top_k=20, teacher=Teacher())
+    method = Sdpo(reprompt=REPROMPT, top_k=20, teacher=teacher_is or Teacher())
     spec = make_spec(method, **changes)
-    components = build_components(model, TOKENIZER, spec, StageRuntime(), World("cpu"))
+    runtime = StageRuntime(**({"micro_batch_tokens": micro_batch_tokens} if micro_batch_tokens else {}))
+    components = build_components(model, TOKENIZER, spec, runtime, World("cpu"))
     updater, read = components.updater, []
     states = Network.states
     with monkeypatch.context() as patch:
         if not shares:
             patch.setattr(update, "can_share", lambda network: False)
-            patch.setattr(teacher, "is_shared", lambda prompts, network: False)
+            patch.setattr(teacher, "is_shared", lambda *_, **__: False)
 
         def counting(network, ids, **arguments):
             if not torch.is_grad_enabled():
@@ -57,6 +60,7 @@ def gradients(model, rows, monkeypatch, *, shares: bool, **changes) -> tuple[dic
 
         patch.setattr(Network, "states", counting)
         found = updater.run([rows], 1, lambda is_common: None)
+    assert not components.updater.teacher.prefixes._kept
     return {n: p.grad for n, p in components.model.named_parameters() if p.grad is not None}, found, sum(read)
 
 
@@ -70,6 +74,33 @@ def test_gradients_are_the_same(monkeypatch, lora):
         torch.testing.assert_close(gradient, each[name], atol=1e-6, rtol=1e-3)
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
     assert many >= 12 * 700 and few < 4 * 800
+
+
+@pytest.mark.parametrize("kind", ["fixed", "trust_region", "live"])
+def test_rows_too_long_for_one_micro_batch_share_their_prompt_too(monkeypatch, kind):
+    """One row a micro-batch: in the paper's case, where completions have ten thousand tokens."""
+    rows = rows_of(2, 700, [9, 30, 2, 17], len(TOKENIZER))
+    held, read = [], prefix.Prefixes.read
+
+    def watched(self, network, prompt):
+        found = read(self, network, prompt)
+        held.append(len(self._kept))
+        return found
+
+    monkeypatch.setattr(prefix.Prefixes, "read", watched)
+    options = {
+        "micro_batch_tokens": 1,
+        "teacher_is": Teacher(kind=kind, **({"rate": 0.3} if kind == "trust_region" else {})),
+    }
+    once, found, few = gradients(tiny_model(len(TOKENIZER)), rows, monkeypatch, shares=True, **options)
+    networks = 2 if kind == "trust_region" else 1
+    # Four rows of each group read it; one prompt is held at a time, and none when the update is done.
+    assert len(held) == 8 * networks and max(held) == 1
+    each, expected, many = gradients(tiny_model(len(TOKENIZER)), rows, monkeypatch, shares=False, **options)
+    for name, gradient in once.items():
+        torch.testing.assert_close(gradient, each[name], atol=1e-6, rtol=1e-3)
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+    assert many >= 8 * 700 * networks and few < 2 * 800 * networks
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,14 +34,16 @@ def plain(
     query, key, value, starts, starts_k, longest, longest_k, *, scale=None, window_size=(-1, -1), enable_gqa=False
 ):
     """As `varlen_attn`, one sequence at a time, by a mask of all pairs."""
-    assert enable_gqa and starts is starts_k and longest == longest_k
+    assert enable_gqa
     found = []
-    for first, last in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True):
-        place = torch.arange(last - first)
-        back = place[:, None] - place[None]
-        left, right = (len(place) if side < 0 else side for side in window_size)
+    for (first, last), (first_k, last_k) in zip(pairwise(starts.tolist()), pairwise(starts_k.tolist()), strict=True):
+        # The kernel lets the last query see the last key, wherever the first one stands.
+        place = torch.arange(last - first) + (last_k - first_k) - (last - first)
+        back = place[:, None] - torch.arange(last_k - first_k)[None]
+        left, right = (last_k if side < 0 else side for side in window_size)
         seen = (back <= left) & (-back <= right)
-        tokens = (tensor[first:last].transpose(0, 1) for tensor in (query, key, value))
+        whose = ((query, first, last), (key, first_k, last_k), (value, first_k, last_k))
+        tokens = (tensor[start:end].transpose(0, 1) for tensor, start, end in whose)
         found.append(functional.scaled_dot_product_attention(*tokens, attn_mask=seen, scale=scale, enable_gqa=True))
     return torch.cat(found, dim=1).transpose(0, 1)
 
@@ -185,7 +188,9 @@ def test_a_long_prompt_of_a_teacher_is_still_read_once(calls):
         padded = Network(model)
         expected = padded.hidden(padded.pack([prompt] * 2, completions))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
-    assert calls == []
+    # Two rows of 6 and as many keys more as the prompt has before its last token; no mask of all pairs.
+    assert calls and all(call["cu_seq_q"].tolist() == [0, 5, 10] for call in calls)
+    assert all(call["cu_seq_k"].tolist() == [0, LEAST_TOKENS + 4, 2 * LEAST_TOKENS + 8] for call in calls)
 
 
 def gpu(any_rank=False):
@@ -196,12 +201,22 @@ def gpu(any_rank=False):
 def test_the_trial_accepts_a_kernel_that_is_right_and_rejects_others(monkeypatch, calls):
     device = torch.device("cpu")
     assert fault(4, 2, 64, 16, device) is None
-    assert [call["window_size"] for call in calls] in ([(-1, 0), (15, 0)], [(15, 0), (-1, 0)])
+    assert [call["window_size"] for call in calls[:2]] in ([(-1, 0), (15, 0)], [(15, 0), (-1, 0)])
 
     def leaks(query, key, value, starts, *rest, **options):
         whole = torch.tensor([0, len(query)], dtype=torch.int32)
         return plain(query, key, value, whole, whole, *rest[1:], **options)
 
+    def at_the_top(query, key, value, starts, starts_k, *rest, **options):
+        """The first query sees the first key: right without a cache alone."""
+        if starts is starts_k:
+            return plain(query, key, value, starts, starts_k, *rest, **options)
+        rows, length = len(starts) - 1, int(starts[1])
+        shown = (tensor.unflatten(0, (rows, -1))[:, :length].flatten(0, 1) for tensor in (key, value))
+        return plain(query, *shown, starts, starts, rest[0], rest[0], **options)
+
+    monkeypatch.setattr(varlen, "varlen_attn", at_the_top)
+    assert "differ" in fault(4, 2, 64, None, device)
     monkeypatch.setattr(varlen, "varlen_attn", leaks)
     assert "differ" in fault(4, 2, 64, None, device)
     monkeypatch.setattr(varlen, "varlen_attn", lambda *a, **o: plain(*a, **{**o, "window_size": (-1, 0)}))

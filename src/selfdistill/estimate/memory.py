@@ -159,6 +159,9 @@ def _updating(work: Workload) -> Iterator[Part]:
     # The teacher reads first and keeps nothing; what it works with is free again when the student goes backward.
     working = max(working, teacher - stored - one)
     yield Part("working memory", "updating", working, "gradients of one layer's activations")
+    # Keys are float32 (rotations leave it behind), values of the type that computes.
+    kept = work.teachers * sum((4 + c) * sizes.cache_bytes(prompt, prompt, 1) // 2 for prompt in work.shared_prompts)
+    yield Part("teacher's prompt", "updating", kept, "keys and values, read once for the rows of a group")
     yield Part("loss block", "updating", _loss_bytes(work), f"{work.chunk_tokens} tokens x vocabulary at a time")
     if c == 2:
         each = sizes.layer_parameters if work.has_checkpointing else sizes.parameters

@@ -12,6 +12,9 @@ from selfdistill.schema.stages import TrainSpec
 #: Elements of one chunk's logits, as training/network.py has it; a test compares the two.
 CHUNK_ELEMENTS = {"cpu": 64 * 152_064, "cuda": 512 * 152_064}
 
+#: Tokens of a teacher's prompt that is read once for a group, as training/prefix.py has it; a test compares the two.
+LEAST_SHARED_TOKENS = 512
+
 
 @dataclass(frozen=True)
 class Workload:
@@ -68,6 +71,12 @@ class Workload:
         """Longest sequence of each forward pass of the teacher."""
         prompts = () if self.teacher == "none" else self.teacher_prompts
         return [prompt + self.completion_tokens for prompt in prompts]
+
+    @property
+    def shared_prompts(self) -> tuple[int, ...]:
+        """Lengths of the teacher's prompts that are read once for the rows of a group, and kept while these train."""
+        shares = self.teacher != "none" and not self.is_sharded and not self.dimensions.window_layers
+        return self.teacher_prompts if shares and max(self.teacher_prompts, default=0) >= LEAST_SHARED_TOKENS else ()
 
     @property
     def student_tokens(self) -> int:

@@ -8,7 +8,7 @@ Exact, up to rounding. Only without gradient, and where every layer attends to e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -37,10 +37,29 @@ class _Prefix(DynamicLayer):
         )
 
 
-def is_shared(prompts: Sequence[Sequence[int]], network: Network) -> bool:
-    """Whether these rows have one long prompt, and the network can read it once."""
+class Prefixes:
+    """Prompts that were read for a micro-batch and are kept for the next ones: one for each context and network."""
+
+    def __init__(self) -> None:
+        self._kept: dict[tuple[tuple[int, ...], int], DynamicCache] = {}
+
+    def keep(self, prompts: Iterable[Sequence[int]] = ()) -> None:
+        """Free all others. To be called before each micro-batch, and before the weights change."""
+        wanted = {tuple(prompt) for prompt in prompts}
+        self._kept = {key: cache for key, cache in self._kept.items() if key[0] in wanted}
+
+    def read(self, network: Network, prompt: Sequence[int]) -> DynamicCache:
+        """As `read_prompt`, once."""
+        key = tuple(prompt), id(network)
+        if key not in self._kept:
+            self._kept[key] = read_prompt(network, prompt)
+        return self._kept[key]
+
+
+def is_shared(prompts: Sequence[Sequence[int]], network: Network, rows: int = 2) -> bool:
+    """Whether these rows, at least so many, have one long prompt, and the network can read it once."""
     return (
-        len(prompts) > 1
+        len(prompts) >= rows
         and len(prompts[0]) >= LEAST_TOKENS
         and all(prompt == prompts[0] for prompt in prompts[1:])
         and can_share(network)
@@ -55,11 +74,20 @@ def can_share(network: Network) -> bool:
 
 
 @torch.no_grad()
-def hidden_after_prompt(network: Network, prompt: Sequence[int], completions: Sequence[Sequence[int]]) -> Tensor:
-    """As `Network.hidden` of the rows that this prompt makes with each completion [N, H]."""
+def read_prompt(network: Network, prompt: Sequence[int]) -> DynamicCache:
+    """Keys and values of a prompt without its last token; passes that use them leave them as they are."""
     cache = DynamicCache(config=network.model.config)
     network.states(torch.tensor([prompt[:-1]], device=network.device), past_key_values=cache, use_cache=True)
     cache.layers = [_Prefix(layer) for layer in cache.layers]
+    return cache
+
+
+@torch.no_grad()
+def hidden_after_prompt(
+    network: Network, prompt: Sequence[int], completions: Sequence[Sequence[int]], prefixes: Prefixes | None = None
+) -> Tensor:
+    """As `Network.hidden` of the rows that this prompt makes with each completion [N, H]."""
+    cache = read_prompt(network, prompt) if prefixes is None else prefixes.read(network, prompt)
     packed = pack([prompt[-1:]] * len(completions), completions, network.device)
     states = network.states(packed.ids_BT, past_key_values=cache)
     return states.flatten(0, 1).index_select(0, packed.positions_N)

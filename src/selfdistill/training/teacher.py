@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from selfdistill.schema.methods import Teacher
 from selfdistill.training.narrow import narrow_weights, stored_in_bfloat16, widen_embeddings
 from selfdistill.training.network import Network
-from selfdistill.training.prefix import hidden_after_prompt, is_shared
+from selfdistill.training.prefix import Prefixes, hidden_after_prompt, is_shared
 from selfdistill.training.weights import trained_parameters
 
 _LOG = logging.getLogger(__name__)
@@ -56,6 +56,7 @@ class TeacherNetwork:
         self.student = student
         self.network = student
         self.is_separate = settings.kind == "live"
+        self.prefixes = Prefixes()
 
     def separate(self, base: Path | None = None) -> None:
         """Copy the current policy. To be called before its first change; later calls do nothing.
@@ -101,13 +102,19 @@ class TeacherNetwork:
         return is_same
 
     @contextmanager
-    def logits(self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Iterator[TeacherLogits]:
-        """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded."""
+    def logits(
+        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, keeps_prompt: bool = False
+    ) -> Iterator[TeacherLogits]:
+        """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded.
+
+        `keeps_prompt`: the rows have one prompt, which the next micro-batch has too (`prefixes`).
+        """
         networks = [self.network]
         if self.settings.kind == "trust_region":
             networks.append(self.student)
         with ExitStack() as stack, torch.no_grad():
-            hidden = [_hidden(network, prompts, completions) for network in networks]
+            prefixes = self.prefixes if keeps_prompt else None
+            hidden = [_hidden(network, prompts, completions, prefixes) for network in networks]
             heads = [stack.enter_context(network.head()) for network in networks]
 
             @torch.no_grad()
@@ -120,7 +127,11 @@ class TeacherNetwork:
 
     @contextmanager
     def shown(
-        self, prompts: Sequence[Sequence[int] | None], completions: Sequence[Sequence[int]]
+        self,
+        prompts: Sequence[Sequence[int] | None],
+        completions: Sequence[Sequence[int]],
+        *,
+        keeps_prompt: bool = False,
     ) -> Iterator[Callable[[slice], ShownLogits | None]]:
         """The teacher's logits of a micro-batch in which some rows lack a prompt (None): these are not forwarded.
 
@@ -130,7 +141,7 @@ class TeacherNetwork:
         lengths = [len(completion) for completion in completions]
         is_shown = np.repeat([prompt is not None for prompt in prompts], lengths)
         before = np.concatenate([[0], np.cumsum(is_shown)]).tolist()
-        with self.logits(*map(list, zip(*rows, strict=True))) as logits:
+        with self.logits(*map(list, zip(*rows, strict=True)), keeps_prompt=keeps_prompt) as logits:
 
             def of(part: slice) -> ShownLogits | None:
                 own = slice(before[part.start], before[part.stop])
@@ -160,14 +171,19 @@ class TeacherNetwork:
         return {name: own[name] for name in trained_parameters(self.student.model)}
 
 
-def _hidden(network: Network, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]]) -> Tensor:
+def _hidden(
+    network: Network,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    prefixes: Prefixes | None = None,
+) -> Tensor:
     """Hidden states in evaluation mode (no dropout); a long prompt that all rows have is read once."""
     was_training = network.model.training
     if was_training:
         network.model.eval()
     try:
-        if is_shared(prompts, network):
-            return hidden_after_prompt(network, prompts[0], completions)
+        if is_shared(prompts, network, rows=2 if prefixes is None else 1):
+            return hidden_after_prompt(network, prompts[0], completions, prefixes)
         return network.hidden(network.pack(prompts, completions))
     finally:
         network.model.train(was_training)

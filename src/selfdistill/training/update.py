@@ -36,11 +36,15 @@ OnPass = Callable[[bool], None]
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """Rows that are forwarded together, and their places in the mini-batch. `counts` False: weight 0."""
+    """Rows that are forwarded together, and their places in the mini-batch. `counts` False: weight 0.
+
+    `shares_prompts`: its neighbours may have the same teacher prompts, which are read once for all of them.
+    """
 
     places: list[int]
     rows: list[Row]
     counts: bool = True
+    shares_prompts: bool = False
 
     def per_token(self, values: Sequence[float], device: torch.device) -> Tensor:
         """One value of each row, repeated for its tokens [N]."""
@@ -116,6 +120,8 @@ class Updater:
             optim.clear_gradients(self.student.model)
             before = sums.values.clone()
             self._accumulate(update, sums, step, on_pass)
+            if self.teacher is not None:
+                self.teacher.prefixes.keep()
             norm = self._gradient_norm(step)
             if not math.isfinite(norm):
                 sums.values.copy_(before)
@@ -199,7 +205,11 @@ class Updater:
 
     def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
         return [
-            MicroBatch([together[index] for index in micro], [rows[together[index]] for index in micro])
+            MicroBatch(
+                [together[index] for index in micro],
+                [rows[together[index]] for index in micro],
+                shares_prompts=prefix > 0,
+            )
             for together, prefix in self._sharing(rows, places)
             for micro in self._plan_lengths([rows[place] for place in together], prefix)
         ]
@@ -290,10 +300,13 @@ class Updater:
         With sharded weights all ranks do the passes of all `names`: those that no row needs read the student's prompts.
         """
         completions = [row.completion_ids for row in micro.rows]
+        if self.teacher is not None:
+            shown = micro.rows[0].plan.teachers.values() if micro.shares_prompts else ()
+            self.teacher.prefixes.keep(prompt.ids for prompt in shown)
         for name in names:
             prompts = [row.plan.teachers[name].ids if name in row.plan.teachers else None for row in micro.rows]
             if any(prompts):
-                yield name, self.teacher.shown(prompts, completions)
+                yield name, self.teacher.shown(prompts, completions, keeps_prompt=micro.shares_prompts)
             elif self.world.is_sharded:
                 yield f"idle {name}", self.teacher.shown([row.prompt_ids for row in micro.rows], completions)
 

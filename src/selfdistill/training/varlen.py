@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional
 from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import causal_mask_function
 
 from selfdistill.training import windows
 from selfdistill.training.distributed import World
@@ -38,10 +39,15 @@ _TRIAL_WINDOW = 50
 
 
 class Boundaries(NamedTuple):
-    """Where sequences begin in the row, and the row's end [n + 1] (int32); tokens of the longest."""
+    """Where sequences begin in the row, and the row's end [n + 1] (int32); tokens of the longest.
+
+    The same of keys and values, where a cache holds the first part of each sequence (None: there is no cache).
+    """
 
     starts: Tensor
     longest: int
+    key_starts: Tensor | None = None
+    longest_keys: int = 0
 
 
 def choose_attention(model: Any, dtype: torch.dtype, world: World) -> None:
@@ -66,6 +72,7 @@ def fault(heads: int, kv_heads: int, size: int, window: int | None, device: torc
     """Why torch's kernel cannot be used for heads of this size, or None. It is tried, forwards and backwards."""
     try:
         errors = [_trial(heads, kv_heads, size, one, device) for one in {None, window and min(window, _TRIAL_WINDOW)}]
+        errors.append(_trial_of_cache(heads, kv_heads, size, device))
     except (RuntimeError, TypeError, ValueError) as error:  # Of the kernel, or of a torch with another signature.
         return str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
     worst = max(errors)
@@ -82,20 +89,27 @@ def attention(
     scaling: float | None = None,
     **settings: Any,
 ) -> tuple[Tensor, None]:
-    """As the library's `sdpa_attention_forward`: heads first [1, heads, T, D], the result [1, T, heads, D]."""
+    """As the library's `sdpa_attention_forward`: heads first [B, heads, T, D], the result [B, T, heads, D]."""
     if not isinstance(attention_mask, Boundaries):
         return windows.attention(module, query, key, value, attention_mask, sliding_window, scaling=scaling, **settings)
     # Norms and rotations of queries and keys leave float32 behind, which autocast does not know of this operation.
     is_cast = torch.is_autocast_enabled(query.device.type)
     dtype = torch.get_autocast_dtype(query.device.type) if is_cast else query.dtype
-    tokens = (tensor[0].transpose(0, 1).to(dtype) for tensor in (query, key, value))
-    return _attend(*tokens, attention_mask, sliding_window, scaling)[None], None
+    tokens = (tensor.transpose(1, 2).flatten(0, 1).to(dtype) for tensor in (query, key, value))
+    return _attend(*tokens, attention_mask, sliding_window, scaling).unflatten(0, (len(query), -1)), None
 
 
 def mask(
     *, batch_size: int, q_length: int, kv_length: int, q_offset: int, mask_function: Callable, **settings: Any
 ) -> Tensor | Boundaries | None:
-    """As the library's `sdpa_mask`, but boundaries where it found, by positions, several sequences in one row."""
+    """As the library's `sdpa_mask`, but boundaries where it found, by positions, several sequences in one row.
+
+    Also where rows without padding on the left go on after cached keys: a teacher's prompt that is read once.
+    """
+    is_whole = settings.get("attention_mask") is None and not settings.get("use_vmap")
+    if is_whole and 1 < q_length < kv_length == q_offset + q_length and mask_function is causal_mask_function:
+        starts = torch.arange(batch_size + 1, dtype=torch.int32, device=settings.get("device"))
+        return Boundaries(starts * q_length, q_length, starts * kv_length, kv_length)
     is_packed = batch_size == 1 and q_length == kv_length and q_offset == 0 and settings.get("attention_mask") is None
     if not is_packed or settings.get("allow_is_causal_skip", True) or settings.get("use_vmap"):
         return windows.mask(
@@ -122,8 +136,9 @@ def _attend(
 ) -> Tensor:
     """Causal attention of tokens [T, heads, D] within their sequences, to `window` positions with their own."""
     left = -1 if window is None else window - 1
+    keys = (where.starts, where.longest) if where.key_starts is None else (where.key_starts, where.longest_keys)
     return varlen_attn(
-        query, key, value, where.starts, where.starts, where.longest, where.longest,
+        query, key, value, where.starts, keys[0], where.longest, keys[1],
         scale=scale, window_size=(left, 0), enable_gqa=True,
     )  # fmt: skip
 
@@ -144,6 +159,20 @@ def _trial(heads: int, kv_heads: int, size: int, window: int | None, device: tor
         *zip(_gradients(found, inputs, weight), _gradients(expected, plain, weight), strict=True),
     ]
     return max(float(((one.float() - other).norm() / other.norm()).detach()) for one, other in pairs)
+
+
+def _trial_of_cache(heads: int, kv_heads: int, size: int, device: torch.device) -> float:
+    """Relative error of the last tokens of two rows, whose first tokens are cached, against the whole rows."""
+    rows, length, last = 2, _TRIAL[1], _TRIAL[0]
+    generator = torch.Generator().manual_seed(0)
+    shapes = [(rows * length, count, size) for count in (heads, kv_heads, kv_heads)]
+    query, key, value = (torch.randn(shape, generator=generator).to(device, torch.bfloat16) for shape in shapes)
+    starts = torch.arange(rows + 1, dtype=torch.int32, device=device)
+    whole = _attend(query, key, value, Boundaries(starts * length, length), None, None)
+    own = query.unflatten(0, (rows, length))[:, -last:].flatten(0, 1)
+    found = _attend(own, key, value, Boundaries(starts * last, last, starts * length, length), None, None)
+    expected = whole.unflatten(0, (rows, length))[:, -last:].flatten(0, 1).float()
+    return float((found.float() - expected).norm() / expected.norm())
 
 
 def _gradients(output: Tensor, inputs: list[Tensor], weight: Tensor) -> tuple[Tensor, ...]:
