@@ -3,6 +3,7 @@
     losses    divergence, policy losses and entropies of a large vocabulary and gradients, against plain ones in float64
     head      loss block in bfloat16: gradients of hidden states and head against float64
     step      one SDPO and one GRPO step of a random Qwen3 in bfloat16, sampled by the torch engine
+    step_vllm the same, sampled by vLLM, which shares the GPU with training
     fsdp2     sharded over one process: the same hidden states and gradients as unsharded
     attention rows end to end by torch's variable-length kernel: hidden states, gradients and speed of padded rows
     compile   losses and layers compiled by torch.compile: gradients and speed of the plain ones
@@ -11,7 +12,8 @@
 
     tools/gpu_check.sh [--device cpu --small] [--out FILE]
 
-Prints a table and writes JSON. Exit code 1 where a check fails; a part that needs what is not installed says so.
+Prints a table and writes JSON. Exit code 1 where a check fails, 2 where no part could run. A part that needs what is
+not installed says so; all need pydantic (tools/gpu_check.sh --prepare).
 `predicted` counts operations and bytes over the GPU's published peaks, so a good measurement is 1.3 to 2 times that.
 """
 
@@ -168,6 +170,7 @@ def parts() -> dict[str, tuple[Callable[[Case], Iterator[Line]], tuple[str, ...]
         "compile": (gpu_check_compile.compiled, ("pydantic",)),
         "step": (training.step, ("pydantic",)),
         "vllm": (training.vllm, ("pydantic", "vllm")),
+        "step_vllm": (training.step_vllm, ("pydantic", "vllm")),
         "speed": (speed, ("pydantic",)),
     }
 
@@ -218,6 +221,13 @@ def main() -> int:
             print(show(line), flush=True)
             record = {"device": device, "torch": torch.__version__, "lines": [asdict(line) for line in found]}
             options.out.write_text(json.dumps(record, indent=1))
+    if all(line.note.startswith("not here: ") and not line.name for line in found):
+        print(
+            "error: nothing was checked. Every part needs pydantic: install it, or run `tools/gpu_check.sh --prepare` "
+            "where there is a network, and copy this folder here with what that puts into .gpu-check/.",
+            file=sys.stderr,
+        )
+        return 2
     failed = sum(line.failed for line in found)
     print(f"{failed} failed; numbers in {options.out}")
     return 1 if failed else 0

@@ -36,37 +36,48 @@ def size_of(case: Case) -> str:
 
 
 def step(case: Case) -> Iterator[Line]:
+    yield from _steps(case, "step", "torch")
+
+
+def step_vllm(case: Case) -> Iterator[Line]:
+    """The engine shares the GPU with training: it sleeps in the updates and gets the new weights."""
+    yield from _steps(case, "step_vllm", "vllm")
+
+
+def _steps(case: Case, part: str, engine: str) -> Iterator[Line]:
     """Two steps each; the numbers are those of the second."""
     for method in ("sdpo", "grpo"):
-        found, predicted = train_two_steps(case, method)
+        found, predicted = train_two_steps(case, method, engine)
         before, after = found.pop("weights")
-        yield Line("step", f"{method}: loss", found["loss"], limit=_FINITE)
-        yield Line("step", f"{method}: gradient norm", found["grad_norm"], limit=_FINITE)
+        yield Line(part, f"{method}: loss", found["loss"], limit=_FINITE)
+        yield Line(part, f"{method}: gradient norm", found["grad_norm"], limit=_FINITE)
         # AdamW moves every weight by its rate at most, the first time by just that.
-        yield Line("step", f"{method}: weights unmoved", float(torch.equal(before, after)), limit=0.0)
-        yield Line("step", f"{method}: sampler gap", found["sampler_gap"], "nats", limit=_GAP)
-        yield Line("step", f"{method}: completions", found["tokens_per_second"], "tokens/s")
+        yield Line(part, f"{method}: weights unmoved", float(torch.equal(before, after)), limit=0.0)
+        yield Line(part, f"{method}: sampler gap", found["sampler_gap"], "nats", limit=_GAP)
+        yield Line(part, f"{method}: completions", found["tokens_per_second"], "tokens/s")
         for phase in ("sampling", "updates"):
-            yield Line("step", f"{method}: {phase}", found[f"seconds_{phase}"], "s")
-        if case.device.type == "cuda":
+            yield Line(part, f"{method}: {phase}", found[f"seconds_{phase}"], "s")
+        if case.device.type == "cuda" and engine == "torch":
             peak = torch.cuda.max_memory_allocated() / 1e9
-            yield Line("step", f"{method}: peak memory", peak, "GB", predicted)
+            yield Line(part, f"{method}: peak memory", peak, "GB", predicted)
 
 
-def train_two_steps(case: Case, method: str) -> tuple[dict[str, Any], float]:
+def train_two_steps(case: Case, method: str, engine: str) -> tuple[dict[str, Any], float]:
     """The last metrics, with an input matrix before and after; the planner's peak in GB, without its overhead."""
     from selfdistill.estimate import dimensions_of, plan_memory, workload_of
-    from selfdistill.generation.torch_sampler import TorchSampler
     from selfdistill.schema.runtime import StageRuntime
     from selfdistill.training.data import TrainingFolder
     from selfdistill.training.distributed import World
     from selfdistill.training.loop import train
 
-    size, spec = size_of(case), spec_of(case, method)
-    model, tokenizer = make_network(size).to(case.device), make_tokenizer(size)
-    place = Path(os.environ["SELFDISTILL_CHECK"]) / method
-    runtime = StageRuntime(device=case.device.type, state_every_steps=10**6)
-    sampler = TorchSampler(model, [END], pad_token_id=PADDING)
+    # The CPU build of vLLM has no kernel for the heads of the smallest network.
+    size = "toy, heads of 32" if engine == "vllm" and case.device.type == "cpu" else size_of(case)
+    spec = spec_of(case, method, engine)
+    model, tokenizer = make_network(size), make_tokenizer(size)
+    place = Path(os.environ["SELFDISTILL_CHECK"]) / f"{method}-{engine}"
+    runtime = StageRuntime(device=case.device.type, state_every_steps=10**6, gpu_memory_fraction=0.3)
+    sampler = sampler_of(model, tokenizer, runtime, place / "model", engine)
+    model = model.to(case.device)
     before = model.model.layers[0].mlp.up_proj.weight.detach().clone()
     if case.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -77,6 +88,7 @@ def train_two_steps(case: Case, method: str) -> tuple[dict[str, Any], float]:
         runtime=runtime, world=World.of(runtime), kept=Kept(), record_rollouts=lambda number, rows: None,
         stop_requested=lambda: False, report=lambda line: None,
     )  # fmt: skip
+    sampler.close()
     work = workload_of(
         spec, runtime, dimensions_of(model.config.to_dict(), size), processes=1, is_sharded=False,
         max_prompt_tokens=max(len(prompt.prompt_ids) for prompt in prompts),
@@ -87,7 +99,20 @@ def train_two_steps(case: Case, method: str) -> tuple[dict[str, Any], float]:
     return dict(summary.last_metrics) | {"weights": (before, after)}, peak / 1e9
 
 
-def spec_of(case: Case, method: str) -> Any:
+def sampler_of(model: Any, tokenizer: Any, runtime: Any, folder: Path, engine: str) -> Any:
+    """A sampler as training has it: the torch sampler shares its model, vLLM its GPU."""
+    if engine == "torch":
+        from selfdistill.generation.torch_sampler import TorchSampler
+
+        return TorchSampler(model, [END], pad_token_id=PADDING)
+    from selfdistill.generation.vllm_sampler import VllmSampler
+
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return VllmSampler.load(folder, runtime, is_colocated=True)
+
+
+def spec_of(case: Case, method: str, engine: str) -> Any:
     from selfdistill.schema.common import MathGrader, Optimiser, RepromptTemplate, Sampling
     from selfdistill.schema.methods import Grpo, Sdpo
     from selfdistill.schema.stages import TrainSpec
@@ -100,7 +125,7 @@ def spec_of(case: Case, method: str) -> Any:
         "method": chosen, "seed": 0, "steps": 2, "prompts_per_step": _PROMPTS, "prompts_per_update": _PROMPTS // 2,
         "draw": "epochs", "optimiser": Optimiser(learning_rate=1e-4, warmup_steps=0),
         "on_policy": OnPolicy(
-            group_size=_GROUP, sampling=Sampling(max_tokens=tokens), grader=MathGrader(), engine="torch",
+            group_size=_GROUP, sampling=Sampling(max_tokens=tokens), grader=MathGrader(), engine=engine,
             correction_clip=2.0,
         ),
         "checkpoint_every": 2, "max_steps_without_signal": 50, "precision": "bfloat16", "thinking": None,

@@ -41,13 +41,30 @@ def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_pa
     code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=ABSENT)
     assert code == 0
     lines = {(line["part"], line["name"]): line for line in found["lines"]}
-    assert {part for part, _ in lines} == {"losses", "head", "fsdp2", "attention", "compile", "step", "vllm", "speed"}
-    assert lines["vllm", ""]["note"] == "not here: vllm"
+    assert {part for part, _ in lines} == {
+        "losses",
+        "head",
+        "fsdp2",
+        "attention",
+        "compile",
+        "step",
+        "vllm",
+        "step_vllm",
+        "speed",
+    }
+    assert lines["vllm", ""]["note"] == lines["step_vllm", ""]["note"] == "not here: vllm"
     assert lines["attention", "torch's variable-length kernel"]["note"].startswith("not here: ")
     assert lines["compile", "one layer, forward and backward, compiled"]["measured"] > 0
     assert lines["step", "sdpo: gradient norm"]["measured"] > 0
     assert lines["step", "grpo: sampler gap"]["measured"] < 0.1
     assert all(line["measured"] is not None for line in found["lines"] if line["limit"] is not None)
+
+
+def test_a_check_of_which_nothing_can_run_is_an_error_that_says_what_to_install(tmp_path, capfd):
+    code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=(*ABSENT, "pydantic"))
+    assert code == 2
+    assert all(line["note"].startswith("not here: pydantic") for line in found["lines"])
+    assert "tools/gpu_check.sh --prepare" in capfd.readouterr().out
 
 
 def test_a_wrong_gradient_fails_the_check(tmp_path):
