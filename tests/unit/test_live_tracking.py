@@ -192,6 +192,9 @@ def main(job):
     folder = job.artifact.payload / "checkpoints/step-{steps}"
     folder.mkdir(parents=True)
     (folder / "weights").write_text("w")
+    (job.artifact.payload / "rollouts").mkdir()
+    for step in range(1, {steps} + 1):
+        (job.artifact.payload / f"rollouts/step-{{step:06d}}.parquet").touch()
     print("steps took", time.monotonic() - started)
     return {{}}
 
