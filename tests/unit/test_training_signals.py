@@ -35,7 +35,7 @@ def attempt(session: Session, phase: str | None = None, seconds: float = 600.0) 
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(True))
 
         def reach(line) -> None:
-            if line.get("phase") == phase and line["step"] == 2 and not stopped:
+            if phase and line.get("phase") == phase and line["step"] == 2 and not stopped:
                 (session.folder / f"ready-{rank}").touch()
                 until = time.monotonic() + 600
                 while not stopped and time.monotonic() < until:
