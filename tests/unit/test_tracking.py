@@ -15,6 +15,7 @@ import subprocess
 import sys
 import threading
 import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -644,6 +645,35 @@ def test_a_server_that_drips_is_given_up(project: None, monkeypatch: pytest.Monk
         with pytest.raises(TrackingError, match="does not answer .no complete answer within 1 s"):
             quietly(store=f"http://127.0.0.1:{server.getsockname()[1]}")
         assert time.monotonic() - started < 20
+
+
+def test_a_server_that_drips_after_it_said_that_it_is_well_is_given_up(
+    project: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("selfdistill.tracking.sync._RUN_SECONDS", 1)
+
+    class Dripping(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.send_header("Content-Length", "2" if self.path == "/health" else "1000")
+            self.end_headers()
+            with contextlib.suppress(OSError):
+                for _ in range(2 if self.path == "/health" else 1000):
+                    self.wfile.write(b"x")
+                    time.sleep(0 if self.path == "/health" else 0.1)
+
+        do_POST = do_GET
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Dripping) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        started = time.monotonic()
+        with pytest.raises(TrackingError, match="no complete answer within 1 s"):
+            quietly(store=f"http://127.0.0.1:{server.server_port}")
+        assert time.monotonic() - started < 20
+        server.shutdown()
 
 
 def test_a_checkpoint_deleted_in_the_ui_comes_back(tracked: None) -> None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 import threading
 import time
 from pathlib import Path
-from types import FrameType
 
 from selfdistill.artifacts.lock import is_locked, lock_path
 from selfdistill.artifacts.store import Artifact
 from selfdistill.parent import wait_for_parent
 from selfdistill.tracking.sync import stream
+from selfdistill.tracking.time_limit import TimeIsUp, time_limit
 
 #: Time limit of one update, the last one included.
 _UPDATE_SECONDS = 60
@@ -29,17 +28,12 @@ _LOCK_SECONDS = 5.0
 _KILLED_SECONDS = 6.0
 
 
-class _TimeIsUp(BaseException):
-    """Not an Exception: the libraries below would take it for a request to send once more."""
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="selfdistill.tracking.live", description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seconds", type=float, default=10.0, help="time between two updates")
     options = parser.parse_args(arguments)
     os.nice(10)
-    signal.signal(signal.SIGALRM, _time_is_up)
     end = threading.Event()
     threading.Thread(target=_watch_parent, args=(end,), daemon=True).start()
     said, has_ended = "", False
@@ -64,15 +58,13 @@ def _watch_parent(end: threading.Event) -> None:
 
 def _update(folder: Path) -> str:
     """One update; returns the reason if it failed."""
-    signal.alarm(_UPDATE_SECONDS)
     try:
-        stream(folder)
-    except _TimeIsUp:
+        with time_limit(_UPDATE_SECONDS):
+            stream(folder)
+    except TimeIsUp:
         return f"the update took more than {_UPDATE_SECONDS} s"
     except Exception as error:  # Whatever went wrong, the next update tries again.
         return str(error) or type(error).__name__
-    finally:
-        signal.alarm(0)
     return ""
 
 
@@ -81,10 +73,6 @@ def _wait_for_unlock(folder: Path) -> None:
     end = time.monotonic() + _LOCK_SECONDS
     while time.monotonic() < end and not Artifact(folder).is_sealed and is_locked(lock_path(folder)):
         time.sleep(0.05)
-
-
-def _time_is_up(_signal: int, _frame: FrameType | None) -> None:
-    raise _TimeIsUp
 
 
 if __name__ == "__main__":

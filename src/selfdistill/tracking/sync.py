@@ -17,6 +17,7 @@ from selfdistill.artifacts.store import ROOT
 from selfdistill.files import replacing
 from selfdistill.tracking.store import TrackingError, TrackingStore, sqlite_settings
 from selfdistill.tracking.survey import Survey
+from selfdistill.tracking.time_limit import TimeIsUp, time_limit
 
 if TYPE_CHECKING:
     from selfdistill.tracking.index import Index
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 #: How often files are looked for before a removed one is an error.
 _LOOKS = 3
+#: Time limit of a server for one run, and for what it holds.
+_RUN_SECONDS = 600
 
 
 @dataclass
@@ -93,10 +96,13 @@ def _look_and_write(target: TrackingStore, root: Path, say: Callable[[str], None
         target.check_reachable()
         say(f"MLflow: comparing {len(survey.entries)} artifacts with {target.shown}.")
         try:
-            _write(target, survey, lambda index, records, report=report: _apply(index, records, report))
+            with time_limit(0 if target.database is not None else _RUN_SECONDS) as renew:
+                _write(target, survey, lambda index, records, report=report: _apply(index, records, report, renew))
         except FileNotFoundError as error:
             missing = error.filename
             continue
+        except TimeIsUp:
+            raise target.failure(TimeoutError(f"no complete answer within {_RUN_SECONDS} s")) from None
         return report
     raise TrackingError(f"{missing} was removed while it was read. Run the command again.")
 
@@ -188,11 +194,12 @@ def _apply_last(index: Index, records: dict[str, Record]) -> None:
         index.extend(last)
 
 
-def _apply(index: Index, records: dict[str, Record], report: Report) -> None:
-    """Remove, write anew, create, extend; in the order of the records (upstream first)."""
+def _apply(index: Index, records: dict[str, Record], report: Report, renew: Callable[[], None]) -> None:
+    """Remove, write anew, create, extend; in the order of the records (upstream first). `renew` before each of them."""
     anew, gone = _outdated(records, index)
     kept = {name: index.remove(name) for name in [*gone, *anew]}
     for record in tqdm(records.values(), desc="MLflow", unit="run", leave=False, disable=None):
+        renew()
         tracked = index.tracked.get(record.id)
         if tracked is None:
             index.create(record, kept.get(record.id, {}))
