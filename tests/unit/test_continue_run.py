@@ -70,7 +70,7 @@ def weights(artifact: Artifact) -> dict[str, bytes]:
     }
 
 
-@pytest.mark.parametrize("damage", ["lost", "changed", "no JSON"])
+@pytest.mark.parametrize("damage", ["lost", "changed", "not a number", "no JSON"])
 def test_a_finished_training_without_its_spec_is_passed_over(tmp_path, damage):
     """It stopped every other training with a traceback."""
     planned = artifact_of(tmp_path, make_spec(GRPO, steps=4))
@@ -81,7 +81,8 @@ def test_a_finished_training_without_its_spec_is_passed_over(tmp_path, damage):
     if damage == "lost":
         spec.unlink()
     else:
-        spec.write_text(spec.read_text().replace('"steps": 3', '"steps": 1') if damage == "changed" else "{")
+        number = {"changed": "1", "not a number": "NaN"}.get(damage)
+        spec.write_text("{" if number is None else spec.read_text().replace('"steps": 3', f'"steps": {number}'))
     assert [artifact.name for artifact in shorter_runs(planned.frozen_spec, tmp_path)] == [shorter.name]
 
 
@@ -221,6 +222,15 @@ def test_damage_is_not_taken_over(tmp_path, place):
     for artifact in (longer, whole):
         train(artifact)
     assert weights(longer) == weights(whole) and metrics(longer) == metrics(whole)
+
+
+def test_a_run_that_was_imported_without_its_completions_is_not_taken_over(tmp_path):
+    shorter, longer = artifact_of(tmp_path, make_spec(GRPO, steps=2)), artifact_of(tmp_path, make_spec(GRPO, steps=4))
+    train(shorter)
+    (shorter.payload / "rollouts" / "step-000001.parquet").unlink()
+    job = job_of(longer)
+    continue_run(job)
+    assert "step-000001.parquet is missing" in job.tee.printed[0] and not longer.state.exists()
 
 
 def test_a_state_of_another_sharding_is_not_taken_over(tmp_path):

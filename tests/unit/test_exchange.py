@@ -377,6 +377,14 @@ def test_a_manifest_or_spec_that_is_nested_deeply_is_one_line(study, elsewhere):
             refused(path, there, f"spec.json or manifest.json of {study.name} is damaged")
 
 
+@pytest.mark.parametrize("value", ["NaN", "Infinity", '"\\ud800"'])
+def test_a_spec_with_what_no_plan_writes_is_one_line(study, elsewhere, value):
+    path, there = export(study), elsewhere()
+    spec = f'{{"stage": "train", "params": {{"x": {value}}}, "inputs": {{}}}}'.encode()
+    with_manifest(path, lambda _, files: files.update({f"{study.folder}/spec.json": spec}))
+    refused(path, there, f"spec.json or manifest.json of {study.name} is damaged")
+
+
 def test_names_that_are_long_or_mean_one_file_twice_are_one_line(study, elsewhere):
     path = export(study)
     content, there = path.read_bytes(), elsewhere()

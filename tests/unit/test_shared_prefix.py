@@ -103,6 +103,13 @@ def test_rows_too_long_for_one_micro_batch_share_their_prompt_too(monkeypatch, k
     assert many >= 8 * 700 * networks and few < 2 * 800 * networks
 
 
+def test_a_prompt_that_no_other_micro_batch_reads_is_not_held(monkeypatch):
+    rows = rows_of(2, 700, [9, 30, 2, 17], len(TOKENIZER))
+    monkeypatch.setattr(prefix.Prefixes, "read", lambda *_: pytest.fail("held beyond the teacher's pass"))
+    _, _, few = gradients(tiny_model(len(TOKENIZER)), rows, monkeypatch, shares=True)
+    assert few < 2 * 900
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_hidden_states_are_those_of_whole_rows(dtype):
     network = Network(tiny_model(len(TOKENIZER)).eval(), compute_dtype=dtype)

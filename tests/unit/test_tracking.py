@@ -676,6 +676,18 @@ def test_a_server_that_drips_after_it_said_that_it_is_well_is_given_up(
         server.shutdown()
 
 
+def test_completions_without_a_column_are_a_problem_of_one_run(project: None) -> None:
+    """They ended the update of all runs with a traceback."""
+    import pyarrow.parquet as pq
+
+    table = next(a for a in all_artifacts() if a.stage == "evaluate").payload / "rollouts.parquet"
+    pq.write_table(pq.read_table(table).drop(["sample"]), table)
+    said: list[str] = []
+    track(say=said.append)
+    assert any("it has no column sample" in line for line in said)
+    assert any("holds" in line for line in said)
+
+
 def test_a_checkpoint_deleted_in_the_ui_comes_back(tracked: None) -> None:
     from mlflow import MlflowClient
 

@@ -85,7 +85,11 @@ class Artifact:
         artifact = cls(folder)
         if not (folder / "spec.json").is_file():
             raise UserError(f"{folder}/spec.json is missing: plan it first (snakemake -n TARGET) or restore it.")
-        if key_of(artifact.frozen_spec) != artifact.key:
+        try:
+            is_the_same = key_of(artifact.frozen_spec) == artifact.key
+        except ValueError:  # NaN, or half of a surrogate pair: in no spec that was planned.
+            is_the_same = False
+        if not is_the_same:
             raise UserError(f"{folder}/spec.json was changed after planning. Move {folder} away, plan again.")
         return artifact
 

@@ -91,7 +91,10 @@ def read_batches(path: Path, columns: Iterable[str], rows: int) -> Iterator[pa.R
     try:
         # With a small buffer; otherwise all bytes of a row group's column are held, as they are in the file.
         with pq.ParquetFile(path, buffer_size=_BUFFER_BYTES) as file:
-            yield from file.iter_batches(rows, columns=list(columns))
+            wanted = list(columns)
+            if missing := sorted(set(wanted) - set(file.schema_arrow.names)):
+                raise pa.ArrowInvalid(f"it has no column {', '.join(missing)}")
+            yield from file.iter_batches(rows, columns=wanted)
     except FileNotFoundError:
         raise
     except (pa.ArrowException, OSError) as error:

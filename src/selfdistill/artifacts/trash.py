@@ -103,6 +103,8 @@ def put_back(removal: Removal, root: Path = ROOT) -> tuple[list[str], dict[str, 
     groups: dict[str, list[str]] = defaultdict(list)
     for path in removal.paths:
         groups["/".join(path.split("/")[:2])].append(path)
+    left = {name for name, paths in groups.items() if any(_is_there(removal.folder / path) for path in paths)}
+    groups = {name: paths for name, paths in groups.items() if name in left}
     reasons = {name: _put_back_artifact(removal, name, paths, root) for name, paths in groups.items()}
     kept = {name: reason for name, reason in reasons.items() if reason}
     if not kept:

@@ -185,6 +185,8 @@ def undo(
         console.print(f"put back {name}", soft_wrap=True)
     for name, reason in kept.items():
         console.print(f"{name} {reason}: what was removed stays in the trash", soft_wrap=True)
+    if not restored and not kept:
+        console.print("nothing was left in the trash: nothing had been moved, or all of it is back")
 
 
 def pin(

@@ -73,10 +73,12 @@ def write(selection: Selection, out: Path, crate: str) -> int:
 
 
 def read(archive: Path, root: Path = ROOT) -> Imported:
-    """Bring the results of an archive into this project. UserError, and nothing changed, if anything is wrong with it.
+    """Bring the results of an archive into this project.
 
-    An artifact that is here already with the same content stays. One with other content is an error: two makings of
-    one spec cannot both be its result. A table that is here with other content stays, too.
+    UserError, and nothing changed, if anything is wrong with the archive. A job that starts meanwhile stops the import
+    between two artifacts; importing again completes it. An artifact that is here already with the same content stays.
+    One with other content is an error: two makings of one spec cannot both be its result. A table that is here with
+    other content stays, too.
     """
     root.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".import-", dir=root.parent) as name:

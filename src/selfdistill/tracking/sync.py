@@ -195,9 +195,12 @@ def _apply_last(index: Index, records: dict[str, Record]) -> None:
 
 
 def _apply(index: Index, records: dict[str, Record], report: Report, renew: Callable[[], None]) -> None:
-    """Remove, write anew, create, extend; in the order of the records (upstream first). `renew` before each of them."""
+    """Remove, write anew, create, extend; in the order of the records (upstream first). `renew` before each step."""
     anew, gone = _outdated(records, index)
-    kept = {name: index.remove(name) for name in [*gone, *anew]}
+    kept = {}
+    for name in [*gone, *anew]:
+        renew()
+        kept[name] = index.remove(name)
     for record in tqdm(records.values(), desc="MLflow", unit="run", leave=False, disable=None):
         renew()
         tracked = index.tracked.get(record.id)
@@ -208,6 +211,7 @@ def _apply(index: Index, records: dict[str, Record], report: Report, renew: Call
         elif tracked.mark["digest"] != record.digest:
             index.extend(record)
             report.updated += 1
+    renew()
     index.show_scores(records.values())
     report.problems += index.problems
     report.removed, report.points, report.runs = len(gone), index.points, len(records)

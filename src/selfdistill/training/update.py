@@ -159,6 +159,8 @@ class Updater:
                 own |= {(number, place): row for place, row in zip(micro.places, found, strict=True)}
                 if not self.method.reads_logits:
                     sums.add_teacher(micro.rows, found)
+        if self.teacher is not None:
+            self.teacher.prefixes.keep()
         places = [(number, place) for number, update in enumerate(updates) for place in _active(update.rows)]
         order = {place: index for index, place in enumerate(places)}
         rows = self.world.gather({order[place]: row for place, row in own.items()})
@@ -204,15 +206,15 @@ class Updater:
         return own
 
     def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
-        return [
-            MicroBatch(
-                [together[index] for index in micro],
-                [rows[together[index]] for index in micro],
-                shares_prompts=prefix > 0,
-            )
-            for together, prefix in self._sharing(rows, places)
-            for micro in self._plan_lengths([rows[place] for place in together], prefix)
-        ]
+        planned = []
+        for together, prefix in self._sharing(rows, places):
+            micros = self._plan_lengths([rows[place] for place in together], prefix)
+            shares = prefix > 0 and len(micros) > 1
+            planned += [
+                MicroBatch([together[i] for i in micro], [rows[together[i]] for i in micro], shares_prompts=shares)
+                for micro in micros
+            ]
+        return planned
 
     def _sharing(self, rows: Sequence[Row], places: Sequence[int]) -> list[tuple[list[int], int]]:
         """Places that are planned together: those whose teacher reads one long prompt (of this length); all others."""
@@ -228,7 +230,7 @@ class Updater:
         return [*shared, (others, 0)] if others or not shared else shared
 
     def _plan_lengths(self, rows: Sequence[Row], prefix: int) -> list[list[int]]:
-        """Micro-batches of rows; `prefix` is read once in each."""
+        """Micro-batches of rows whose teacher's prompt of `prefix` tokens (0 for none) is held beside each of them."""
         student = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
         teacher = [len(row.completion_ids) if prefix else _longest_teacher(row) for row in rows]
         budget = max(1, self.micro_batch_tokens - prefix)

@@ -44,7 +44,7 @@ def _obstacle_here(job: Job, shorter: Artifact) -> str | None:
 def _copy(shorter: Artifact, artifact: Artifact, spec: TrainSpec) -> str | None:
     """Copy the files of the steps that both runs have, each as the manifest vouches for it; the state comes last.
 
-    Returns why nothing is taken over, if a file is damaged.
+    Returns why nothing is taken over, if a file is damaged, or missing since an import left it out.
     """
     state = last_state(shorter)
     due = {f"step-{step}" for step in spec.checkpoint_steps}
@@ -52,6 +52,8 @@ def _copy(shorter: Artifact, artifact: Artifact, spec: TrainSpec) -> str | None:
         parts = Path(name).parts
         if parts[:2] == ("payload", "checkpoints") and parts[2] not in due:
             continue
+        if not (shorter.folder / name).is_file():
+            return f"{name} is missing"
         target = artifact.folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(shorter.folder / name, target)
