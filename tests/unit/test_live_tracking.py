@@ -158,18 +158,14 @@ def test_the_process_beside_a_job_streams_until_the_job_says_its_end(
 
 def test_a_server_that_hangs_is_left_after_the_time_limit(training: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(live, "_UPDATE_SECONDS", 1)
-    previous = signal.signal(signal.SIGALRM, live._time_is_up)
-    try:
-        with socket.create_server(("127.0.0.1", 0)) as server:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
-            started = time.monotonic()
-            write_metrics(training, range(1, 2))
-            assert "took more than 1 s" in live._update(training.folder)
-            assert time.monotonic() - started < 15
-            with FileLock("results/mlflow/.lock", timeout=0):
-                pass
-    finally:
-        signal.signal(signal.SIGALRM, previous)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{server.getsockname()[1]}")
+        started = time.monotonic()
+        write_metrics(training, range(1, 2))
+        assert "took more than 1 s" in live._update(training.folder)
+        assert time.monotonic() - started < 15
+        with FileLock("results/mlflow/.lock", timeout=0):
+            pass
 
 
 def launch_training(artifact: Artifact, uri: str, *, die: bool = False) -> subprocess.Popen[str]:

@@ -272,25 +272,28 @@ def test_a_stop_grades_and_keeps_what_was_sampled():
     assert sorted(kept.added) == [0, 1, 2, 3, 4]
 
 
-def test_the_sampler_learns_that_all_groups_are_kept():
-    """It took the weights of the resumed state, and waits awake until it is asked to sample."""
+def test_the_sampler_sleeps_where_all_groups_are_kept():
+    """It took the weights of the resumed state, and waits awake until it samples."""
     made, _, kept = step_of(slowly, prompts=2)
     made.sampler = asked = Asked()
     groups = {place: [place] for place in range(2)}
     kept.read = lambda *_: groups
     assert made.run() == [[0], [1]]
-    assert asked.done == [{0, 1}]
+    assert asked.calls == ["sleep"]
 
 
 class Asked(Sampler):
-    """Records which prompts are done when it is asked."""
+    """Records what it is asked to do."""
 
     def __init__(self) -> None:
-        self.done = []
+        self.calls = []
 
     def stream_portions(self, portions, prompts, seeds, sampling, *, done=frozenset(), on_progress=None):
-        self.done.append(done)
+        self.calls.append("sample")
         yield from ()
+
+    def sleep(self) -> None:
+        self.calls.append("sleep")
 
 
 def test_an_error_of_the_grader_ends_the_step():

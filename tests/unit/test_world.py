@@ -80,7 +80,7 @@ def test_a_hang_ends_every_process(tmp_path):
     assert EXIT_HANG in run_in_processes(SimpleNamespace(run=run))
 
 
-def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch):
+def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch, tmp_path):
     """The second of two processes: its model goes to the second GPU, which is made the current one first."""
     calls = []
 
@@ -101,10 +101,14 @@ def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
     monkeypatch.setattr(stage, "load_model", load)
     monkeypatch.setattr(stage, "model_folder", lambda artifact: None)
+    monkeypatch.setattr(stage, "load_tokenizer", lambda folder: None)
     monkeypatch.setattr(stage, "check_grader", lambda grader: None)
-    artifact = SimpleNamespace(spec=lambda kind: make_spec(SDPO), input=lambda role: None)
+    artifact = SimpleNamespace(spec=lambda kind: make_spec(SDPO), input=lambda role: None, folder=tmp_path)
+    job = SimpleNamespace(
+        artifact=artifact, runtime=StageRuntime(device="cuda", processes=2), tee=SimpleNamespace(print=print)
+    )
     with pytest.raises(Loaded):
-        stage.main(SimpleNamespace(artifact=artifact, runtime=StageRuntime(device="cuda", processes=2)))
+        stage.main(job)
     assert calls == ["current device cuda:1", "load on cuda:1"]
 
 

@@ -120,6 +120,10 @@ class Sampler(Protocol):
         """Use the weights of another folder, of the same architecture, from now on."""
         self.update_weights(lambda: read_weights(folder))
 
+    def sleep(self) -> None:
+        """Give memory back until the next call; nothing to do for a sampler that holds none of its own."""
+        ...
+
     def close(self) -> None:
         """Free memory and processes of the sampler."""
         ...

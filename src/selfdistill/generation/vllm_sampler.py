@@ -154,7 +154,7 @@ class VllmSampler(Sampler):
             self.sleep()
 
     def sleep(self) -> None:
-        """Give the GPU's memory back until the next call, where a trainer shares the GPU."""
+        """See `generation.base.Sampler`; only where a trainer shares the GPU."""
         if self.sleeps and self.asleep != _PARTS:
             self.engine.sleep(level=1)
             self.asleep = set(_PARTS)

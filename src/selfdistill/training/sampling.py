@@ -96,8 +96,11 @@ class StepSampling:
         # Waits for all ranks: none writes before all have read.
         kept = self.world.gather({self.world.rank: sorted(found)})[0]
         groups = {place: found[place] for place in kept}
-        # Also where all are kept: the engine is awake since it took the weights, and sleeps again at the end of this.
-        own, is_stopped = self._sample(set(kept))
+        if len(kept) == len(self.prompts):
+            self.sampler.sleep()  # It is awake since it took the weights.
+            own, is_stopped = {}, False
+        else:
+            own, is_stopped = self._sample(set(kept))
         if self.world.any(is_stopped or self.stop_requested()):
             self.save()
             return None
