@@ -53,6 +53,8 @@ def start_engine(
     if is_parallel:
         # vLLM joins an existing process group, and would otherwise create one of its own size.
         PartialState(cpu=runtime.device == "cpu")
+        if runtime.device == "cpu":
+            _name_shared_memory()
     config = AutoConfig.from_pretrained(folder)
     length = _model_length(config, max_positions)
     options = _gpu_options(runtime) if runtime.device == "cuda" else _cpu_options(length)
@@ -102,6 +104,19 @@ def ranks_of_engine(runtime: StageRuntime) -> int:
 def _is_parallel() -> bool:
     """Whether a launcher started several processes of this training."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def _name_shared_memory() -> None:
+    """Name the shared memory of this job's engine after the job.
+
+    The CPU build gives it one name for all jobs that a launcher started: a second job on the machine, or one after a
+    job that was killed, could not start ("create shm in SHMManager failed").
+    """
+    from vllm.distributed.device_communicators.cpu_communicator import _CPUSHMDistributed as SharedMemory
+
+    name_of = SharedMemory.make_group_name
+    job = f"{os.environ.get('MASTER_PORT', '')}-{os.environ.get('TORCHELASTIC_RUN_ID', '')}"
+    SharedMemory.make_group_name = staticmethod(lambda group: f"{job}{name_of(group)}".replace("/", ""))
 
 
 def _set_environment(runtime: StageRuntime) -> None:
