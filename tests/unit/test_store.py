@@ -204,3 +204,12 @@ def test_a_payload_that_the_disk_does_not_take_is_not_sealed(tmp_path, monkeypat
     with pytest.raises(OSError, match="Input/output"):
         artifact.seal({})
     assert not artifact.is_sealed and not artifact.seal_path.exists()
+
+
+@pytest.mark.parametrize(
+    "damaged", ["train0a1b2c3d4e5f", "train/", "train/**", "../0a1b2c3d4e5f", "train/x/0a1b2c3d4e5f", ""]
+)
+def test_a_damaged_id_finds_nothing(tmp_path, damaged):
+    (tmp_path / "train" / "x-0a1b2c3d4e5f").mkdir(parents=True)
+    assert find("train/0a1b2c3d4e5f", tmp_path) is not None
+    assert find(damaged, tmp_path) is None

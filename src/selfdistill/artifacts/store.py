@@ -276,7 +276,9 @@ def manifest_digest(artifact: Artifact) -> str:
 
 
 def find(artifact_id: str, root: Path = ROOT) -> Path | None:
-    """The directory of `stage/key`, whatever its slug; None if it does not exist."""
+    """The directory of `stage/key`, whatever its slug; None if it does not exist, as that of a damaged id."""
+    if re.fullmatch(r"[a-z_]+/[0-9a-f]+", artifact_id) is None:
+        return None
     stage, key = artifact_id.split("/")
     matches = sorted((root / stage).glob(f"*-{key}"))
     if len(matches) > 1:
