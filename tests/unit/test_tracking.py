@@ -24,6 +24,7 @@ import pytest
 
 from selfdistill.artifacts.store import ROOT, Artifact, all_artifacts
 from selfdistill.files import canonical_json, pretty_json, sha256_text, write_atomically
+from selfdistill.schema.errors import without_password
 from selfdistill.tracking import TrackingError, TrackingStore, builder, track
 from selfdistill.tracking.naming import Label
 from selfdistill.tracking.run_records import MOST_PARAM, OUR_TAGS, MetricsLog, flatten, legal
@@ -626,6 +627,11 @@ def test_no_message_holds_the_password_of_the_store(project: None, monkeypatch: 
         track(say=said.append)
     assert "hunter22" not in "".join([str(raised.value), *said])
     assert "\n" not in str(raised.value)
+
+
+def test_a_query_is_left_out_to_its_end_whatever_it_holds() -> None:
+    """Brackets may be part of a password, so text that follows an address without a blank goes with it."""
+    assert without_password("at http://host/db?password=hun(ter)22>x refused") == "at http://host/db refused"
 
 
 def test_a_server_that_drips_is_given_up(project: None, monkeypatch: pytest.MonkeyPatch) -> None:

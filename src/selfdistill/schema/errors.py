@@ -82,7 +82,7 @@ def without_password(text: str, uri: str = "") -> str:
     password = parts.netloc.rpartition("@")[0].partition(":")[2]
     for secret in (password, unquote(password), parts.query, *(value for _, value in parse_qsl(parts.query))):
         text = text.replace(secret, "***").replace(quote(secret), "***") if len(secret) > 2 else text
-    return re.sub(r"(://[^\s?#]*)[?#][^\s<>()\[\]]*", r"\1", re.sub(r"://\S*@", "://", text))
+    return re.sub(r"(://[^\s?#]*)[?#]\S*", r"\1", re.sub(r"://\S*@", "://", text))
 
 
 def public_address(uri: str) -> str:
