@@ -20,7 +20,8 @@ from selfdistill.schema.common import Grader
 class Prompt:
     """A problem as the student sees it: `messages` and `prompt_ids` hold its `question`, in the words of a template.
 
-    `answer` is the gold answer, `solution` the data set's own, if it has one.
+    `answer` is the gold answer, `solution` the data set's own, if it has one. `is_truncated`: `prompt_ids` show a
+    demonstration that was cut to fit.
     """
 
     row_id: int
@@ -31,11 +32,15 @@ class Prompt:
     messages: list[dict[str, str]]
     prompt_ids: list[int]
     solution: str | None = None
+    is_truncated: bool = False
 
 
 @dataclass(frozen=True)
 class Rollout:
-    """One graded completion of a prompt; `sample` counts within its group. Only programs have `feedback`."""
+    """One graded completion of a prompt; `sample` counts within its group. Only programs have `feedback`.
+
+    `regenerated`: what the policy wrote when this completion was shown to it; only where a teacher reads that.
+    """
 
     prompt: Prompt
     sample: int
@@ -45,6 +50,7 @@ class Rollout:
     reward: float
     extracted: str
     feedback: str = ""
+    regenerated: Rollout | None = None
 
 
 #: All completions of one prompt.
@@ -108,6 +114,7 @@ def rollout_rows(groups: Sequence[Group], step: int, grader: Grader) -> list[dic
             "reward": rollout.reward,
             "extracted": rollout.extracted,
             "feedback": rollout.feedback,
+            "regenerated": rollout.regenerated.text if rollout.regenerated else None,
         }
         for group in groups
         for rollout in group

@@ -246,7 +246,7 @@ def step_of(grade, stop_requested=lambda: False, prompts=16):
     shown = [Prompt(row, f"p{row}", "", "", str(row % 2), [], [row]) for row in range(prompts)]
     made = sampling.StepSampling(
         spec, 1, shown, Slow(), SimpleNamespace(decode=lambda ids, **_: f"{ids}"), grade, kept, World("cpu"), phase,
-        heartbeat=lambda *_: None, stop_requested=stop_requested,
+        heartbeat=lambda *_: None, stop_requested=stop_requested, first=0, samples=4,
     )  # fmt: skip
     return made, seconds, kept
 

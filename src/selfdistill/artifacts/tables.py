@@ -29,7 +29,7 @@ COLUMNS: dict[str, pa.DataType] = {
     "arm": pa.string(), "system": pa.string(), "feedback": pa.string(), "compared_with": pa.string(),
     "compared_problem_id": pa.string(), "compared_question": pa.string(), "compared_answer": pa.string(),
     "similarity": pa.float64(), "is_exact": pa.bool_(), "is_same_answer": pa.bool_(), "is_dropped": pa.bool_(),
-    "place": pa.int32(),
+    "place": pa.int32(), "regenerated": pa.string(),
 }  # fmt: skip
 
 PROBLEMS = ("row_id", "problem_id", "question", "answer", "family", "solution", "source")
@@ -56,9 +56,13 @@ def prompt_columns(prompts: Iterable[Mapping[str, Any]]) -> tuple[str, ...]:
     return PROMPTS + (("solution",) if any(prompt.get("solution") for prompt in prompts) else ())
 
 
-def rollout_columns(grader_kind: str) -> tuple[str, ...]:
-    """Columns of a table of completions; `feedback` only from the grader of programs."""
-    return ROLLOUTS + (("feedback",) if grader_kind == "code" else ())
+def rollout_columns(grader_kind: str, *, is_regenerated: bool = False) -> tuple[str, ...]:
+    """Columns of a table of completions; `feedback` only from the grader of programs.
+
+    `is_regenerated`: demonstrations have been written anew for a teacher.
+    """
+    feedback = ("feedback",) if grader_kind == "code" else ()
+    return ROLLOUTS + feedback + (("regenerated",) if is_regenerated else ())
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]], columns: tuple[str, ...]) -> None:

@@ -38,13 +38,15 @@ def step_cost(work: Workload) -> StepCost:
     completion = work.completion_tokens
     backward = 2 + (1 if work.has_checkpointing else 0)
     on_policy = work.engine != "none"
+    again = work.regenerated_rows
+    sampling = rows * _forward(work, length, completion) + again * _forward(work, work.longest_sampled, completion)
     scored_again = (work.updates_per_step - 1) / work.updates_per_step if on_policy else 0
     return StepCost(
         completions=rows,
-        sampled_tokens=rows * completion if on_policy else 0,
+        sampled_tokens=(rows + again) * completion if on_policy else 0,
         student_tokens=rows * length,
         teacher_tokens=rows * sum(work.teacher_lengths),
-        sampling_flops=rows * _forward(work, length, completion) if on_policy else 0.0,
+        sampling_flops=sampling if on_policy else 0.0,
         teacher_flops=rows * sum(_forward(work, read, completion) for read in work.teacher_lengths),
         student_flops=rows * _forward(work, length, completion) * (1 + backward + scored_again),
     )

@@ -24,7 +24,8 @@ class Workload:
     network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
     with matrices in bfloat16 if `has_narrow_teacher`, or a moving average of the policy if `has_moving_teacher`;
     `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
-    of its passes. Lengths are the longest possible ones.
+    of its passes. Lengths are the longest possible ones. `regenerated_rows` are completions that a step samples besides
+    `rows_per_step`, with the teacher's prompt.
     """
 
     dimensions: Dimensions
@@ -52,6 +53,7 @@ class Workload:
     tensor_parallel: int
     engine_fraction: float
     steps: int = 1
+    regenerated_rows: int = 0
 
     @property
     def engines(self) -> int:
@@ -65,6 +67,10 @@ class Workload:
     @property
     def longest_teacher(self) -> int:
         return max(self.teacher_lengths, default=0)
+
+    @property
+    def longest_sampled(self) -> int:
+        return max(self.longest_student, self.longest_teacher) if self.regenerated_rows else self.longest_student
 
     @property
     def teacher_lengths(self) -> list[int]:
@@ -110,7 +116,7 @@ class Workload:
     def sampled_positions(self) -> int:
         """Cache positions that one process of the torch sampler holds, at most."""
         rows = -(-self.rows_per_step // self.processes)
-        return min(max(self.sampler_batch_tokens, self.longest_student), rows * self.longest_student)
+        return min(max(self.sampler_batch_tokens, self.longest_sampled), rows * self.longest_sampled)
 
     @property
     def sampled_rows(self) -> int:
@@ -131,6 +137,7 @@ def workload_of(
     on_policy = spec.on_policy
     completion = completion_tokens or (on_policy.sampling.max_tokens if on_policy else 0)
     second = spec.method.second_network
+    group_size = on_policy.group_size if on_policy else 1
     teacher, teachers = "none", 0
     if second is not None:
         teacher = "shared" if second.kind == "live" else "copy"
@@ -154,7 +161,8 @@ def workload_of(
         teacher_prompts=spec.method.teacher_prompts(max_prompt_tokens, completion),
         completion_tokens=completion,
         has_temperature=on_policy is not None and on_policy.sampling.temperature != 1,
-        rows_per_step=spec.prompts_per_step * (on_policy.group_size if on_policy else 1),
+        rows_per_step=spec.prompts_per_step * group_size,
+        regenerated_rows=spec.prompts_per_step * spec.method.regenerated(group_size),
         updates_per_step=spec.prompts_per_step // spec.prompts_per_update,
         engine=on_policy.engine if on_policy else "none",
         kv_cache_bytes=1 if on_policy and on_policy.kv_cache_dtype.startswith("fp8") else 2,

@@ -128,8 +128,10 @@ def sft_examples(job: Job, spec: TrainSpec) -> list[SftExample]:
 
 def rollout_writer(job: Job, spec: TrainSpec) -> Callable[[int, list[dict[str, Any]]], None]:
     def write(step: int, rows: list[dict[str, Any]]) -> None:
-        path = job.artifact.payload / spec.rollouts_file(step)
-        write_rows(path, rows, rollout_columns(spec.on_policy.grader.kind))
+        path, settings = job.artifact.payload / spec.rollouts_file(step), spec.on_policy
+        is_regenerated = spec.method.regenerated(settings.group_size) > 0
+        columns = rollout_columns(settings.grader.kind, is_regenerated=is_regenerated)
+        write_rows(path, rows, columns)
 
     return write
 

@@ -26,7 +26,7 @@ from selfdistill.rollouts import GradeFunction, Group, Prompt, rollout_rows
 from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.stages import TrainSpec
-from selfdistill.training import guards, metrics, overlong
+from selfdistill.training import guards, metrics, overlong, regeneration
 from selfdistill.training import optimiser as optim
 from selfdistill.training.checkpoint import save_checkpoint
 from selfdistill.training.components import DTYPES, Components, build_components
@@ -143,12 +143,15 @@ class _Loop:
             found = metrics.rollout_metrics(drawn, plans) | overlong.counts(groups, self.spec.on_policy) | counts
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
+            if self.spec.method.regenerated(self.spec.on_policy.group_size):
+                found |= regeneration.counts(drawn)
         rows = [
             Row(rollout.prompt.prompt_ids, rollout.completion.token_ids, plan, rollout.completion.logprobs)
             for group, group_plans in zip(groups, plans, strict=True)
             for rollout, plan in zip(group, group_plans, strict=True)
         ]
-        found["tokens"] = sum(len(rollout.completion.token_ids) for group in drawn for rollout in group)
+        sampled = [rollout for group in drawn for rollout in group] + regeneration.regenerated(drawn)
+        found["tokens"] = sum(len(rollout.completion.token_ids) for rollout in sampled)
         if self.spec.mini_batches == "mixed":
             rows = mixed(self.spec, step, rows)
         with self._recording(step, drawn):
@@ -195,13 +198,25 @@ class _Loop:
         return overlong.masked(groups, plans, settings)
 
     def _rollouts(self, step: int, prompts: Sequence[Prompt], first: int) -> list[Group]:
+        """Graded groups of the step, from place `first` on, with what the method has written anew."""
+        settings = self.spec.on_policy
+        groups = self._sample(step, prompts, first, settings.group_size)
+        shown = self.components.method.to_regenerate(overlong.penalised(groups, settings))
+        if not shown:
+            return groups
+        place = regeneration.FIRST_PLACE + first * settings.group_size
+        return regeneration.regenerate(
+            groups, shown, lambda chosen: self._sample(step, chosen, place, 1), self.components.world
+        )
+
+    def _sample(self, step: int, prompts: Sequence[Prompt], first: int, samples: int) -> list[Group]:
         """Graded groups of the step, from place `first` on. At a stop, those that are finished are kept."""
         if self.sampling is not None and first > 0:
             self.sampling.save()
         self.sampling = StepSampling(
             self.spec, step, prompts, self.sampler, self.tokenizer, self.grade,
             self.kept, self.components.world, lambda name: self._phase(step, name),
-            lambda *_: self._heartbeat(step, "sampling"), self.stop_requested, first,
+            lambda *_: self._heartbeat(step, "sampling"), self.stop_requested, first, samples,
         )  # fmt: skip
         groups = self.sampling.run()
         if groups is None:

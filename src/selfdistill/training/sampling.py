@@ -43,17 +43,16 @@ class Stopped(Exception):
     """A stop was requested while this rank sampled; `on_progress` of a sampler raises it."""
 
 
-def step_seeds(spec: TrainSpec, prompts: Sequence[Prompt], step: int, first: int = 0) -> list[list[int]]:
+def step_seeds(
+    spec: TrainSpec, prompts: Sequence[Prompt], step: int, first: int = 0, *, samples: int
+) -> list[list[int]]:
     """Seeds [place][sample] of prompts of the step, which begin at place `first`.
 
     They depend on (spec seed, step, place in the step, row, sample) and not on the rank that samples: a problem drawn
     twice gets different noise, and the result does not depend on how places are spread over ranks.
     """
     return [
-        [
-            sample_seed(spec.seed, "rollout", step, place, prompt.row_id, sample)
-            for sample in range(spec.on_policy.group_size)
-        ]
+        [sample_seed(spec.seed, "rollout", step, place, prompt.row_id, sample) for sample in range(samples)]
         for place, prompt in enumerate(prompts, first)
     ]
 
@@ -69,7 +68,10 @@ def portions(sampler: Sampler, count: int, world: World) -> Iterator[list[int]]:
 
 @dataclass
 class StepSampling:
-    """Samples and grades groups of one step, in places from `first` on. `phase(name)` measures a part of it."""
+    """Samples and grades groups of one step, in places from `first` on. `phase(name)` measures a part of it.
+
+    `samples`: completions of each prompt.
+    """
 
     spec: TrainSpec
     step: int
@@ -82,7 +84,8 @@ class StepSampling:
     phase: Callable[[str], AbstractContextManager[None]]
     heartbeat: OnProgress
     stop_requested: Callable[[], bool]
-    first: int = 0
+    first: int
+    samples: int
     ungraded: dict[int, list[Completion]] = field(default_factory=dict)
     underway: Future[dict[int, Group]] | None = None
     unsaved: dict[int, Group] = field(default_factory=dict)
@@ -129,7 +132,7 @@ class StepSampling:
         return self.sampler.stream_portions(
             portions(self.sampler, len(self.prompts), self.world),
             [prompt.prompt_ids for prompt in self.prompts],
-            step_seeds(self.spec, self.prompts, self.step, self.first),
+            step_seeds(self.spec, self.prompts, self.step, self.first, samples=self.samples),
             self.spec.on_policy.sampling,
             done=done,
             on_progress=self._on_progress,

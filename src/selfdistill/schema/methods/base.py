@@ -85,6 +85,14 @@ class MethodSettings(Model):
         """The network whose logits the loss needs beside the policy's, or None."""
         return None
 
+    def regenerated(self, group_size: int) -> int:
+        """Completions per group, at most, that a step samples once more with a demonstration in the prompt."""
+        return 0
+
+    def longest_sampled(self, prompt_tokens: int) -> int:
+        """Longest prompt that the policy completes in a step, given that of the data."""
+        return prompt_tokens
+
     def teacher_prompts(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, ...]:
         """Longest prompt of each forward pass of the second network, given the student's longest prompt and completion.
 

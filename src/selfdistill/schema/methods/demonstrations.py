@@ -17,6 +17,7 @@ TeacherContext = Literal[
     "none",
     "solution",
     "solution_no_think",
+    "regenerated",
     "answer",
     "feedback",
     "donor",
@@ -25,7 +26,7 @@ TeacherContext = Literal[
     "reference_only",
     "reference",
 ]
-_SYMBOLS = {"solution": "s", "solution_no_think": "s\\think"}
+_SYMBOLS = {"solution": "s", "solution_no_think": "s\\think", "regenerated": "ỹ"}
 
 
 class DemonstrationSettings(MethodSettings):
@@ -33,8 +34,8 @@ class DemonstrationSettings(MethodSettings):
 
     context: TeacherContext = Field(
         "solution",
-        description="What the teacher is shown: a demonstration with or without its thinking, a control, or the data "
-        "set's own solution.",
+        description="What the teacher is shown: a demonstration with or without its thinking, one written anew, a "
+        "control, or the data set's own solution.",
     )
     instruction: Annotated[str | None, Since(None)] = Field(
         None, min_length=1, description="The instruction of context `concise`, which needs one."
@@ -79,6 +80,14 @@ class DemonstrationSettings(MethodSettings):
     @property
     def second_network(self) -> Teacher:
         return self.teacher
+
+    def regenerated(self, group_size: int) -> int:
+        # The author of the demonstration is shown another one.
+        demonstrations = 2 if self.exclude_own_success else 1
+        return min(demonstrations, group_size) if self.context == "regenerated" else 0
+
+    def longest_sampled(self, prompt_tokens: int) -> int:
+        return max(prompt_tokens, self.max_reprompt_tokens) if self.context == "regenerated" else prompt_tokens
 
     def teacher_prompts(self, prompt_tokens: int, completion_tokens: int) -> tuple[int, ...]:
         return (min(self.max_reprompt_tokens, prompt_tokens + completion_tokens),)

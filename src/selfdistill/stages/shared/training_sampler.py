@@ -29,10 +29,13 @@ def make_training_sampler(job: Job, spec: TrainSpec, model: Any) -> Sampler | No
 
 def _max_positions(job: Job, spec: TrainSpec) -> int:
     """The longest sequence that will be asked for, in training or in the evaluations during it."""
-    sampled = {"prompts": spec.on_policy, "evaluation_prompts": spec.evaluation}
-    return max(
-        _longest_prompt(job, role) + settings.sampling.max_tokens for role, settings in sampled.items() if settings
-    )
+    lengths = []
+    if spec.on_policy:
+        prompt = spec.method.longest_sampled(_longest_prompt(job, "prompts"))
+        lengths.append(prompt + spec.on_policy.sampling.max_tokens)
+    if spec.evaluation:
+        lengths.append(_longest_prompt(job, "evaluation_prompts") + spec.evaluation.sampling.max_tokens)
+    return max(lengths)
 
 
 def _longest_prompt(job: Job, role: str) -> int:

@@ -1,5 +1,6 @@
 """What the engine asks of a method. The engine itself never asks which method it runs.
 
+to_regenerate(groups)  demonstrations that the policy writes anew first
 contexts(groups)   teacher prompts by name, for every rollout of a step that has one
 plan(group)        loss mask, gradient and advantage of each rollout
 settle(plan)       decides on a row, when its teacher prompts are known
@@ -22,7 +23,7 @@ from selfdistill.losses.aggregation import Aggregation
 from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.common import ThinkingMarks
 from selfdistill.schema.methods import MethodSettings, Teacher
-from selfdistill.training.data import RowPlan, RowStatistics, TeacherPrompt
+from selfdistill.training.data import PromptText, RowPlan, RowStatistics, TeacherPrompt
 from selfdistill.training.teacher import ShownLogits
 
 
@@ -120,6 +121,14 @@ class TrainingMethod(ABC):
     def shows_context(self) -> bool:
         """Whether the second network reads more than the student does; otherwise it is a reference."""
         return self.settings.shows_context
+
+    def to_regenerate(self, groups: Sequence[Group]) -> dict[tuple[int, int], PromptText]:
+        """Rollouts (place of the group, place in it) that the policy writes anew, each with the prompt that shows it.
+
+        It does so before the other functions are called, which find the result as `rollout.regenerated`. Every process
+        of a training must return the same.
+        """
+        return {}
 
     def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
         """The step's teacher prompts: for each name one entry per rollout, over all groups in their order.

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.methods import DemonstrationSettings
-from selfdistill.training.data import CONTEXT, RowPlan, TeacherPrompt
+from selfdistill.training.data import CONTEXT, PromptText, RowPlan, TeacherPrompt
 from selfdistill.training.methods.base import Policy, TrainingMethod
 from selfdistill.training.methods.teacher_prompts import TeacherPrompts
 
@@ -26,6 +26,9 @@ class DemonstrationMethod(TrainingMethod):
         super().__init__(settings, policy)
         self.max_truncated_share = settings.max_truncated_share
         self.prompts = TeacherPrompts(settings, policy)
+
+    def to_regenerate(self, groups: Sequence[Group]) -> dict[tuple[int, int], PromptText]:
+        return self.prompts.to_regenerate(groups) if self.settings.context == "regenerated" else {}
 
     def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
         return {CONTEXT: self.shown(self.prompts, groups)}

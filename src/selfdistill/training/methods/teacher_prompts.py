@@ -4,6 +4,7 @@ They are chosen as texts; encoding.py encodes those of a step.
 
 none               the student's own prompt (the null control)
 solution, solution_no_think     a correct completion of the group, with its thinking or without (docs/method.md 3)
+regenerated        what the policy wrote when it was shown that completion, right or wrong
 answer             the right answer alone
 feedback           what was wrong with the rollout itself; right rollouts have none
 concise            an instruction, no solution
@@ -66,6 +67,14 @@ class TeacherPrompts:
             return [self._alone(kind, rollout) for group in groups for rollout in group]
         return [prompt for group in groups for prompt in self._siblings(kind, group)]
 
+    def to_regenerate(self, groups: Sequence[Group]) -> dict[tuple[int, int], PromptText]:
+        """The demonstrations of the groups, each with the prompt that shows it (`TrainingMethod.to_regenerate`)."""
+        return {
+            (place, index): self._encode("solution", group[index], group[index].text)
+            for place, group in enumerate(groups)
+            for index in sorted(set(self._demonstrations(group)) - {None})
+        }
+
     def feedback(self, rollout: Rollout) -> PromptText:
         """A prompt with what the grader said of the rollout itself."""
         return self._encode("feedback", rollout, rollout.feedback)
@@ -98,13 +107,19 @@ class TeacherPrompts:
         """The first fitting completion of the group for each rollout; rollouts with the same one share a prompt."""
         if kind == "wrong":
             return [prompts[0] for prompts in self.wrong_siblings(group, 1)]
-        chosen = choose_demonstrations(
-            [rollout.reward for rollout in group], self.settings.success_threshold, self.settings.exclude_own_success
-        )
+        chosen = self._demonstrations(group)
         prompts = {index: self._demonstration(kind, group[index]) for index in set(chosen) if index is not None}
         return [prompts.get(index) for index in chosen]
 
+    def _demonstrations(self, group: Group) -> list[int | None]:
+        """Place of the demonstration of each rollout."""
+        return choose_demonstrations(
+            [rollout.reward for rollout in group], self.settings.success_threshold, self.settings.exclude_own_success
+        )
+
     def _demonstration(self, kind: TeacherContext, demonstration: Rollout) -> PromptText | None:
+        if kind == "regenerated":
+            return self._regenerated(demonstration.regenerated)
         if kind != "solution_no_think":
             return self._encode(kind, demonstration, demonstration.text)
         answer = self.thinking.answer(
@@ -114,6 +129,18 @@ class TeacherPrompts:
         if not text:
             return None  # Never the full text instead.
         return self._encode(kind, demonstration, answer.text if self.settings.keep_space else text, answer)
+
+    def _regenerated(self, written: Rollout) -> PromptText | None:
+        """What was written; it also counts as cut where the demonstration that the policy was shown had been cut."""
+        if not written.text.strip():
+            return None
+        prompt = self._encode("regenerated", written, written.text)
+
+        def encode() -> tuple[list[int], bool]:
+            ids, is_truncated = prompt.encode()
+            return ids, is_truncated or written.prompt.is_truncated
+
+        return PromptText(encode)
 
     def _donor(self, groups: Sequence[Group], place: int, count: int) -> list[PromptText | None]:
         """The next problem of the step, in a cycle, that is another one and has a correct completion."""
