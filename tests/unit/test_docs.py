@@ -85,12 +85,13 @@ def _models(annotation) -> list[type[BaseModel]]:
 
 
 def test_every_metric_of_training_is_described_and_no_other(tmp_path):
-    """GRPO with a KL penalty, SDPO, SFT and a method with measures of its own, each evaluated while it trains."""
+    """GRPO with a KL penalty, SDPO under two contexts, SFT and a method with measures of its own, each evaluated."""
     evaluation = small(TrainingEvaluation, every_steps=2, limit=3, sampling=Sampling(max_tokens=12))
     written: set[str] = set()
     for name, method in (
         ("grpo", Grpo(kl_coefficient=0.1)),
         ("sdpo", SDPO),
+        ("regenerated", SDPO.model_copy(update={"context": "regenerated"})),
         ("sft", SFT),
         ("antisd", Antisd(reprompt=REPROMPT)),
     ):
