@@ -227,7 +227,7 @@ def test_the_key_of_purified_opsd_says_what_is_shown_alone():
         PurifiedOpsd(reprompt=TEMPLATE, alone="context")
 
 
-@pytest.mark.parametrize("kind", ["ema", "live", "trust_region"])
+@pytest.mark.parametrize("kind", ["ema", "snapshot", "live", "trust_region"])
 @pytest.mark.parametrize("settings", [PurifiedOpsd, AdOpsd, EntropyAnchor])
 def test_a_target_made_from_the_initial_policy_needs_a_fixed_teacher(settings, kind):
     with pytest.raises(ValidationError, match=rf"`teacher.kind` of {settings.model_fields['name'].default} must be"):

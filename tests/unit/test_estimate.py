@@ -233,6 +233,7 @@ def test_a_teacher_in_bfloat16_takes_half_but_for_norms():
         ({"precision": "float32"}, False),
         ({"lora": Lora()}, False),
         ({"method": {"teacher": {"kind": "ema"}}}, False),
+        ({"method": {"teacher": {"kind": "snapshot"}}}, False),
         ({"method": {"teacher": {"kind": "trust_region"}}}, True),
     ],
 )

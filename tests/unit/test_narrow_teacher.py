@@ -85,6 +85,7 @@ def test_only_matrices_that_lose_nothing_are_narrow():
         ("fixed", torch.bfloat16, torch.bfloat16),
         ("trust_region", torch.bfloat16, torch.bfloat16),
         ("ema", torch.bfloat16, torch.float32),
+        ("snapshot", torch.bfloat16, torch.float32),
         ("fixed", torch.float32, torch.float32),
     ],
 )

@@ -170,8 +170,24 @@ def test_teachers_move_as_their_kind_says():
         before = student.model.lm_head.weight.detach().clone()
         with torch.no_grad():
             student.model.lm_head.weight += 1
-        teacher.update()
+        teacher.update(1)
         torch.testing.assert_close(teacher.network.model.lm_head.weight, before + expected)
+
+
+def test_a_snapshot_is_the_policy_after_every_nth_step():
+    student = Network(tiny_model(len(TOKENIZER)))
+    teacher = TeacherNetwork(Teacher(kind="snapshot", every=3), student)
+    teacher.separate()
+    weight, seen = student.model.lm_head.weight, []
+    before = weight.detach().clone()
+    for step in range(1, 8):
+        with torch.no_grad():
+            weight += 1
+        teacher.update(step, has_moved=step != 6)  # The updates of step 6 are left out; those of 4 and 5 count.
+        seen.append((teacher.network.model.lm_head.weight - before).mean().item())
+    assert seen == pytest.approx([0, 0, 3, 3, 3, 6, 6], abs=1e-5)
+    assert not any(parameter.requires_grad for parameter in teacher.network.model.parameters())
+    assert "every" not in Teacher().identity() and Teacher(kind="snapshot", every=3).identity()["every"] == 3
 
 
 def test_sdpo_shows_the_first_sibling_success_and_masks_the_rest():

@@ -17,6 +17,7 @@ METHODS = {
     "grpo_kl": Grpo(kl_coefficient=0.1),
     "sdpo_ema": SDPO,
     "sdpo_fixed": SDPO.model_copy(update={"teacher": Teacher()}),
+    "sdpo_snapshot": SDPO.model_copy(update={"teacher": Teacher(kind="snapshot", every=2)}),
     "sdpo_trust_region": SDPO.model_copy(update={"teacher": Teacher(kind="trust_region", rate=0.3)}),
     "sft": SFT,
 }

@@ -10,6 +10,7 @@ import pytest
 
 from power_cut import Disk
 from selfdistill.schema.errors import Interrupted, UserError
+from selfdistill.schema.methods import Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.distributed import World
 from selfdistill.training.state import NewState, Progress, newest_state
@@ -22,19 +23,21 @@ from training_session import (
     without_times,
 )
 
+SNAPSHOT = SDPO.model_copy(update={"teacher": Teacher(kind="snapshot", every=2)})
+
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The weights and metrics of runs that nothing interrupted."""
     results = {}
-    for name, method in (("grpo", GRPO), ("sdpo", SDPO), ("sft", SFT)):
+    for name, method in (("grpo", GRPO), ("sdpo", SDPO), ("snapshot", SNAPSHOT), ("sft", SFT)):
         session = Session(tmp_path_factory.mktemp(name), make_spec(method))
         session.run()
         results[name] = session
     return results
 
 
-@pytest.mark.parametrize("name", ["grpo", "sdpo", "sft"])
+@pytest.mark.parametrize("name", ["grpo", "sdpo", "snapshot", "sft"])
 @pytest.mark.parametrize(("step", "phase"), [(1, "updates"), (3, "updates"), (2, "checkpoint"), (3, "state")])
 def test_a_killed_run_ends_in_the_same_bytes(tmp_path, whole, name, step, phase):
     """The child kills itself (SIGKILL) in the middle of a phase; the same call then goes on to the end."""

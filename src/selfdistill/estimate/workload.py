@@ -22,7 +22,7 @@ class Workload:
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
     network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
-    with matrices in bfloat16 if `has_narrow_teacher`, or a moving average of the policy if `has_moving_teacher`;
+    with matrices in bfloat16 if `has_narrow_teacher`, or one of its own that changes if `has_moving_teacher`;
     `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
     of its passes. Lengths are the longest possible ones. `regenerated_rows` are completions that a step samples besides
     `rows_per_step`, with the teacher's prompt.
@@ -150,7 +150,7 @@ def workload_of(
         teacher=teacher,
         teachers=teachers,
         has_narrow_teacher=is_narrow and second is not None and second.kind in ("fixed", "trust_region"),
-        has_moving_teacher=second is not None and second.kind == "ema",
+        has_moving_teacher=second is not None and second.moves,
         shows_context=spec.method.shows_context,
         compute_bytes=2 if spec.precision == "bfloat16" else 4,
         processes=processes,

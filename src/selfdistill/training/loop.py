@@ -228,8 +228,8 @@ class _Loop:
         with self._phase(step, "updates"):
             found = self.components.updater.run(mini_batches, step, lambda is_common: self._on_pass(step, is_common))
             has_moved = found.get("skipped_updates", 0) < len(mini_batches)
-            if self.components.teacher is not None and has_moved:
-                self.components.teacher.update()
+            if self.components.teacher is not None:
+                self.components.teacher.update(step, has_moved=has_moved)
         return found
 
     def _on_pass(self, step: int, is_common: bool) -> None:

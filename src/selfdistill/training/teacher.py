@@ -1,11 +1,12 @@
-"""The teacher: the initial policy, a moving average of the policy, the policy itself, or a mixture of first and last.
+"""The teacher: the initial policy, an average or a copy of earlier ones, the policy itself, or a mixture of both ends.
 
     ema, after all updates of a step:   teacher <- (1 - rate) teacher + rate policy        (docs/method.md 4)
+    snapshot, after every n-th step:    teacher <- policy
     trust_region, at every token:       logits <- (1 - rate) initial policy's + rate policy's
 
 `fixed` is the paper's main setting. The initial policy is held in bfloat16 where that changes no bit (`narrow.py`).
-Only the moving average is saved in states, since the initial policy is the base model. No copy is made before the first
-update. Weights that never change (with adapters) are always shared with the policy, unless they are sharded over ranks.
+Only a teacher that moves is saved in states, since the initial policy is the base model. No copy is made before the
+first update. Weights that never change (with adapters) are shared with the policy, unless they are sharded over ranks.
 """
 
 from __future__ import annotations
@@ -153,18 +154,22 @@ class TeacherNetwork:
 
             yield of
 
-    def update(self) -> None:
-        """To be called once per training step, after its updates."""
-        if self.settings.kind != "ema":
+    def update(self, step: int, *, has_moved: bool = True) -> None:
+        """To be called after the updates of each training step (from 1). `has_moved`: they changed the policy."""
+        is_due = has_moved if self.settings.kind == "ema" else step % self.settings.every == 0
+        if not self.settings.moves or not is_due:
             return
         with torch.no_grad():
-            policy = trained_parameters(self.student.model)
-            average = self.state()
-            torch._foreach_lerp_(list(average.values()), list(policy.values()), self.settings.rate)
+            policy, own = list(trained_parameters(self.student.model).values()), list(self.state().values())
+            if self.settings.kind == "ema":
+                torch._foreach_lerp_(own, policy, self.settings.rate)
+            else:
+                for mine, theirs in zip(own, policy, strict=True):
+                    mine.copy_(theirs)
 
     def state(self) -> dict[str, Tensor]:
-        """Weights of a moving average by name, not copied. Empty for other kinds."""
-        if self.settings.kind != "ema":
+        """Weights of a teacher that moves, by name, not copied. Empty for other kinds."""
+        if not self.settings.moves:
             return {}
         self.separate()
         own = dict(self.network.model.named_parameters())

@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 from pydantic import Field, ValidationError
 from pydantic_core import core_schema
 
-from selfdistill.schema.base import Model
+from selfdistill.schema.base import Model, Since
 from selfdistill.schema.common import RepromptTemplate
 from selfdistill.schema.errors import UserError, unknown
 from selfdistill.schema.outside import load_module
@@ -30,10 +30,20 @@ _METHODS: dict[str, type[MethodSettings]] = {}
 class Teacher(Model):
     """Who teaches: the network with the context, fixed, moving, live or a mixture (docs/method.md 4)."""
 
-    kind: Literal["fixed", "ema", "live", "trust_region"] = Field("fixed", description="fixed is the initial policy.")
+    kind: Literal["fixed", "ema", "snapshot", "live", "trust_region"] = Field(
+        "fixed", description="fixed is the initial policy."
+    )
     rate: float = Field(
         0.05, gt=0, le=1, description="ema: rate per training step; trust_region: the policy's share of the logits."
     )
+    every: Annotated[int, Since(10)] = Field(
+        10, gt=0, description="snapshot: training steps after which it becomes the policy of that moment."
+    )
+
+    @property
+    def moves(self) -> bool:
+        """Whether it has weights of its own that change."""
+        return self.kind in ("ema", "snapshot")
 
 
 @dataclass(frozen=True)
