@@ -11,6 +11,7 @@ import signal
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.methods import Antisd, Rlcsd, Rlsd, Teacher
@@ -117,6 +118,39 @@ def test_rlcsd_one_token_at_a_time():
             r = 0.5 * math.tanh((row.teachers[CONTEXT].logprobs[place] - math.log(wrong)) / scale)
             expected = a + r if abs(r) > 0.02 else a
             assert found == pytest.approx(0.0 if a * expected <= 0 else expected)
+
+
+TWO_MEANS = RLCSD.model_copy(update={"two_means": True, "aggregation": "token_mean"})
+
+
+def test_the_two_means_of_rlcsd_by_hand():
+    """Two of four tokens are changed, so each of the four counts twice: the sum of two means of two."""
+    shown = {"context": [0.4, 0.2, 0.3], "wrong_0": [0.2, 0.4, 0.3]}
+    changed, alone = weigh(TWO_MEANS, statistics(0.75, [0.5] * 3, **shown), statistics(-0.5, [0.5]))
+    assert changed == pytest.approx([2 * 1.25, 2 * 0.25, 2 * 0.75]) and alone == [-1.0]
+    assert weigh(TWO_MEANS, statistics(-0.5, [0.5])) == [[-0.5]]
+
+
+def test_the_two_means_of_rlcsd_one_token_at_a_time():
+    """Before the first update a token's loss is minus its advantage."""
+    chance = random.Random(3)
+    for _ in range(50):
+        rows = [random_row(chance, CONTEXT, "wrong_0") for _ in range(chance.randint(1, 4))]
+        changed, others = [], []
+        for row, plain in zip(rows, weigh(RLCSD, *rows), strict=True):
+            for place, advantage in enumerate(plain):
+                contrast = row.teachers[CONTEXT].logprobs[place] - row.teachers["wrong_0"].logprobs[place]
+                is_changed = abs(0.5 * math.tanh(contrast / 0.02)) > 0.02
+                (changed if is_changed else others).append(advantage)
+        found = [a for row in weigh(TWO_MEANS, *rows) for a in row]
+        means = [sum(values) / len(values) for values in (changed, others) if values]
+        assert sum(found) / len(found) == pytest.approx(sum(means))
+
+
+def test_two_means_are_those_of_tokens():
+    with pytest.raises(ValidationError, match="`two_means` needs `aggregation: token_mean`, not `sequence_mean`"):
+        Rlcsd(reprompt=REPROMPT, two_means=True)
+    assert "two_means" not in RLCSD.identity()
 
 
 # --- AntiSD ----------------------------------------------------------------------------------------------------------

@@ -32,18 +32,28 @@ class RlcsdMethod(CreditMethod):
         tokens = sum(map(len, found))
         changed = sum(int((a != row.plan.advantage).sum()) for a, row in zip(found, rows, strict=True))
         self._changed = changed / max(tokens, 1)
-        return found
+        return self._as_two_means(found, rows) if self.settings.two_means else found
 
     def credit(self, row: RowStatistics, step: int) -> np.ndarray:
         advantages = np.full_like(row.student.logprobs, row.plan.advantage)
+        changed = advantages + self._change(row)
+        return np.where(advantages > 0, np.maximum(changed, 0), np.where(advantages < 0, np.minimum(changed, 0), 0))
+
+    def _change(self, row: RowStatistics) -> np.ndarray:
+        """r of each token; 0 where it is small, and in a row without a right or a wrong sibling."""
         wrong = [teacher.logprobs for name, teacher in row.teachers.items() if name != CONTEXT]
-        if not wrong:
-            return advantages
+        if CONTEXT not in row.teachers or not wrong:
+            return np.zeros_like(row.student.logprobs)
         contrast = row.teachers[CONTEXT].logprobs - (np.logaddexp.reduce(wrong) - np.log(len(wrong)))
         change = self.settings.strength * np.tanh(contrast / self.settings.temperature)
-        changed = advantages + change
-        kept = np.where(advantages > 0, np.maximum(changed, 0), np.where(advantages < 0, np.minimum(changed, 0), 0))
-        return np.where(np.abs(change) > self.settings.threshold, kept, advantages)
+        return np.where(np.abs(change) > self.settings.threshold, change, 0)
+
+    def _as_two_means(self, advantages: Sequence[np.ndarray], rows: Sequence[RowStatistics]) -> list[np.ndarray]:
+        """Scaled so that a mean over all tokens is the mean over changed tokens plus the mean over the others."""
+        is_changed = [self._change(row) != 0 for row in rows]
+        tokens, changed = sum(map(len, is_changed)), sum(int(flags.sum()) for flags in is_changed)
+        of_changed, of_others = tokens / max(changed, 1), tokens / max(tokens - changed, 1)
+        return [a * np.where(flags, of_changed, of_others) for a, flags in zip(advantages, is_changed, strict=True)]
 
     def metrics(self) -> dict[str, float]:
         return {"changed_token_share": self._changed}
