@@ -9,13 +9,23 @@ import pytest
 from selfdistill.schema.errors import Interrupted, UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import OnPolicy
-from selfdistill.training import sampling
 from selfdistill.training.data import draw_indices
 from selfdistill.training.methods import make_method
 from selfdistill.training.refill import refill_indices, sample_with_signal, without_signal
 from small_specs import small
 from test_training_contexts import group
-from training_session import GRPO, SDPO, TOKENIZER, Session, Verdict, make_spec, run_in_processes, without_times
+from training_session import (
+    GRPO,
+    SDPO,
+    TOKENIZER,
+    Killed,
+    Session,
+    Verdict,
+    make_spec,
+    run_in_processes,
+    run_until,
+    without_times,
+)
 
 FLAT, RIGHT, MIXED = (0.0, 0.0), (1.0, 1.0), (0.0, 1.0)
 
@@ -134,24 +144,6 @@ def test_a_training_refills_and_records_what_it_learns_from(whole, tmp_path):
     assert off.metrics()[0]["usable_group_share"] < lines[0]["usable_group_share"]
 
 
-@pytest.fixture
-def streams(monkeypatch):
-    """(step, place of the first group) of each sampling, in order."""
-    begun, stream = [], sampling.StepSampling._stream
-
-    def record(self, done):
-        begun.append((self.step, self.first))
-        return stream(self, done)
-
-    monkeypatch.setattr(sampling.StepSampling, "_stream", record)
-    monkeypatch.setattr(sampling, "_KEEP_SECONDS", 0.0)
-    return begun
-
-
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize(("which", "end"), [(0, Interrupted), (-1, Interrupted), (0, Killed)])
 def test_a_run_stopped_in_the_middle_of_a_refill_ends_in_the_same_bytes(tmp_path, streams, whole, which, end):
     of_whole = list(streams)
@@ -159,18 +151,8 @@ def test_a_run_stopped_in_the_middle_of_a_refill_ends_in_the_same_bytes(tmp_path
     streams.clear()
     stopped = sessions(tmp_path, "stopped")
 
-    def die(line):
-        if target in streams:
-            raise Killed
-
-    if end is Killed:
-        stopped.on_report = die
-    else:
-        stopped.stop_requested = lambda: target in streams
-    with pytest.raises(end):
-        stopped.run()
+    run_until(stopped, lambda: target in streams, end)
     assert streams == of_whole[: of_whole.index(target) + 1]
-    stopped.stop_requested, stopped.on_report = lambda: False, lambda line: None
     streams.clear()
     stopped.run()
     assert target in streams and (target[0], 0) not in streams, "groups of the first sampling are read, not sampled"

@@ -17,14 +17,25 @@ from selfdistill.schema.methods import PurifiedOpsd, Sdpo
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.stages.shared import training_sampler
 from selfdistill.stages.train import rollout_writer
-from selfdistill.training import regeneration, sampling
+from selfdistill.training import regeneration
 from selfdistill.training.data import CONTEXT
 from selfdistill.training.distributed import World
 from selfdistill.training.methods import make_method
 from test_estimate import make_work
 from test_training_contexts import TEMPLATE, group
 from tiny import tiny_model
-from training_session import EOS, REPROMPT, TOKENIZER, Session, make_prompts, make_spec, run_in_processes, without_times
+from training_session import (
+    EOS,
+    REPROMPT,
+    TOKENIZER,
+    Killed,
+    Session,
+    make_prompts,
+    make_spec,
+    run_in_processes,
+    run_until,
+    without_times,
+)
 
 SDPO = Sdpo(context="regenerated", top_k=10, reprompt=REPROMPT)
 
@@ -160,24 +171,6 @@ def test_its_tokens_count_as_sampled(whole):
         assert line["tokens_per_second"] * line["seconds_step"] == pytest.approx(tokens + written)
 
 
-@pytest.fixture
-def streams(monkeypatch):
-    """(step, first place) of each sampling, in order."""
-    begun, stream = [], sampling.StepSampling._stream
-
-    def record(self, done):
-        begun.append((self.step, self.first))
-        return stream(self, done)
-
-    monkeypatch.setattr(sampling.StepSampling, "_stream", record)
-    monkeypatch.setattr(sampling, "_KEEP_SECONDS", 0.0)
-    return begun
-
-
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("end", [Interrupted, Killed])
 def test_a_run_stopped_while_it_regenerates_ends_in_the_same_bytes(tmp_path, streams, whole, end):
     target = (2, regeneration.FIRST_PLACE)
@@ -185,17 +178,7 @@ def test_a_run_stopped_while_it_regenerates_ends_in_the_same_bytes(tmp_path, str
     streams.clear()
     stopped = session(tmp_path, "stopped")
 
-    def die(line):
-        if target in streams:
-            raise Killed
-
-    if end is Killed:
-        stopped.on_report = die
-    else:
-        stopped.stop_requested = lambda: target in streams
-    with pytest.raises(end):
-        stopped.run()
-    stopped.stop_requested, stopped.on_report = lambda: False, lambda line: None
+    run_until(stopped, lambda: target in streams, end)
     streams.clear()
     stopped.run()
     assert target in streams and (2, 0) not in streams, "the groups of the step are read, not sampled again"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 import torch
 from accelerate import PartialState
 
@@ -137,6 +138,26 @@ class Session:
 
     def metrics(self) -> list[dict]:
         return [json.loads(line) for line in (self.folder / "metrics.jsonl").read_text().splitlines()]
+
+
+class Killed(Exception):
+    """A training that ends here, without a word."""
+
+
+def run_until(session: Session, reached: Callable[[], bool], end: type[BaseException]) -> None:
+    """Run the session until it ends with `end` (Interrupted, or Killed) once `reached()`; it can be run again then."""
+
+    def die(line):
+        if reached():
+            raise Killed
+
+    if end is Killed:
+        session.on_report = die
+    else:
+        session.stop_requested = reached
+    with pytest.raises(end):
+        session.run()
+    session.stop_requested, session.on_report = lambda: False, lambda line: None
 
 
 def ranks() -> tuple[int, int]:
