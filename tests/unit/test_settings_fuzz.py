@@ -19,6 +19,7 @@ from selfdistill.plan.runtime import check_models, load_runtime
 from selfdistill.plan.views import view_names
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.assets import read_assets
+from selfdistill.schema.base import Model
 from selfdistill.schema.errors import UserError, unknown
 from selfdistill.schema.yaml_file import read_yaml
 
@@ -46,13 +47,25 @@ def at(content: Any, path: tuple[Any, ...]) -> Any:
     return content
 
 
+def models(base: type = Model) -> Iterator[type[Model]]:
+    for model in base.__subclasses__():
+        yield model
+        yield from models(model)
+
+
+def absent_settings(mapping: dict[Any, Any]) -> list[str]:
+    """Settings that a mapping could have as well, going by the keys that it has."""
+    fields = [set(model.model_fields) for model in models()]
+    return sorted({name for names in fields if set(mapping) <= names for name in names - set(mapping)})
+
+
 def with_mistake(content: dict[Any, Any], draw: random.Random) -> dict[Any, Any]:
-    """The settings with a value changed, removed, added, copied from elsewhere, or under another name."""
+    """The settings with a value changed, removed, added (also one that no shipped entry has), copied, or renamed."""
     content = copy.deepcopy(content)
     everywhere = list(places(content))
     path = draw.choice(everywhere)
     parent, key = at(content, path[:-1]), path[-1]
-    kind = draw.choice(["change", "change", "change", "remove", "rename", "add", "copy"])
+    kind = draw.choice(["change", "change", "change", "remove", "rename", "add", "absent", "absent", "copy"])
     if kind == "remove":
         del parent[key]
     elif kind == "rename" and isinstance(parent, dict):
@@ -61,6 +74,8 @@ def with_mistake(content: dict[Any, Any], draw: random.Random) -> dict[Any, Any]
         parent[key][draw.choice(NAMES)] = draw.choice(VALUES)
     elif kind == "add" and isinstance(parent[key], list):
         parent[key].append(draw.choice(VALUES))
+    elif kind == "absent" and isinstance(parent, dict) and (absent := absent_settings(parent)):
+        parent[draw.choice(absent)] = copy.deepcopy(draw.choice(VALUES))
     elif kind == "copy":
         parent[key] = copy.deepcopy(at(content, draw.choice(everywhere)))
     else:
