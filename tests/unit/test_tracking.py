@@ -354,6 +354,37 @@ def test_an_interrupted_write_is_repaired_and_notes_of_people_stay(tracked: None
     assert after == before
 
 
+def test_notes_of_people_survive_a_writer_that_is_killed_before_the_run_is_back(tracked: None, monkeypatch) -> None:
+    from mlflow import MlflowClient
+
+    from selfdistill.tracking.index import MARK, Index
+
+    store = TrackingStore.choose()
+    client = MlflowClient(store.uri)
+    artifact = of_stage("train")[0]
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    of_artifact = f"tags.artifact = 'train/{artifact.key}'"
+    (run,) = client.search_runs(experiments, of_artifact)
+    client.set_tag(run.info.run_id, MARK, json.dumps({"links": [], "measures": []}))
+    client.set_tag(run.info.run_id, "mlflow.note.content", "the one in figure 2")
+
+    class Killed(BaseException):
+        pass
+
+    def create(*_: object) -> None:
+        raise Killed
+
+    with monkeypatch.context() as during:
+        during.setattr(Index, "create", create)
+        with pytest.raises(Killed):
+            quietly(everything=True)
+    assert not client.search_runs(experiments, of_artifact)
+    quietly(everything=True)
+    (run,) = client.search_runs(experiments, of_artifact)
+    assert run.data.tags["mlflow.note.content"] == "the one in figure 2"
+    assert store.kept_tags() == {}
+
+
 @pytest.mark.slow
 def test_tracking_killed_at_twenty_random_moments_gives_the_same_store(
     tracked: None, database: Path, monkeypatch: pytest.MonkeyPatch

@@ -136,16 +136,19 @@ class Index:
             if not token:
                 return
 
-    def remove(self, artifact_id: str) -> dict[str, str]:
-        """Delete a run and its models; returns the tags that people gave it, for the run that follows."""
+    def tags_of_people(self, artifact_id: str) -> dict[str, str]:
+        """The tags of a run that are not ours."""
+        ours = {PROJECT, MARK, "mlflow.runName", "mlflow.loggedArtifacts", *OUR_TAGS}
+        return {name: value for name, value in self.tracked[artifact_id].run.data.tags.items() if name not in ours}
+
+    def remove(self, artifact_id: str) -> None:
+        """Delete a run and its models."""
         tracked = self.tracked.pop(artifact_id)
         for name, model in list(self.models.items()):
             if name.split("@")[0] == artifact_id:
                 self.client.delete_logged_model(model.model_id)
                 del self.models[name]
         self.client.delete_run(tracked.run.info.run_id)
-        ours = {PROJECT, MARK, "mlflow.runName", "mlflow.loggedArtifacts", *OUR_TAGS}
-        return {name: value for name, value in tracked.run.data.tags.items() if name not in ours}
 
     def is_whole(self, record: Record) -> bool:
         """True if what MLflow has of a run is complete, and is the beginning or all of what the record says.
@@ -158,12 +161,13 @@ class Index:
         made = (model.id for name in mark["parts"] for model in record.parts[name].models)
         return all(name in self.models for name in made)
 
-    def create(self, record: Record, kept: dict[str, str]) -> None:
-        """Write a run that MLflow does not have yet."""
+    def create(self, record: Record) -> None:
+        """Write a run that MLflow does not have yet, with the tags that people gave to the one before."""
+        kept = self.store.kept_tags()
         run = self.client.create_run(
             self.experiments[record.group],
             start_time=record.started_ms,
-            tags=kept | self._own_tags(record) | {MARK: json.dumps(record.edges)},
+            tags=kept.get(record.id, {}) | self._own_tags(record) | {MARK: json.dumps(record.edges)},
             run_name=record.name,
         )
         inputs = [_dataset_input(use) for use in record.datasets]
@@ -172,6 +176,7 @@ class Index:
             self.client.log_inputs(run.info.run_id, datasets=inputs, models=used)
         self._add_numbers(record, run, {"read": [0], "parts": {}})
         self._finish(record, run, files="", params=record.params)
+        self.store.keep_tags({name: tags for name, tags in kept.items() if name != record.id})
 
     def extend(self, record: Record) -> None:
         """Bring a run up to date: new metrics and parts, name, status, tags, files."""

@@ -136,10 +136,28 @@ class TrackingStore:
     def record(self, written: dict[str, Any]) -> None:
         write_atomically(self._state, pretty_json(written))
 
+    def kept_tags(self) -> dict[str, dict[str, str]]:
+        """Tags that people gave to runs that were removed, by artifact: for the run that follows."""
+        try:
+            return json.loads(self._tags.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            return {}
+
+    def keep_tags(self, tags: dict[str, dict[str, str]]) -> None:
+        if tags != self.kept_tags():
+            write_atomically(self._tags, pretty_json(tags))
+
     @property
     def _state(self) -> Path:
+        return self._own_file("written")
+
+    @property
+    def _tags(self) -> Path:
+        return self._own_file("tags")
+
+    def _own_file(self, name: str) -> Path:
         """One file per store, named by a digest: URIs may hold passwords. The default store may be moved."""
-        return self.folder / f".written-{'default' if self.is_default else sha256_text(self.uri)[:12]}.json"
+        return self.folder / f".{name}-{'default' if self.is_default else sha256_text(self.uri)[:12]}.json"
 
     def identity(self, fingerprint: str) -> dict[str, str]:
         """What has to be as it was for nothing to be left to do."""

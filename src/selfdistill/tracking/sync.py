@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -184,12 +184,13 @@ def _apply_last(index: Index, records: dict[str, Record]) -> None:
     *upstream, last = records.values()
     for record in upstream:
         if record.id not in index.tracked:
-            index.create(record, {})
-    tracked, kept = index.tracked.get(last.id), {}
+            index.create(record)
+    tracked, renew = index.tracked.get(last.id), lambda: None
     if tracked is not None and not index.is_whole(last):
-        tracked, kept = None, index.remove(last.id)
+        tracked = None
+        _remove(index, [last.id], renew)
     if tracked is None:
-        index.create(last, kept)
+        index.create(last)
     elif tracked.mark["digest"] != last.digest:
         index.extend(last)
 
@@ -197,15 +198,12 @@ def _apply_last(index: Index, records: dict[str, Record]) -> None:
 def _apply(index: Index, records: dict[str, Record], report: Report, renew: Callable[[], None]) -> None:
     """Remove, write anew, create, extend; in the order of the records (upstream first). `renew` before each step."""
     anew, gone = _outdated(records, index)
-    kept = {}
-    for name in [*gone, *anew]:
-        renew()
-        kept[name] = index.remove(name)
+    _remove(index, [*gone, *anew], renew)
     for record in tqdm(records.values(), desc="MLflow", unit="run", leave=False, disable=None):
         renew()
         tracked = index.tracked.get(record.id)
         if tracked is None:
-            index.create(record, kept.get(record.id, {}))
+            index.create(record)
             report.replaced += record.id in anew
             report.created += record.id not in anew
         elif tracked.mark["digest"] != record.digest:
@@ -215,6 +213,15 @@ def _apply(index: Index, records: dict[str, Record], report: Report, renew: Call
     index.show_scores(records.values())
     report.problems += index.problems
     report.removed, report.points, report.runs = len(gone), index.points, len(records)
+
+
+def _remove(index: Index, names: Sequence[str], renew: Callable[[], None]) -> None:
+    """Remove runs. What people wrote on them is on disk before: a writer may be killed before the runs are back."""
+    written = {name: tags for name in names if (tags := index.tags_of_people(name))}
+    index.store.keep_tags(index.store.kept_tags() | written)
+    for name in names:
+        renew()
+        index.remove(name)
 
 
 def _outdated(records: dict[str, Record], index: Index) -> tuple[set[str], set[str]]:
