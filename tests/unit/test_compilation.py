@@ -7,7 +7,6 @@ tests marked slow generate it, for the CPU.
 from __future__ import annotations
 
 import copy
-import functools
 from types import SimpleNamespace
 
 import pytest
@@ -30,7 +29,6 @@ from selfdistill.training.windows import attend_in_windows
 from tiny import tiny_model
 from training_session import GRPO, SDPO, TOKENIZER, Session, make_spec, run_in_processes, without_times
 
-slow = functools.partial(pytest.param, marks=pytest.mark.slow)
 CPU = torch.device("cpu")
 VOCABULARY = 300
 SUPPORTS = [(20, True), (20, False), (None, True)]
@@ -183,7 +181,8 @@ def assert_same_layers(kind: str, most: int) -> None:
     assert 0 < first == graphs() <= most
 
 
-@pytest.mark.parametrize(("kind", "most"), [("plain", 1), slow("adapters", 1), slow("windows", 2)])
+@pytest.mark.parametrize(("kind", "most"), [("plain", 1), ("adapters", 1), ("windows", 2)])
+@pytest.mark.slow
 def test_compiled_layers_share_one_version_for_all_lengths(kind, most):
     """Those with a window have one of their own. Recomputing a layer uses what its forward pass used."""
     assert_same_layers(kind, most)
@@ -196,6 +195,7 @@ def test_generated_code_computes_the_same_layers(monkeypatch, kind, most):
     assert_same_layers(kind, most)
 
 
+@pytest.mark.slow
 def test_passes_with_a_cache_compile_nothing(monkeypatch):
     """The sampler, on the very modules that training compiled, and a teacher's prompt that is read once."""
     monkeypatch.setattr(compilation, "BACKEND", "eager")
@@ -241,6 +241,7 @@ def is_compiled(model) -> bool:
     return all(layer._compiled_call_impl is not None for layer in model.base_model.layers)
 
 
+@pytest.mark.slow
 def test_a_training_compiles_policy_and_teacher_where_that_is_asked_for(monkeypatch):
     monkeypatch.setattr(compilation, "BACKEND", "eager")
     made = components(SDPO.model_copy(update={"teacher": Teacher()}), compile=True)

@@ -37,6 +37,7 @@ def check(out: Path, *arguments: str, absent: tuple[str, ...] = ()) -> tuple[int
     return done.returncode, json.loads(out.read_text())
 
 
+@pytest.mark.slow
 def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_path):
     code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=ABSENT)
     assert code == 0
