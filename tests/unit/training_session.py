@@ -173,7 +173,7 @@ def run_in_processes(session: Session, processes: int = 2) -> list[int]:
     """Run the session in several gloo processes; their exit codes."""
     children = processes_of(lambda _: session.run(), processes)
     for child in children:
-        child.join(timeout=120)
+        child.join(timeout=600)
     return [child.exitcode for child in children]
 
 
