@@ -44,7 +44,7 @@ lint: env  ## check style and workflow
 	@python tests/lint_snakemake.py
 
 test: lint  ## lint, then run the tests (about 20 minutes on two cores)
-	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m "not slow and not cluster and not attack and not browser and not container" $(ARGS)
+	@python -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow and not cluster and not attack and not browser and not container" $(ARGS)
 
 test-slow: env  ## run the long tests (before a release)
 	@python -m pytest -m slow $(ARGS)
