@@ -13,6 +13,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from selfdistill.losses.aggregation import token_coefficients
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.methods import Antisd, Rlcsd, Rlsd, Teacher
 from selfdistill.schema.runtime import StageRuntime
@@ -22,6 +23,7 @@ from selfdistill.training.methods import make_method
 from selfdistill.training.network import Network
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.update import Updater
+from test_training_contexts import group
 from test_training_processes import assert_same_training, run_alone, run_together
 from tiny import tiny_model
 from training_session import REPROMPT, TOKENIZER, Session, make_spec, without_times
@@ -145,6 +147,20 @@ def test_the_two_means_of_rlcsd_one_token_at_a_time():
         found = [a for row in weigh(TWO_MEANS, *rows) for a in row]
         means = [sum(values) / len(values) for values in (changed, others) if values]
         assert sum(found) / len(found) == pytest.approx(sum(means))
+
+
+def test_the_loss_of_two_means_is_their_sum_where_rollouts_without_an_advantage_are_in_the_batch():
+    method = make_method(make_spec(TWO_MEANS), TOKENIZER, 256)
+    plans = [plan for rewards in ((1, 0), (1, 1), (0, 0)) for plan in method.plan(group(0, *rewards))]
+    assert [plan.is_supervised for plan in plans] == [True, True, False, False, False, False]
+    shown = {"context": [0.4, 0.2, 0.3], "wrong_0": [0.2, 0.4, 0.3]}
+    rows = [statistics(plan.advantage, [0.5] * 3, **shown) for plan in plans if plan.has_gradient]
+    lengths, supervised = torch.tensor([3] * 6), torch.tensor([plan.is_supervised for plan in plans])
+    coefficients = token_coefficients(lengths, supervised, "token_mean")
+    loss = -sum(c * sum(row) for c, row in zip(coefficients.tolist(), weigh(TWO_MEANS, *rows), strict=False))
+    # Advantages are 0.5 and -0.5. Changed: 1 and 0 of the first, 0 and -1 of the second; unchanged: 0.5 and -0.5.
+    assert loss == pytest.approx(-((1 + 0 + 0 - 1) / 4 + (0.5 - 0.5) / 2))
+    assert weigh(TWO_MEANS, rows[0])[0] == pytest.approx([1 * 3 / 2, 0, 0.5 * 3])
 
 
 def test_two_means_are_those_of_tokens():

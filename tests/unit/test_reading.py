@@ -1,9 +1,12 @@
 """Completions to read and experiments compared, on the small study of test_views."""
 
 import json
+import math
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -12,6 +15,7 @@ from selfdistill.cli import app
 from selfdistill.epistemic import PAPER_WORDS, count, mark
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
+from selfdistill.views import comparison
 from selfdistill.views.__main__ import builder
 from synthetic import CONFIG, Said, build_study, kind_of, seed_of
 
@@ -131,6 +135,21 @@ def test_compare_says_what_differs_and_by_how_much(run):
     spec = CONFIG["recipes"][CONFIG["experiments"]["tiny_grpo"]["recipe"]]
     # Eight completions a prompt, the default.
     assert tokens["a"] == 10.0 * spec["steps"] * spec["prompts_per_step"] * 8
+
+
+def test_demonstrations_that_were_written_anew_count_among_the_tokens_sampled(monkeypatch):
+    lines = pd.DataFrame({
+        "completion_tokens_mean": [10.0, 20.0, 10.0],
+        "regenerated": [3, 0, 2],
+        "regenerated_tokens_mean": [8.0, math.nan, 5.0],
+    })  # fmt: skip
+    params = {"prompts_per_step": 4, "on_policy": {"group_size": 2}}
+    artifact = SimpleNamespace(stage="train", frozen_spec={"params": params})
+    monkeypatch.setattr(comparison, "open_artifact", lambda name: artifact)
+    monkeypatch.setattr(comparison, "curves", lambda name: lines)
+    assert comparison._sampled_tokens("train/x") == 40 * 8 + 3 * 8 + 2 * 5
+    lines = lines[["completion_tokens_mean"]].assign(regenerated=0)
+    assert comparison._sampled_tokens("train/x") == 40 * 8
 
 
 def test_one_seed_or_a_checkpoint_can_be_compared(run):

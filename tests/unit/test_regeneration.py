@@ -10,6 +10,8 @@ import pytest
 
 from selfdistill.artifacts.tables import write_rows
 from selfdistill.estimate.arithmetic import step_cost
+from selfdistill.estimate.memory import plan_memory
+from selfdistill.estimate.workload import workload_of
 from selfdistill.generation.base import Completion, sample_seed
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.schema.errors import Interrupted
@@ -20,7 +22,7 @@ from selfdistill.stages.train import rollout_writer
 from selfdistill.training import regeneration
 from selfdistill.training.data import CONTEXT
 from selfdistill.training.distributed import World
-from selfdistill.training.methods import make_method
+from selfdistill.training.methods import make_method, teacher_prompts
 from test_estimate import make_work
 from test_training_contexts import TEMPLATE, group
 from tiny import tiny_model
@@ -233,7 +235,7 @@ def test_an_engine_has_room_for_the_longer_prompts(tmp_path):
 
 def test_an_estimate_counts_its_tokens():
     assert (SDPO.regenerated(8), SDPO.regenerated(1), Sdpo(reprompt=REPROMPT).regenerated(8)) == (2, 1, 0)
-    plain, more = make_work(), make_work(regenerated_rows=16)
+    plain, more = make_work(), make_work(regenerated_rows=16, regeneration_prompt=1000)
     assert step_cost(more).sampled_tokens == step_cost(plain).sampled_tokens + 16 * 900
     # A forward pass over 1,000 + 900 tokens: layers, attention, and the head on 900.
     sizes = plain.dimensions
@@ -243,4 +245,34 @@ def test_an_estimate_counts_its_tokens():
         + 2 * 900 * sizes.head_parameters
     )
     assert step_cost(more).sampling_flops - step_cost(plain).sampling_flops == pytest.approx(16 * one)
-    assert more.sampled_positions >= plain.sampled_positions
+    assert (plain.longest_sampled, more.longest_sampled) == (1000, 1900)
+    spec = make_spec(SDPO.model_copy(update={"max_reprompt_tokens": 300}))
+    work = workload_of(spec, StageRuntime(), sizes, max_prompt_tokens=20, processes=1, is_sharded=False)
+    assert (work.regenerated_rows, work.longest_sampled) == (2 * 4, 300 + 12)
+
+
+def test_the_engine_of_an_estimate_has_room_for_fewer_of_the_longer_completions():
+    settings = {"engine": "vllm", "is_sharded": False, "processes": 1}
+    plain, more = (plan_memory(make_work(**settings, regeneration_prompt=n), 80 * 10**9) for n in (0, 4100))
+    assert plain.cached_completions == pytest.approx(5 * more.cached_completions, abs=5)
+
+
+def test_the_student_s_thinking_is_that_of_the_prompt_which_the_policy_completes(monkeypatch):
+    asked = []
+
+    def encode(tokenizer, messages, kind, text, template, thinking, max_tokens):
+        asked.append((kind, thinking))
+        return [1], False
+
+    monkeypatch.setattr(teacher_prompts, "encode_context", encode)
+    settings = Sdpo(context="regenerated", reprompt=TEMPLATE, teacher_thinking=True)
+    method = make_method(make_spec(settings, thinking=False), TOKENIZER, 256)
+    found = regenerated([group(0, 0, 1)], {(0, 1): "so"})
+    assert [text.ids for text in method.to_regenerate(found).values()] == [[1]]
+    assert method.plan_step(found)[0][0].teachers[CONTEXT].ids == [1]
+    assert asked == [("solution", False), ("regenerated", True)]
+
+
+def test_a_method_that_shows_what_it_has_not_asked_for_is_told_so():
+    with pytest.raises(ValueError, match="to_regenerate of this method has not asked"):
+        method_of().plan_step([group(0, 0, 1)])

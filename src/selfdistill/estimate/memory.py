@@ -116,7 +116,7 @@ def _held(work: Workload) -> Iterator[Part]:
 def _sampling(work: Workload, capacity: int | None) -> Iterator[Part]:
     sizes = work.dimensions
     if work.engine == "torch":
-        cache = sizes.cache_bytes(work.sampled_positions, work.longest_student, 4)
+        cache = sizes.cache_bytes(work.sampled_positions, work.longest_sampled, 4)
         how = f"{work.sampled_positions:,} positions, float32, x {_CACHE_GROWTH:g} while it grows"
         yield Part("KV cache", "sampling", round(cache * _CACHE_GROWTH), how)
         logits = work.sampled_rows * sizes.vocabulary * 4 * _DRAW_BUFFERS
@@ -138,7 +138,7 @@ def _cached_completions(work: Workload, capacity: int | None) -> int | None:
     if work.engine != "vllm" or capacity is None:
         return None
     room = work.engine_fraction * capacity * work.tensor_parallel - 2 * work.dimensions.parameters
-    longest = work.longest_student
+    longest = work.longest_sampled
     return max(0, int(room // work.dimensions.cache_bytes(longest, longest, work.kv_cache_bytes)))
 
 

@@ -22,10 +22,10 @@ class Workload:
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
     network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
-    with matrices in bfloat16 if `has_narrow_teacher`, or one of its own that changes if `has_moving_teacher`;
+    with matrices in bfloat16 if `has_narrow_teacher`, or a copy whose weights change if `has_moving_teacher`;
     `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
     of its passes. Lengths are the longest possible ones. `regenerated_rows` are completions that a step samples besides
-    `rows_per_step`, with the teacher's prompt.
+    `rows_per_step`; `regeneration_prompt` is the longest prompt of them.
     """
 
     dimensions: Dimensions
@@ -54,6 +54,7 @@ class Workload:
     engine_fraction: float
     steps: int = 1
     regenerated_rows: int = 0
+    regeneration_prompt: int = 0
 
     @property
     def engines(self) -> int:
@@ -70,7 +71,8 @@ class Workload:
 
     @property
     def longest_sampled(self) -> int:
-        return max(self.longest_student, self.longest_teacher) if self.regenerated_rows else self.longest_student
+        """Tokens of the longest sequence that the engine has room for."""
+        return max(self.prompt_tokens, self.regeneration_prompt) + self.completion_tokens
 
     @property
     def teacher_lengths(self) -> list[int]:
@@ -162,7 +164,6 @@ def workload_of(
         completion_tokens=completion,
         has_temperature=on_policy is not None and on_policy.sampling.temperature != 1,
         rows_per_step=spec.prompts_per_step * group_size,
-        regenerated_rows=spec.prompts_per_step * spec.method.regenerated(group_size),
         updates_per_step=spec.prompts_per_step // spec.prompts_per_update,
         engine=on_policy.engine if on_policy else "none",
         kv_cache_bytes=1 if on_policy and on_policy.kv_cache_dtype.startswith("fp8") else 2,
@@ -170,4 +171,6 @@ def workload_of(
         tensor_parallel=runtime.tensor_parallel,
         engine_fraction=runtime.gpu_memory_fraction,
         steps=spec.steps,
+        regenerated_rows=spec.prompts_per_step * spec.method.regenerated(group_size),
+        regeneration_prompt=spec.method.longest_sampled(max_prompt_tokens),
     )

@@ -34,7 +34,7 @@ METRICS = (
     Metric("masked_truncated_share", "`mask_truncated`", "Share of rollouts without a loss, since they were cut off."),
     Metric("regenerated", "`context: regenerated`", "Demonstrations of the step that the policy wrote anew."),
     Metric("regenerated_reward_mean", "`context: regenerated`", "Mean reward of what it wrote."),
-    Metric("regenerated_tokens_mean", "`context: regenerated`", "Tokens of what it wrote."),
+    Metric("regenerated_tokens_mean", "`context: regenerated`", "Tokens per text that it wrote."),
     Metric("regenerated_truncation_rate", "`context: regenerated`", "Share of it that was cut off at the token limit."),
     Metric("groups_drawn", "`refill_rounds`", "Groups sampled in the step, replaced ones included."),
     Metric("groups_with_signal", "`refill_rounds`", "Groups of the step's updates in which some rollout has a signal."),

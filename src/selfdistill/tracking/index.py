@@ -88,6 +88,8 @@ class Index:
             for run in self._runs(mine)
         }
         self.models = {model.tags["id"]: model for mine in filters for model in self._models(mine)}
+        self.kept = store.kept_tags()
+        self.created: list[str] = []
         self.points = 0
         self.problems: list[str] = []
 
@@ -163,11 +165,10 @@ class Index:
 
     def create(self, record: Record) -> None:
         """Write a run that MLflow does not have yet, with the tags that people gave to the one before."""
-        kept = self.store.kept_tags()
         run = self.client.create_run(
             self.experiments[record.group],
             start_time=record.started_ms,
-            tags=kept.get(record.id, {}) | self._own_tags(record) | {MARK: json.dumps(record.edges)},
+            tags=self.kept.get(record.id, {}) | self._own_tags(record) | {MARK: json.dumps(record.edges)},
             run_name=record.name,
         )
         inputs = [_dataset_input(use) for use in record.datasets]
@@ -176,7 +177,7 @@ class Index:
             self.client.log_inputs(run.info.run_id, datasets=inputs, models=used)
         self._add_numbers(record, run, {"read": [0], "parts": {}})
         self._finish(record, run, files="", params=record.params)
-        self.store.keep_tags({name: tags for name, tags in kept.items() if name != record.id})
+        self.created.append(record.id)
 
     def extend(self, record: Record) -> None:
         """Bring a run up to date: new metrics and parts, name, status, tags, files."""

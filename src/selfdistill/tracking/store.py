@@ -137,13 +137,14 @@ class TrackingStore:
         write_atomically(self._state, pretty_json(written))
 
     def kept_tags(self) -> dict[str, dict[str, str]]:
-        """Tags that people gave to runs that were removed, by artifact: for the run that follows."""
+        """Tags that people gave to runs that were removed, by artifact, for the runs that follow."""
         try:
             return json.loads(self._tags.read_text(encoding="utf-8"))
         except (FileNotFoundError, ValueError):
             return {}
 
     def keep_tags(self, tags: dict[str, dict[str, str]]) -> None:
+        tags = {name: given for name, given in tags.items() if given}
         if tags != self.kept_tags():
             write_atomically(self._tags, pretty_json(tags))
 

@@ -175,6 +175,7 @@ def _write(
                     apply(index, records)
     except STORE_ERRORS as error:
         raise store.failure(error) from error
+    store.keep_tags({name: tags for name, tags in store.kept_tags().items() if name not in index.created})
     # After a partial write the next writer compares every run.
     store.record({"mlflow": VERSION, **({} if only is not None else store.identity(survey.fingerprint))})
 
@@ -217,8 +218,8 @@ def _apply(index: Index, records: dict[str, Record], report: Report, renew: Call
 
 def _remove(index: Index, names: Sequence[str], renew: Callable[[], None]) -> None:
     """Remove runs. What people wrote on them is on disk before: a writer may be killed before the runs are back."""
-    written = {name: tags for name in names if (tags := index.tags_of_people(name))}
-    index.store.keep_tags(index.store.kept_tags() | written)
+    index.kept |= {name: index.tags_of_people(name) for name in names}
+    index.store.keep_tags(index.kept)
     for name in names:
         renew()
         index.remove(name)

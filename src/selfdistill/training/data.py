@@ -76,7 +76,7 @@ class TeacherPrompt:
 
 @dataclass(frozen=True, eq=False)
 class PromptText:
-    """A teacher prompt that is encoded when its ids are asked for (`methods.encoding` asks for those of a whole step).
+    """A prompt that is encoded when its ids are asked for (`methods.encoding` asks for those of a whole step).
 
     `encode` gives its ids, and whether its demonstration was cut to fit. Rollouts that are shown the same text share
     one object, so it is encoded once.

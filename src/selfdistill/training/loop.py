@@ -1,6 +1,7 @@
 """The training loop: one engine for every method.
 
-    prompts -> G completions each -> grade -> plans (teacher contexts, advantages) -> mini-batches -> updates
+    prompts -> G completions each -> grade (-> demonstrations written anew) -> plans (teacher contexts, advantages)
+            -> mini-batches -> updates
             -> teacher update -> weights to the sampler -> metrics, checkpoint, state
 
 A *step* is one batch of rollouts with all its updates; an *update* is one optimiser step. Checkpoints, schedule and
@@ -212,7 +213,7 @@ class _Loop:
     def _sample(self, step: int, prompts: Sequence[Prompt], first: int, samples: int) -> list[Group]:
         """Graded groups of the step, from place `first` on. At a stop, those that are finished are kept."""
         if self.sampling is not None and first > 0:
-            self.sampling.save()
+            self.sampling.save()  # What follows depends on these groups.
         self.sampling = StepSampling(
             self.spec, step, prompts, self.sampler, self.tokenizer, self.grade,
             self.kept, self.components.world, lambda name: self._phase(step, name),

@@ -1,4 +1,4 @@
-"""The teacher: the initial policy, an average or a copy of earlier ones, the policy itself, or a mixture of both ends.
+"""The teacher: the initial policy, an average or copy of later ones, the present one, or a mixture of first and last.
 
     ema, after all updates of a step:   teacher <- (1 - rate) teacher + rate policy        (docs/method.md 4)
     snapshot, after every n-th step:    teacher <- policy

@@ -174,7 +174,11 @@ def _sampled_tokens(train: str) -> float:
     if artifact.stage != "train" or on_policy is None:
         return 0.0
     params = artifact.frozen_spec["params"]
-    return float(curves(train)[TOKENS].sum() * params["prompts_per_step"] * on_policy["group_size"])
+    found = curves(train)
+    tokens = found[TOKENS].sum() * params["prompts_per_step"] * on_policy["group_size"]
+    if "regenerated_tokens_mean" in found:
+        tokens += (found["regenerated"] * found["regenerated_tokens_mean"]).sum()
+    return float(tokens)
 
 
 def _minutes(train: str) -> float:

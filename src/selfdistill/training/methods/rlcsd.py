@@ -7,12 +7,13 @@ A + r where |r| > delta, but never beyond 0 (A = 0 stays 0); A elsewhere
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
-from selfdistill.rollouts import Group
+from selfdistill.rollouts import Group, Rollout
 from selfdistill.schema.methods import Rlcsd
-from selfdistill.training.data import CONTEXT, RowStatistics, TeacherPrompt
+from selfdistill.training.data import CONTEXT, RowPlan, RowStatistics, TeacherPrompt
 from selfdistill.training.methods.credit import CreditMethod
 
 
@@ -21,6 +22,11 @@ class RlcsdMethod(CreditMethod):
 
     settings: Rlcsd
     _changed: float = 0.0
+
+    def plan(self, group: Sequence[Rollout]) -> list[RowPlan]:
+        """With `two_means` rollouts without an advantage are in no mean."""
+        plans = super().plan(group)
+        return [replace(p, is_supervised=p.has_gradient) for p in plans] if self.settings.two_means else plans
 
     def contexts(self, groups: Sequence[Group]) -> dict[str, list[TeacherPrompt | None]]:
         wrong = [row for group in groups for row in self.prompts.wrong_siblings(group, self.settings.wrong)]

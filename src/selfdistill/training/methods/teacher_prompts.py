@@ -4,7 +4,7 @@ They are chosen as texts; encoding.py encodes those of a step.
 
 none               the student's own prompt (the null control)
 solution, solution_no_think     a correct completion of the group, with its thinking or without (docs/method.md 3)
-regenerated        what the policy wrote when it was shown that completion, right or wrong
+regenerated        what the policy wrote after it had read that completion; it may be wrong
 answer             the right answer alone
 feedback           what was wrong with the rollout itself; right rollouts have none
 concise            an instruction, no solution
@@ -70,7 +70,7 @@ class TeacherPrompts:
     def to_regenerate(self, groups: Sequence[Group]) -> dict[tuple[int, int], PromptText]:
         """The demonstrations of the groups, each with the prompt that shows it (`TrainingMethod.to_regenerate`)."""
         return {
-            (place, index): self._encode("solution", group[index], group[index].text)
+            (place, index): self._encode("solution", group[index], group[index].text, by_policy=True)
             for place, group in enumerate(groups)
             for index in sorted(set(self._demonstrations(group)) - {None})
         }
@@ -130,8 +130,10 @@ class TeacherPrompts:
             return None  # Never the full text instead.
         return self._encode(kind, demonstration, answer.text if self.settings.keep_space else text, answer)
 
-    def _regenerated(self, written: Rollout) -> PromptText | None:
+    def _regenerated(self, written: Rollout | None) -> PromptText | None:
         """What was written; it also counts as cut where the demonstration that the policy was shown had been cut."""
+        if written is None:
+            raise ValueError("context `regenerated`: to_regenerate of this method has not asked for the demonstrations")
         if not written.text.strip():
             return None
         prompt = self._encode("regenerated", written, written.text)
@@ -152,12 +154,28 @@ class TeacherPrompts:
                 return [self._encode("donor", group[0], text)] * count
         return [None] * count
 
-    def _encode(self, kind: TeacherContext, rollout: Rollout, text: str, answer: Answer | None = None) -> PromptText:
+    def _encode(
+        self,
+        kind: TeacherContext,
+        rollout: Rollout,
+        text: str,
+        answer: Answer | None = None,
+        *,
+        by_policy: bool = False,
+    ) -> PromptText:
+        """`by_policy`: the policy completes this prompt; the teacher only reads the others."""
+        thinking = self.policy.thinking if by_policy else self.enable_thinking
         messages = self._messages(kind, rollout)
         encode = partial(
-            encode_context, self.policy.tokenizer, messages, kind, text, self.settings.reprompt, self.enable_thinking,
+            encode_context,
+            self.policy.tokenizer,
+            messages,
+            kind,
+            text,
+            self.settings.reprompt,
+            thinking,
             self.max_tokens,
-        )  # fmt: skip
+        )
         return PromptText(encode) if answer is None else PromptText(encode, answer.is_stripped, answer.has_leaked)
 
     def _messages(self, kind: TeacherContext, rollout: Rollout) -> list[Message]:
