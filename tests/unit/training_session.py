@@ -6,7 +6,6 @@ import copy
 import json
 import multiprocessing
 import os
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate import PartialState
+from torch.distributed import TCPStore
 
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.rollouts import Prompt
@@ -178,16 +178,17 @@ def run_in_processes(session: Session, processes: int = 2) -> list[int]:
 
 
 def processes_of(run: Callable[[int], object], processes: int) -> list[multiprocessing.Process]:
-    """Start several gloo processes of one training; each calls `run` with its rank."""
-    with socket.socket() as server:
-        server.bind(("127.0.0.1", 0))
-        port = server.getsockname()[1]
+    """Start several gloo processes of one training; each calls `run` with its rank.
+
+    As under torchrun, this process serves the rendezvous: a rank that ends first does not take it from the others.
+    """
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def work(rank):
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
-            "ACCELERATE_USE_CPU": "true",
+            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+            "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
         PartialState._reset_state()  # a test before this one may have made it, for one process
         # A fork lacks the threads of its parent's pool. One thread replaces the pool: several at once, such as those in
@@ -197,5 +198,6 @@ def processes_of(run: Callable[[int], object], processes: int) -> list[multiproc
 
     children = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(processes)]
     for child in children:
+        child.store = store  # served for as long as a child is known
         child.start()
     return children
