@@ -148,6 +148,8 @@ def every_other(texts: Sequence[str], prompts: Sequence[Any], stop_reasons: Sequ
 
 
 def fsdp2(case: Case) -> Iterator[Line]:
+    from torch.distributed.device_mesh import init_device_mesh
+
     from selfdistill.training.network import Network, backward_through_head
     from selfdistill.training.sharding import shard_model, whole
 
@@ -161,7 +163,7 @@ def fsdp2(case: Case) -> Iterator[Line]:
         for is_sharded in (False, True):
             model = make_network(size_of(case)).to(case.device).train()
             if is_sharded:
-                shard_model(model, case.device, 1, torch.bfloat16)
+                shard_model(model, init_device_mesh(case.device.type, (1,)), torch.bfloat16)
             network = Network(model, compute_dtype=torch.bfloat16)
             packed = network.pack([[7, 8, 9], [10] * 5], [[11, 12, 13, END], [14, 15, END]])
             hidden = network.hidden(packed)

@@ -67,7 +67,7 @@ def test_losses_and_gradients_are_those_of_autocast_to_the_bit(tmp_path, monkeyp
     family_model(family).save_pretrained(tmp_path)
 
     def run():
-        rank = World.of(StageRuntime(processes=2)).rank
+        world = World.of(StageRuntime(processes=2))
         results, gathers_of_layers = [], []
         for dtype in (torch.float32, torch.bfloat16):
             torch.manual_seed(0)
@@ -78,12 +78,12 @@ def test_losses_and_gradients_are_those_of_autocast_to_the_bit(tmp_path, monkeyp
             model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
             layer = model.base_model.layers[0]
             whole_layer, matrices = numbers(layer), sum(numbers(m) for m in layer.modules() if type(m) is nn.Linear)
-            shard_from_folder(model, tmp_path, CPU, 2, dtype)
+            shard_from_folder(model, tmp_path, CPU, world.mesh, dtype)
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:
                     nn.init.constant_(parameter.to_local(), 0.01)
             gathered.clear()
-            results.append(losses_and_gradients(model, rank))
+            results.append(losses_and_gradients(model, world.rank))
             expected = {torch.float32: (dtype, 4 * whole_layer), torch.bfloat16: (dtype, 2 * matrices)}[dtype]
             gathers_of_layers.append(gathered.count(expected))
             assert {found for found, _ in gathered} == {torch.float32, dtype}

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch._dynamo.utils import counters
+from torch.distributed.device_mesh import init_device_mesh
 
 from selfdistill.generation.torch_sampler import TorchSampler
 from selfdistill.losses import compile_losses, compiled, divergence, entropy, grpo_token_loss, token_logprobs
@@ -223,7 +224,7 @@ def test_sharded_layers_share_their_versions(tmp_path, monkeypatch):
         model = tiny_model(30, tied=False, layers=4).train()
         model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         plain, network = Network(copy.deepcopy(model)), Network(model, compiles=True)
-        shard_model(model, CPU, 1)
+        shard_model(model, init_device_mesh("cpu", (1,)))
         for lengths in [(20, 5, 9), (31, 4)]:
             found = [whole(tensor) for tensor in gradients(network, lengths)]
             torch.testing.assert_close(found, gradients(plain, lengths), rtol=1e-4, atol=1e-5)
@@ -322,7 +323,7 @@ def test_doctor_says_what_is_compiled(monkeypatch, problem):
 @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
 def test_the_trial_of_a_sharded_training_is_sharded(precision):
     def work():
-        world = World("cpu", is_sharded=True)
+        world = World("cpu", sharding="full")
         assert compilation.fault(CPU, precision, world) is None
         assert graphs() > 0
         assert compilation.choose_compilation(StageRuntime(compile=True), world, precision)
@@ -337,7 +338,7 @@ def test_a_compiler_that_fails_in_sharded_layers_alone_leaves_the_training_uncom
     def work():
         monkeypatch.setattr(compilation, "shard_model", refuse)
         assert compilation.fault(CPU) is None
-        assert not compilation.choose_compilation(StageRuntime(compile=True), World("cpu", is_sharded=True))
+        assert not compilation.choose_compilation(StageRuntime(compile=True), World("cpu", sharding="full"))
         (line,) = lines_of(caplog)
         assert "nothing is compiled" in line and "a different number of tensors" in line
 

@@ -145,6 +145,18 @@ def test_held_weights_are_those_of_a_shard():
     assert "always teacher" not in parts_of(make_work(teacher="shared"))
 
 
+def test_nodes_with_copies_spread_the_weights_over_their_own_processes():
+    parameters = make_work().dimensions.parameters
+    hybrid = make_work(processes=8, copies=2)
+    found, full = parts_of(hybrid), parts_of(make_work(processes=4))
+    for name in ("parameters", "gradients", "optimiser", "teacher"):
+        assert found[f"always {name}"] == full[f"always {name}"]
+    # Summed over the nodes with the last micro-batch of an update.
+    assert found["updating gradients of the node"] == pytest.approx(parameters, abs=4)
+    assert state_copy(hybrid) == state_copy(make_work(processes=4))
+    assert "sharding: full" in [one.change for one in suggestions(hybrid)]
+
+
 def test_main_memory_holds_a_copy_of_the_sharded_state():
     work = make_work()
     assert state_copy(work) == pytest.approx(3 * work.dimensions.parameters, abs=12)
@@ -358,6 +370,16 @@ def test_the_command_says_how_long_a_step_takes_and_which_fraction_fits(project)
     assert "Largest gpu_memory_fraction that fits: 0.8" in result.output
     assert "for the weights of the sleeping engine" in result.output and "at the start" in result.output
     assert "100 steps h" in result.output and "micro_batch_tokens" in result.output
+
+
+def test_the_command_knows_the_gpus_of_a_node(project):
+    result = run("qwen3_sdpo", "--gpus", "8", "--gpu", "H200", "--sharding", "hybrid")
+    assert result.exit_code == 0, result.output
+    assert "8 GPUs, sharded, a copy on each node" in result.output and "gradients of the node" in result.output
+    for options in (("qwen3_sdpo", "--gpus", "6"), ("toy_sdpo", "--gpus", "2")):
+        result = run(*options, "--sharding", "hybrid")
+        assert isinstance(result.exception, UserError)
+        assert "not nodes of" in str(result.exception) and "config/runtime.yaml" in str(result.exception)
 
 
 def test_a_model_that_will_be_made_here_is_planned_from_its_architecture(project):

@@ -89,9 +89,9 @@ def test_weights_are_those_of_the_folder(tmp_path, names):
     expected = load_model(tmp_path).state_dict()
 
     def run():
-        World.of(StageRuntime(processes=2))
+        world = World.of(StageRuntime(processes=2))
         sharded = empty_model(tmp_path)
-        shard_from_folder(sharded, tmp_path, torch.device("cpu"), 2)
+        shard_from_folder(sharded, tmp_path, world.device, world.mesh)
         for name, tensor in sharded.state_dict().items():
             assert whole(tensor).dtype == torch.float32
             assert torch.equal(whole(tensor), expected[name]), name
@@ -161,9 +161,9 @@ def test_sharded_processes_check_their_own_part_of_the_head(tmp_path):
     tiny_model(37, tied=False, layers=1).save_pretrained(tmp_path)
 
     def run():
-        World.of(StageRuntime(processes=2))
+        world = World.of(StageRuntime(processes=2))
         model = empty_model(tmp_path)
-        shard_from_folder(model, tmp_path, torch.device("cpu"), 2)
+        shard_from_folder(model, tmp_path, world.device, world.mesh)
         network = Network(model)
         network.head = None
         network.check_head()

@@ -169,25 +169,26 @@ def without_times(lines):
     return [{k: v for k, v in line.items() if not k.startswith(("seconds", "tokens_per", "peak"))} for line in lines]
 
 
-def run_in_processes(session: Session, processes: int = 2) -> list[int]:
-    """Run the session in several gloo processes; their exit codes."""
-    children = processes_of(lambda _: session.run(), processes)
+def run_in_processes(session: Session, processes: int = 2, nodes: int = 1) -> list[int]:
+    """Run the session in several gloo processes, spread over so many nodes by name; their exit codes."""
+    children = processes_of(lambda _: session.run(), processes, nodes)
     for child in children:
         child.join(timeout=600)
     return [child.exitcode for child in children]
 
 
-def processes_of(run: Callable[[int], object], processes: int) -> list[multiprocessing.Process]:
+def processes_of(run: Callable[[int], object], processes: int, nodes: int = 1) -> list[multiprocessing.Process]:
     """Start several gloo processes of one training; each calls `run` with its rank.
 
     As under torchrun, this process serves the rendezvous: a rank that ends first does not take it from the others.
     """
+    on_node = processes // nodes
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
     def work(rank):
         os.environ |= {
-            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+            "RANK": str(rank), "LOCAL_RANK": str(rank % on_node), "WORLD_SIZE": str(processes),
+            "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
             "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
         PartialState._reset_state()  # a test before this one may have made it, for one process

@@ -30,6 +30,7 @@ from selfdistill.plan.experiments import get
 from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
+from selfdistill.schema.runtime import Sharding
 from selfdistill.schema.toy import ToyArchitecture
 
 _FLOPS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
@@ -42,7 +43,7 @@ def register(app: typer.Typer) -> None:
 def estimate(
     experiment: Annotated[str, typer.Argument(help="Name of an experiment.")],
     gpus: Annotated[
-        int | None, typer.Option(min=1, help="GPUs, one process each (default: as in the runtime file).")
+        int | None, typer.Option(min=1, help="GPUs of all nodes, one process each (default: as in the runtime file).")
     ] = None,
     gpu_memory: Annotated[float | None, typer.Option(min=0.1, help="Memory of one GPU in GB (1e9 bytes).")] = None,
     gpu: Annotated[
@@ -50,8 +51,11 @@ def estimate(
         typer.Option(help="Kind of GPU: its memory, and time of a step."),
     ] = None,
     sharding: Annotated[
-        Literal["none", "full"] | None,
-        typer.Option(help="full: FSDP, weights spread over the GPUs (default: as in the runtime file)."),
+        Sharding | None,
+        typer.Option(
+            help="full: FSDP, weights spread over the GPUs; hybrid: over those of each node "
+            "(default: as in the runtime file)."
+        ),
     ] = None,
     completion_tokens: Annotated[
         int | None,
@@ -84,16 +88,29 @@ def _workload(
     spec = chosen.train_spec(chosen.seeds[0])
     if spec.on_policy is None and completion_tokens is None:
         raise UserError(f"experiment {name} trains on given completions. Say how long they are: --completion-tokens N.")
-    runtime, _ = merged_settings(project.runtime, "train", project.planner.model(chosen.entry.model).slug)
+    runtime, resources = merged_settings(project.runtime, "train", project.planner.model(chosen.entry.model).slug)
+    processes, sharding = gpus or runtime.processes * resources.nodes, sharding or runtime.sharding
     return workload_of(
         spec,
         runtime if gpus is None else runtime.model_copy(update={"device": "cuda"}),
         _dimensions(project, chosen.entry.model),
         max_prompt_tokens=chosen.model.max_prompt_tokens,
-        processes=gpus or runtime.processes,
-        is_sharded=(sharding or runtime.sharding) == "full",
+        processes=processes,
+        is_sharded=sharding != "none",
+        copies=_copies(processes, runtime.processes, project.runtime.file) if sharding == "hybrid" else 1,
         completion_tokens=completion_tokens,
     )
+
+
+def _copies(processes: int, on_node: int, runtime_file: str) -> int:
+    """Nodes of `on_node` processes. UserError where there is no whole number of them, or each has one process."""
+    on_node = min(processes, on_node)
+    if processes > 1 == on_node or processes % on_node:
+        raise UserError(
+            f"sharding: hybrid spreads the weights over the GPUs of a node, and {processes} GPUs are not nodes of "
+            f"{on_node}. Set `processes` of train in {runtime_file} to the GPUs of a node, or change --gpus."
+        )
+    return processes // on_node
 
 
 def _dimensions(project: Workspace, model: str) -> Dimensions:
@@ -144,7 +161,15 @@ def _toy_dimensions(made: ToyArchitecture) -> Dimensions:
 
 def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     unit = "GPU" if work.device == "cuda" else "process"
-    layout = "sharded" if work.is_sharded else "all weights on each" if work.processes > 1 else "one process"
+    layout = (
+        "sharded, a copy on each node"
+        if work.copies > 1
+        else "sharded"
+        if work.is_sharded
+        else "all weights on each"
+        if work.processes > 1
+        else "one process"
+    )
     console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}. Peak memory of each:")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]

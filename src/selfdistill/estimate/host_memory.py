@@ -10,7 +10,7 @@ def state_copy(work: Workload) -> int:
     if not work.is_sharded:
         return 0
     trained = work.dimensions.parameters if work.adapter_parameters is None else work.adapter_parameters
-    return (16 if work.has_moving_teacher else 12) * -(-trained // work.processes)
+    return (16 if work.has_moving_teacher else 12) * -(-trained // work.shards)
 
 
 def engine_copy(work: Workload) -> int:

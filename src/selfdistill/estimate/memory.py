@@ -91,7 +91,7 @@ def _starting(work: Workload, parts: Mapping[tuple[str, Phase], int]) -> int:
 
 
 def _held(work: Workload) -> Iterator[Part]:
-    ranks = work.processes if work.is_sharded else 1
+    ranks = work.shards
     network, adapters = work.dimensions.parameters, work.adapter_parameters
     trained = network if adapters is None else adapters
     share = f" / {ranks} processes" if ranks > 1 else ""
@@ -107,6 +107,9 @@ def _held(work: Workload) -> Iterator[Part]:
         yield Part("teacher", "always", -(-held // ranks), f"a second network, {of_type}")
     elif work.teacher == "copy":
         yield Part("teacher", "always", 4 * trained, "a second set of adapters; the network is shared")
+    if work.copies > 1:
+        how = f"not yet summed over the nodes, {changing} 4 bytes{share}"
+        yield Part("gradients of the node", "updating", 4 * -(-trained // ranks), how)
     if work.device == "cpu" and (copied := state_copy(work)):
         yield Part("copied state", "always", copied, "the resume state that is being written")
     if work.device == "cuda":
@@ -226,9 +229,11 @@ def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Worklo
     if not work.has_checkpointing:
         yield "gradient checkpointing (device: cuda)", replace(work, has_checkpointing=True), False
     more = 2 * work.processes
-    yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True), False
+    yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True, copies=1), False
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
+    if work.copies > 1:
+        yield "sharding: full", replace(work, copies=1), False
     if work.engine == "torch":
         half = max(work.longest_student, work.sampler_batch_tokens // 2)
         yield f"sampler_batch_tokens: {half}", replace(work, sampler_batch_tokens=half), False

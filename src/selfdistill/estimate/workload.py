@@ -19,6 +19,7 @@ LEAST_SHARED_TOKENS = 512
 @dataclass(frozen=True)
 class Workload:
     """`is_sharded`: weights, gradients and optimiser are spread over the processes; without, each holds all of them.
+    `copies`: nodes that each have all of them, spread over their own processes.
 
     `adapter_parameters`: weights of LoRA's adapters, None where the network itself is trained. `teacher`: a copy of the
     network, the policy itself (shared), or none; `teachers` is the number of networks that it reads with, one of them
@@ -55,6 +56,12 @@ class Workload:
     steps: int = 1
     regenerated_rows: int = 0
     regeneration_prompt: int = 0
+    copies: int = 1
+
+    @property
+    def shards(self) -> int:
+        """Parts that weights, gradients and optimiser are in."""
+        return self.processes // self.copies if self.is_sharded else 1
 
     @property
     def engines(self) -> int:
@@ -133,6 +140,7 @@ def workload_of(
     max_prompt_tokens: int,
     processes: int,
     is_sharded: bool,
+    copies: int = 1,
     completion_tokens: int | None = None,
 ) -> Workload:
     """The workload of a recipe. `completion_tokens` takes the place of the recipe's limit, for SFT it is needed."""
@@ -173,4 +181,5 @@ def workload_of(
         steps=spec.steps,
         regenerated_rows=spec.prompts_per_step * spec.method.regenerated(group_size),
         regeneration_prompt=spec.method.longest_sampled(max_prompt_tokens),
+        copies=copies,
     )

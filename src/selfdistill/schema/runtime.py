@@ -17,6 +17,10 @@ _NOT_RUNTIME = {
 }  # fmt: skip
 
 
+#: Of weights, gradients and optimiser, over training processes.
+Sharding = Literal["none", "full", "hybrid"]
+
+
 class StageRuntime(Model):
     """Settings of a job that change speed and memory, never results (beyond float rounding)."""
 
@@ -24,8 +28,10 @@ class StageRuntime(Model):
         "cpu", description="Where tensors are; a missing GPU is an error before anything loads."
     )
     processes: int = Field(1, gt=0, description="Training processes on each node; more than one starts a launcher.")
-    sharding: Literal["none", "full"] = Field(
-        "none", description="full: weights, gradients and optimiser are spread over the training processes (FSDP2)."
+    sharding: Sharding = Field(
+        "none",
+        description="full: weights, gradients and optimiser are spread over all training processes (FSDP2). hybrid: "
+        "over those of each node, and each node has a copy (HSDP).",
     )
     accelerate_config: str | None = Field(
         None, description="Start the processes of one machine by `accelerate launch` with this file, not by torchrun."

@@ -127,7 +127,7 @@ def _trial_of_layers(device: torch.device, dtype: torch.dtype, world: World | No
     expected = run()
     compile_layers(model)
     if world is not None:
-        shard_model(model, device, world.size, dtype)
+        shard_model(model, world.mesh, dtype)
     return _worst(run(1 if world is None else world.size), expected)
 
 

@@ -106,7 +106,9 @@ class Components:
             read_sharded_state(folder / state.SHARDED, self.model, self.adamw, self._weights())
             return
         if not (folder / state.TENSORS).is_file():
-            raise UserError(f"{folder} was saved with sharding: resume with `sharding: full`, or move it away.")
+            raise UserError(
+                f"{folder} was saved with sharding: resume with `sharding: full` or hybrid, or move it away."
+            )
         # In main memory, a part at a time: a GPU has no room for a second copy of everything.
         tensors = torch.load(folder / state.TENSORS, map_location="cpu", mmap=True, weights_only=True)
         for kind, named in self._weights().items():
@@ -181,7 +183,7 @@ def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base:
 
 def _spread(network: Network, world: World, base: Path | None) -> None:
     if is_empty(network.model):
-        shard_from_folder(network.model, base, world.device, world.size, network.compute_dtype)
+        shard_from_folder(network.model, base, world.device, world.mesh, network.compute_dtype)
     else:
-        shard_model(network.model, world.device, world.size, network.compute_dtype)
+        shard_model(network.model, world.mesh, network.compute_dtype)
     network.device = world.device

@@ -2,12 +2,13 @@
 
 Each rank samples whole groups, which are then gathered on all of them. The rows of a mini-batch are split by length.
 Gradients are summed, not averaged, since every loss coefficient already has the denominator of the whole mini-batch.
-With one process nothing here communicates. Weights are replicated, or sharded over the ranks
+With one process nothing here communicates. Weights are replicated, or sharded over all ranks or over those of a node
 (`training/sharding.py`); then every rank must do the same number of forward and backward passes.
 """
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
@@ -16,24 +17,26 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 from torch.distributed import ProcessGroup, TCPStore
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
 from selfdistill.schema.errors import UserError
-from selfdistill.schema.runtime import StageRuntime
+from selfdistill.schema.runtime import Sharding, StageRuntime
 
 Item = TypeVar("Item")
 
 
 class World:
-    """All processes of this training, as torchrun, accelerate or srun started them. `is_sharded`: so are weights.
+    """All processes of this training, as torchrun, accelerate or srun started them; `sharding` is that of the weights.
 
     It gives this process its GPU, so it comes before anything is loaded: "cuda" is GPU 0 of the node until then.
     `timeout_seconds`: the longest wait for the other processes.
     """
 
-    def __init__(self, device: str, *, is_sharded: bool = False, timeout_seconds: int = 21600) -> None:
+    def __init__(self, device: str, *, sharding: Sharding = "none", timeout_seconds: int = 21600) -> None:
         self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
         self._queues = 0
-        self.is_sharded = is_sharded and self.size > 1
+        self.sharding = sharding
+        self.is_sharded = sharding != "none" and self.size > 1
         self.device = torch.device(device)
         self._timeout = timedelta(seconds=timeout_seconds)
         if self.size > 1:
@@ -48,7 +51,7 @@ class World:
         """The processes that config/runtime.yaml asks for. UserError where training was started with another number."""
         world = cls(
             runtime.device,
-            is_sharded=runtime.sharding == "full",
+            sharding=runtime.sharding,
             timeout_seconds=runtime.collective_timeout_seconds,
         )
         if world.local_size != runtime.processes:
@@ -72,6 +75,25 @@ class World:
     def local_size(self) -> int:
         """Processes on this node: all of them, unless a launcher across nodes says otherwise."""
         return int(os.environ.get("LOCAL_WORLD_SIZE", self.size)) if self.size > 1 else 1
+
+    @property
+    def has_copies(self) -> bool:
+        """Whether each node has a copy of the weights, sharded over its ranks."""
+        return self.is_sharded and self.sharding == "hybrid" and self.local_size < self.size
+
+    @functools.cached_property
+    def mesh(self) -> DeviceMesh:
+        """The ranks over which weights are sharded: all [size], or with copies [nodes, ranks of a node]. Collective."""
+        kind = self.device.type
+        if not self.has_copies:
+            return init_device_mesh(kind, (self.size,))
+        by_node = torch.arange(self.size).view(-1, self.local_size)
+        # Groups that a mesh makes by itself have NCCL's own time limit.
+        groups = [
+            torch.distributed.new_subgroups_by_enumeration(ranks.tolist(), timeout=self._timeout)[0]
+            for ranks in (by_node.t(), by_node)
+        ]
+        return DeviceMesh.from_group(groups, kind, by_node, mesh_dim_names=("replicate", "shard"))
 
     def select(self, items: Sequence[Item]) -> list[Item]:
         """This rank's items: every size-th."""

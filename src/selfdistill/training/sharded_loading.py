@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributed import checkpoint
 from torch.distributed.checkpoint import HuggingFaceStorageReader
+from torch.distributed.device_mesh import DeviceMesh
 
 from selfdistill.generation.loading import load_model
 from selfdistill.generation.weights import weight_names
@@ -51,12 +52,12 @@ def _replace(model: nn.Module, by_id: dict[int, nn.Parameter]) -> None:
 
 
 def shard_from_folder(
-    model: Any, folder: Path, device: torch.device, processes: int, compute_dtype: torch.dtype = torch.float32
+    model: Any, folder: Path, device: torch.device, mesh: DeviceMesh, compute_dtype: torch.dtype = torch.float32
 ) -> None:
     """Shard an empty model in place and fill it. What has memory already (adapters, buffers) keeps its values."""
     adapters = {name: tensor.detach() for name, tensor in model.named_parameters() if not tensor.is_meta}
     buffers = dict(model.named_buffers())
-    shard_model(model, device, processes, compute_dtype)
+    shard_model(model, mesh, compute_dtype)
     model.to_empty(device=device)
     model.tie_weights()
     with torch.no_grad():

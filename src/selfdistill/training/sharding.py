@@ -1,5 +1,8 @@
 """Weights, gradients and optimiser sharded over ranks (FSDP2), and how they are gathered.
 
+The mesh (`World.mesh`) has one dimension, or two: then each node has a copy, sharded over its ranks (HSDP). Weights are
+gathered within the node, and gradients also summed over the nodes, once for each update.
+
 Each decoder layer is one FSDP group; everything else (embedding, last norm, head) belongs to the root group. Under
 bfloat16 a layer's group has its matrices only: they are gathered in bfloat16, to which autocast would cast them at each
 use. Its norms then belong to the root group, in float32. So all numbers are the same, and half the bytes move.
@@ -15,9 +18,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
-from torch.distributed.tensor import DTensor, Partial
+from torch.distributed.tensor import DTensor, Partial, Shard
 
 #: Gradients of matrices come in bfloat16, as from autocast, and are summed in float32.
 _IN_BFLOAT16 = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32, cast_forward_inputs=False)
@@ -31,9 +34,8 @@ def last_hidden_states(model: Any, **inputs: Any) -> Tensor:
     return _hidden_states(model, **inputs) if method is None else method(**inputs)
 
 
-def shard_model(model: Any, device: torch.device, processes: int, compute_dtype: torch.dtype = torch.float32) -> None:
+def shard_model(model: Any, mesh: DeviceMesh, compute_dtype: torch.dtype = torch.float32) -> None:
     """Shard a model in place. Copies must be made before, because a sharded model cannot be copied."""
-    mesh = init_device_mesh(device.type, (processes,))
     to_root: list[nn.Module] = []
     for layer in model.base_model.layers:
         others = _besides_matrices(layer) if compute_dtype == torch.bfloat16 else None
@@ -71,9 +73,16 @@ def is_sharded(model: Any) -> bool:
     return isinstance(model, FSDPModule)
 
 
+def sum_over_nodes(model: Any, is_last: bool) -> None:
+    """Let the next backward pass sum the gradients since the last sum over the nodes if it is the last of an update."""
+    model.set_requires_all_reduce(is_last)
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The full tensor of a sharded one, on every rank; its gradient is summed over ranks and sharded again."""
-    return tensor.full_tensor(grad_placements=[Partial()]) if isinstance(tensor, DTensor) else tensor
+    if not isinstance(tensor, DTensor):
+        return tensor
+    return tensor.full_tensor(grad_placements=[Partial()] * tensor.device_mesh.ndim)
 
 
 def local(tensor: Tensor) -> Tensor:
@@ -91,8 +100,9 @@ def local_part(tensor: Tensor, value: Tensor) -> Tensor:
     """This rank's part of a value that is cut as a tensor is: by its first dimension if that is sharded."""
     if not isinstance(tensor, DTensor):
         return value
-    parts = value.chunk(tensor.device_mesh.size())
-    rank = tensor.device_mesh.get_local_rank()
+    dimension = next(d for d, placement in enumerate(tensor.placements) if isinstance(placement, Shard))
+    parts = value.chunk(tensor.device_mesh.size(dimension))
+    rank = tensor.device_mesh.get_local_rank(dimension)
     return parts[rank] if rank < len(parts) else value[:0]
 
 

@@ -26,6 +26,7 @@ from selfdistill.training.distributed import World
 from selfdistill.training.methods.base import Tokens, TrainingMethod
 from selfdistill.training.network import Network, Packed, backward_through_head, completion_logprobs
 from selfdistill.training.prefix import LEAST_TOKENS, can_share
+from selfdistill.training.sharding import sum_over_nodes
 from selfdistill.training.sums import TokenSums
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
 from selfdistill.training.token_statistics import row_statistics
@@ -256,8 +257,10 @@ class Updater:
             torch.tensor([row.plan.is_supervised for row in rows]),
             self.method.aggregation,
         ).tolist()
-        for micro in update.micro_batches:
+        for number, micro in enumerate(update.micro_batches, start=1):
             on_pass(self.world.is_in_step)
+            if self.world.has_copies:
+                sum_over_nodes(self.student.model, is_last=number == len(update.micro_batches))
             weights = [coefficients_R[place] if micro.counts else 0.0 for place in micro.places]
             self._backward(micro, update, micro.per_token(weights, self.student.device), sums, step)
 

@@ -35,7 +35,7 @@ def continue_run(job: Job) -> None:
 def _obstacle_here(job: Job, shorter: Artifact) -> str | None:
     """Why this machine cannot read the state of the shorter run."""
     state = last_state(shorter)
-    if is_sharded(state) != (job.runtime.sharding == "full"):
+    if is_sharded(state) != (job.runtime.sharding != "none"):
         return f"its state was not saved with sharding: {job.runtime.sharding}"
     fault = damage(state)
     return None if fault is None else f"its last state is damaged ({fault})"
