@@ -134,8 +134,10 @@ def seconds_per_job(folder: Path, targets: list[str]) -> float:
 
 def imports_of_a_job(folder: Path, target: str) -> str:
     """A program that imports every module, but this package's, that the stage of a target loads, and writes a file."""
+    from selfdistill.run import launch
+
     code = (
-        "import sys; from selfdistill import launch; code = launch.run(sys.argv[1:]); "
+        f"import sys, {launch.__name__} as launch; code = launch.run(sys.argv[1:]); "
         "print(*sys.modules, file=open('modules.txt', 'w')); sys.exit(code)"
     )
     command = [sys.executable, "-c", code, Path(target).parts[2], target, "--log", "logs/x.log"]

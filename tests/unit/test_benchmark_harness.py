@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import subprocess
 import sys
 from pathlib import Path
 
@@ -84,3 +85,24 @@ def test_a_childs_peak_is_its_own_and_what_it_prints_is_no_result(harness, tmp_p
     assert len(ballast) == 300 * 2**20
     with pytest.raises(RuntimeError, match="ended with code"):
         harness.child(str(script), "missing")
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_plans_and_jobs_measures_all_it_names():
+    """Most of its code runs in other processes, where no import fails early."""
+    command = [
+        sys.executable,
+        HARNESS.with_name("planning.py"),
+        "--json",
+        "--repeats",
+        "1",
+        "--seeds",
+        "2",
+        "--jobs",
+        "1",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    found = [json.loads(line)["name"] for line in done.stdout.splitlines()]
+    assert [name.partition(" of ")[0] for name in found[:4:2]] == ["first dry run", "dry run again"]
+    assert found[4:] == ["1 short jobs, by job"]

@@ -652,13 +652,37 @@ def test_a_second_sqlite_store_leaves_the_files_of_the_default_one_alone(tracked
     ],
 )
 def test_no_message_holds_the_password_of_the_store(project: None, monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
-    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 2)  # Its own ten take 100 seconds.
+    message = what_is_said(uri, monkeypatch)
+    if uri.startswith("postgresql://me:hunter22@"):
+        assert "the MLflow database postgresql://127.0.0.1:9/mlflow does not answer" in message
+
+
+def what_is_said(uri: str, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The message of the error, in one line and without the password."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     said: list[str] = []
     with pytest.raises(TrackingError) as raised:
         track(say=said.append)
     assert "hunter22" not in "".join([str(raised.value), *said])
     assert "\n" not in str(raised.value)
+    return str(raised.value)
+
+
+def test_a_server_that_is_no_database_is_one_line_without_the_password(
+    project: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes connections and ends them, so what fails is the library, with its own message."""
+    monkeypatch.setattr("mlflow.store.db.utils.MAX_RETRY_COUNT", 2)  # Its own ten take 100 seconds.
+
+    def hang_up() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                server.accept()[0].close()
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        threading.Thread(target=hang_up, daemon=True).start()
+        message = what_is_said(f"postgresql://me:hunter22@127.0.0.1:{server.getsockname()[1]}/mlflow", monkeypatch)
+    assert "does not answer" not in message
 
 
 def test_a_query_is_left_out_to_its_end_whatever_it_holds() -> None:

@@ -28,6 +28,8 @@ from selfdistill.schema.errors import UserError, public_address, without_passwor
 
 _SQLITE = "sqlite:///"
 _CONNECT_SECONDS = 5.0
+#: Where databases listen whose address names no port.
+_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 #: How long a write waits for another program that holds the SQLite file. SQLite's own default is 5 seconds.
 LOCK_SECONDS = 60.0
 #: Read by MLflow when it is imported; a user's own value stays.
@@ -115,14 +117,16 @@ class TrackingStore:
         return self.database is None or self.database.is_file()
 
     def check_reachable(self) -> None:
-        """TrackingError within seconds for a server that is down or too slow (MLflow's client retries for minutes)."""
+        """TrackingError within seconds for a server that is down or too slow (MLflow itself retries for minutes)."""
         parts = urlsplit(self.uri)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            return
-        reason = _why_unreachable(f"{public_address(self.uri).rstrip('/')}/health")
+        kind, reason = "server", None
+        if parts.scheme in ("http", "https") and parts.hostname:
+            reason = _why_unreachable(f"{public_address(self.uri).rstrip('/')}/health")
+        elif (port := parts.port or _PORTS.get(parts.scheme.partition("+")[0])) and parts.hostname:
+            kind, reason = "database", _why_closed(parts.hostname, port)
         if reason is not None:
             raise TrackingError(
-                f"the MLflow server {self.shown} does not answer ({without_password(reason, self.uri)}); the artifacts "
+                f"the MLflow {kind} {self.shown} does not answer ({without_password(reason, self.uri)}); the artifacts "
                 "are complete without it. Start it, or unset MLFLOW_TRACKING_URI, then: selfdistill track"
             )
 
@@ -239,6 +243,15 @@ def _why_unreachable(url: str) -> str | None:
     thread.start()
     thread.join(2 * _CONNECT_SECONDS)
     return found[0] if found else f"no complete answer within {2 * _CONNECT_SECONDS:g} s"
+
+
+def _why_closed(host: str, port: int) -> str | None:
+    """Why no connection is accepted within seconds; None if one is."""
+    try:
+        socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
+    except OSError as error:
+        return str(error)
+    return None
 
 
 def _check_address(uri: str) -> None:
