@@ -23,7 +23,7 @@ from selfdistill.training import compilation
 from selfdistill.training.components import build_components
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network, backward_through_head
-from selfdistill.training.prefix import LEAST_TOKENS, hidden_after_prompt
+from selfdistill.training.prefix import LEAST_TOKENS, hidden_after_prompt, read_prompt
 from selfdistill.training.sharding import shard_model, whole
 from selfdistill.training.weights import add_adapters
 from selfdistill.training.windows import attend_in_windows
@@ -204,10 +204,10 @@ def test_passes_with_a_cache_compile_nothing(monkeypatch):
     prompts, seeds, sampling = [[5, 6, 7], [8] * 5], [[1, 2], [3, 4]], Sampling(max_tokens=12)
     expected = TorchSampler(model, [2]).generate(prompts, seeds, sampling)
     prompt, completions = [5 + place % 20 for place in range(LEAST_TOKENS)], [[7, 8, 9], [10] * 5]
-    states = hidden_after_prompt(Network(model), prompt, completions)
+    states = hidden_after_prompt(Network(model), prompt, completions, read_prompt(Network(model), prompt))
     network = Network(model, compiles=True)
     assert TorchSampler(model, [2]).generate(prompts, seeds, sampling) == expected
-    assert torch.equal(hidden_after_prompt(network, prompt, completions), states)
+    assert torch.equal(hidden_after_prompt(network, prompt, completions, read_prompt(network, prompt)), states)
     assert graphs() == 0
     network.hidden(network.pack(prompts, completions))
     assert graphs() == 1

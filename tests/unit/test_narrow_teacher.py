@@ -19,6 +19,7 @@ from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import narrow, teacher
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network
+from selfdistill.training.prefix import Reading
 from selfdistill.training.sharding import local
 from selfdistill.training.teacher import TeacherNetwork
 from tiny import tiny_model
@@ -65,8 +66,8 @@ def test_a_long_prompt_read_once_gives_the_same_bits():
     made = separated(model)
     prompt = (10 + torch.arange(600) % 50).tolist()
     completions = [[3, 4, 5], [6, 7]]
-    student = teacher._hidden(made.student, [prompt] * 2, completions)
-    assert torch.equal(student, teacher._hidden(made.network, [prompt] * 2, completions))
+    shared = ([prompt] * 2, completions, Reading(is_shared=True))
+    assert torch.equal(made._hidden(made.student, *shared), made._hidden(made.network, *shared))
 
 
 def test_only_matrices_that_lose_nothing_are_narrow():

@@ -12,12 +12,12 @@ import torch
 from selfdistill.schema.common import Lora
 from selfdistill.schema.methods import Sdpo, Teacher
 from selfdistill.schema.runtime import StageRuntime
-from selfdistill.training import prefix, teacher, update
+from selfdistill.training import prefix, update
 from selfdistill.training.components import build_components
 from selfdistill.training.data import CONTEXT, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network
-from selfdistill.training.prefix import can_share, hidden_after_prompt, is_shared
+from selfdistill.training.prefix import can_share, hidden_after_prompt, is_long_and_same, read_prompt
 from tiny import tiny_model
 from training_session import REPROMPT, TOKENIZER, make_spec
 
@@ -51,7 +51,6 @@ def gradients(
     with monkeypatch.context() as patch:
         if not shares:
             patch.setattr(update, "can_share", lambda network: False)
-            patch.setattr(teacher, "is_shared", lambda *_, **__: False)
 
         def counting(network, ids, **arguments):
             if not torch.is_grad_enabled():
@@ -80,14 +79,14 @@ def test_gradients_are_the_same(monkeypatch, lora):
 def test_rows_too_long_for_one_micro_batch_share_their_prompt_too(monkeypatch, kind):
     """One row a micro-batch: in the paper's case, where completions have ten thousand tokens."""
     rows = rows_of(2, 700, [9, 30, 2, 17], len(TOKENIZER))
-    held, read = [], prefix.Prefixes.read
+    held, hidden = [], prefix.Prefixes.hidden
 
-    def watched(self, network, prompt):
-        found = read(self, network, prompt)
-        held.append(len(self._kept))
+    def watched(self, network, *arguments):
+        found = hidden(self, network, *arguments)
+        held.append(sum(key[1] == id(network) for key in self._kept))
         return found
 
-    monkeypatch.setattr(prefix.Prefixes, "read", watched)
+    monkeypatch.setattr(prefix.Prefixes, "hidden", watched)
     options = {
         "micro_batch_tokens": 1,
         "teacher_is": Teacher(kind=kind, **({"rate": 0.3} if kind == "trust_region" else {})),
@@ -105,7 +104,14 @@ def test_rows_too_long_for_one_micro_batch_share_their_prompt_too(monkeypatch, k
 
 def test_a_prompt_that_no_other_micro_batch_reads_is_not_held(monkeypatch):
     rows = rows_of(2, 700, [9, 30, 2, 17], len(TOKENIZER))
-    monkeypatch.setattr(prefix.Prefixes, "read", lambda *_: pytest.fail("held beyond the teacher's pass"))
+    hidden = prefix.Prefixes.hidden
+
+    def watched(self, *arguments):
+        found = hidden(self, *arguments)
+        assert not self._kept
+        return found
+
+    monkeypatch.setattr(prefix.Prefixes, "hidden", watched)
     _, _, few = gradients(tiny_model(len(TOKENIZER)), rows, monkeypatch, shares=True)
     assert few < 2 * 900
 
@@ -116,18 +122,17 @@ def test_hidden_states_are_those_of_whole_rows(dtype):
     prompt, completions = [5, 6, 7, 8, 9] * 8, [[5], [6, 7, 8], [9, 9]]
     with torch.no_grad():
         expected = network.hidden(network.pack([prompt] * 3, completions))
-    found = hidden_after_prompt(network, prompt, completions)
+    found = hidden_after_prompt(network, prompt, completions, read_prompt(network, prompt))
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2
     torch.testing.assert_close(found.float(), expected.float(), atol=tolerance, rtol=tolerance)
 
 
 def test_only_long_prompts_that_all_rows_have_are_shared():
-    network = Network(tiny_model(len(TOKENIZER)))
     long = [5] * prefix.LEAST_TOKENS
-    assert is_shared([long, list(long)], network)
-    assert not is_shared([long], network)
-    assert not is_shared([long, [*long, 5]], network)
-    assert not is_shared([long[1:], long[1:]], network)
+    assert is_long_and_same([long, list(long)])
+    assert not is_long_and_same([long])
+    assert not is_long_and_same([long, [*long, 5]])
+    assert not is_long_and_same([long[1:], long[1:]])
 
 
 def test_layers_that_forget_share_nothing():

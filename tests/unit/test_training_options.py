@@ -22,6 +22,7 @@ from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.training import optimiser as optim
 from selfdistill.training.data import Row, RowPlan, mixed
 from selfdistill.training.network import Network, pack
+from selfdistill.training.prefix import Reading
 from selfdistill.training.teacher import TeacherNetwork
 from selfdistill.training.weights import add_adapters, plain_weights
 from small_specs import small
@@ -118,7 +119,7 @@ def test_a_trust_region_teacher_mixes_the_logits_of_the_first_and_the_present_po
     teacher.separate()
     student.model.load_state_dict(now.state_dict())
     packed = pack(PROMPTS, COMPLETIONS, student.device)
-    with teacher.logits(PROMPTS, COMPLETIONS) as logits:
+    with teacher.logits(PROMPTS, COMPLETIONS, Reading()) as logits:
         found = logits(slice(1, 4))
     rows = [0, 0, 1]
     places = [2, 3, 3]

@@ -11,8 +11,9 @@ from selfdistill.rollouts import Rollout
 from selfdistill.schema.common import Optimiser, RepromptTemplate
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
-from selfdistill.training.data import CONTEXT, draw_indices, plan_micro_batches
+from selfdistill.training.data import CONTEXT, draw_indices
 from selfdistill.training.methods import make_method
+from selfdistill.training.micro_batches import plan_micro_batches
 from selfdistill.training.network import Network, backward_through_head, completion_logprobs, pack
 from selfdistill.training.optimiser import clip_gradients, learning_rate
 from selfdistill.training.teacher import TeacherNetwork

@@ -25,7 +25,7 @@ from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import compilation, varlen, windows
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network, backward_through_head
-from selfdistill.training.prefix import LEAST_TOKENS, hidden_after_prompt, is_shared
+from selfdistill.training.prefix import LEAST_TOKENS, can_share, hidden_after_prompt, read_prompt
 from selfdistill.training.varlen import IMPLEMENTATION, choose_attention, fault
 from tiny import tiny_model
 
@@ -182,9 +182,9 @@ def test_a_long_prompt_of_a_teacher_is_still_read_once(calls):
     model = tiny_model(64)
     chosen = end_to_end(model)
     prompt, completions = [5 + place % 50 for place in range(LEAST_TOKENS)], [[7, 8, 9], [10] * 5]
-    assert Network(chosen).unpadded and is_shared([prompt] * 2, Network(chosen))
+    assert Network(chosen).unpadded and can_share(Network(chosen))
     with torch.no_grad():
-        found = hidden_after_prompt(Network(chosen), prompt, completions)
+        found = hidden_after_prompt(Network(chosen), prompt, completions, read_prompt(Network(chosen), prompt))
         padded = Network(model)
         expected = padded.hidden(padded.pack([prompt] * 2, completions))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

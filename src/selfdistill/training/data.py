@@ -13,9 +13,6 @@ import numpy as np
 from selfdistill.generation import sample_seed
 from selfdistill.schema.stages import TrainSpec
 
-#: Overhead of a micro-batch (forward and backward pass of a small model), as a number of padded tokens.
-_MICRO_BATCH_COST = 256
-
 #: Names of teacher contexts: what the student lacks (metrics compare with this one), and the student's own prompt.
 CONTEXT, PLAIN = "context", "plain"
 
@@ -170,36 +167,3 @@ def mixed(spec: TrainSpec, step: int, rows: Sequence[Row]) -> list[Row]:
     """The rows of a step in a random order of its own; a pure function."""
     generator = np.random.default_rng(sample_seed(spec.seed, "mini-batches", step))
     return [rows[place] for place in generator.permutation(len(rows))]
-
-
-def plan_micro_batches(
-    student_lengths: Sequence[int], teacher_lengths: Sequence[int], budget: int, *, unpadded: bool = False
-) -> list[list[int]]:
-    """Split rows into micro-batches: sorted by length, at most `budget` tokens (padded ones too), least padding.
-
-    Lengths are whole sequences (teacher 0: none). Dynamic programming over the sorted rows minimises tokens plus a
-    constant for each micro-batch. A row longer than the budget gets a micro-batch of its own.
-    """
-    lengths = np.stack([np.asarray(student_lengths), np.asarray(teacher_lengths)], axis=1)
-    order = np.lexsort((lengths[:, 1], lengths[:, 0]))
-    ordered = lengths[order]
-    count = len(order)
-    best = np.zeros(count + 1)
-    start_of = np.zeros(count + 1, dtype=int)
-    for end in range(1, count + 1):
-        upwards = ordered[:end][::-1]
-        if unpadded:
-            size = np.cumsum(upwards, axis=0)[::-1]
-        else:
-            size = np.maximum.accumulate(upwards, axis=0)[::-1] * np.arange(end, 0, -1)[:, None]
-        cost = best[:end] + size.sum(axis=1) + _MICRO_BATCH_COST
-        fits = (size <= budget).all(axis=1)
-        fits[-1] = True
-        start_of[end] = int(np.where(fits, cost, np.inf).argmin())
-        best[end] = cost[start_of[end]]
-    batches = []
-    end = count
-    while end > 0:
-        batches.append(order[start_of[end] : end].tolist())
-        end = int(start_of[end])
-    return batches[::-1]

@@ -9,6 +9,7 @@ Exact, up to rounding. Only without gradient, and where every layer attends to e
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,6 +17,9 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfdistill.training.network import FLASH_ATTENTION, Network, pack
+
+#: A prompt to read beside other ranks, which read one.
+_NOTHING = (0, 0)
 
 #: Tokens of a prompt from which on two passes take less time than one.
 LEAST_TOKENS = 512
@@ -37,6 +41,17 @@ class _Prefix(DynamicLayer):
         )
 
 
+@dataclass(frozen=True)
+class Reading:
+    """How the teacher reads the prompts of a pass. `is_shared`: its rows have one long prompt, which is read once;
+    `is_kept`: for the next micro-batch too. `is_common`: all ranks do a pass to read a prompt here, be it an idle one.
+    """
+
+    is_shared: bool = False
+    is_kept: bool = False
+    is_common: bool = False
+
+
 class Prefixes:
     """Prompts that were read for a micro-batch and are kept for the next ones: one for each context and network."""
 
@@ -48,27 +63,39 @@ class Prefixes:
         wanted = {tuple(prompt) for prompt in prompts}
         self._kept = {key: cache for key, cache in self._kept.items() if key[0] in wanted}
 
-    def read(self, network: Network, prompt: Sequence[int]) -> DynamicCache:
-        """As `read_prompt`, once."""
-        key = tuple(prompt), id(network)
-        if key not in self._kept:
-            self._kept[key] = read_prompt(network, prompt)
-        return self._kept[key]
+    def hidden(
+        self,
+        network: Network,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        reading: Reading,
+    ) -> Tensor:
+        """As `Network.hidden` of these rows [N, H]."""
+        key = tuple(prompts[0]), id(network)
+        cache = self._kept.get(key) if reading.is_shared else None
+        if reading.is_shared and cache is None:
+            cache = read_prompt(network, prompts[0])
+            if reading.is_kept:
+                self._kept[key] = cache
+        elif reading.is_common:
+            read_prompt(network, _NOTHING)
+        if cache is None:
+            return network.hidden(network.pack(prompts, completions))
+        return hidden_after_prompt(network, prompts[0], completions, cache)
 
 
-def is_shared(prompts: Sequence[Sequence[int]], network: Network, rows: int = 2) -> bool:
-    """Whether these rows, at least so many, have one long prompt, and the network can read it once."""
+def is_long_and_same(prompts: Sequence[Sequence[int]], least: int = 2) -> bool:
+    """Whether these rows, at least so many, have one prompt that is long enough to be read once for all of them."""
     return (
-        len(prompts) >= rows
+        len(prompts) >= least
         and len(prompts[0]) >= LEAST_TOKENS
         and all(prompt == prompts[0] for prompt in prompts[1:])
-        and can_share(network)
     )
 
 
 def can_share(network: Network) -> bool:
-    """Whether every layer keeps every position; sharded networks are left out, whose ranks must do the same passes."""
-    if network.is_sharded or network.model.config._attn_implementation in FLASH_ATTENTION:
+    """Whether every layer of the network keeps every position, and its attention takes keys that were kept."""
+    if network.model.config._attn_implementation in FLASH_ATTENTION:
         return False
     return all(type(layer) is DynamicLayer for layer in DynamicCache(config=network.model.config).layers)
 
@@ -84,10 +111,9 @@ def read_prompt(network: Network, prompt: Sequence[int]) -> DynamicCache:
 
 @torch.no_grad()
 def hidden_after_prompt(
-    network: Network, prompt: Sequence[int], completions: Sequence[Sequence[int]], prefixes: Prefixes | None = None
+    network: Network, prompt: Sequence[int], completions: Sequence[Sequence[int]], cache: DynamicCache
 ) -> Tensor:
-    """As `Network.hidden` of the rows that this prompt makes with each completion [N, H]."""
-    cache = read_prompt(network, prompt) if prefixes is None else prefixes.read(network, prompt)
+    """As `Network.hidden` of the rows that this prompt, which was read, makes with each completion [N, H]."""
     packed = pack([prompt[-1:]] * len(completions), completions, network.device)
     states = network.states(packed.ids_BT, past_key_values=cache)
     return states.flatten(0, 1).index_select(0, packed.positions_N)

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from selfdistill.schema.methods import Teacher
 from selfdistill.training.narrow import narrow_weights, stored_in_bfloat16, widen_embeddings
 from selfdistill.training.network import Network
-from selfdistill.training.prefix import Prefixes, hidden_after_prompt, is_shared
+from selfdistill.training.prefix import Prefixes, Reading
 from selfdistill.training.weights import trained_parameters
 
 _LOG = logging.getLogger(__name__)
@@ -95,27 +95,26 @@ class TeacherNetwork:
         """Whether weights in bfloat16, if there are any, change no bit now. Collective where weights are sharded."""
         if all(parameter.dtype != torch.bfloat16 for parameter in self.network.model.parameters()):
             return True
-        tokens = ([[0, 1]], [[0, 1, 0]])
+        tokens = ([[0, 1]], [[0, 1, 0]], Reading())
         with torch.no_grad(), self.student.plain_layers():
-            is_same = torch.equal(_hidden(self.network, *tokens), _hidden(self.student, *tokens))
+            is_same = torch.equal(self._hidden(self.network, *tokens), self._hidden(self.student, *tokens))
         if not is_same:
             _LOG.warning("the teacher computes otherwise with weights in bfloat16, so it holds them in float32")
         return is_same
 
     @contextmanager
     def logits(
-        self, prompts: Sequence[Sequence[int]], completions: Sequence[Sequence[int]], *, keeps_prompt: bool = False
+        self,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        reading: Reading,
     ) -> Iterator[TeacherLogits]:
-        """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded.
-
-        `keeps_prompt`: the rows have one prompt, which the next micro-batch has too (`prefixes`).
-        """
+        """The teacher's logits of a micro-batch, without gradient. Collective where weights are sharded."""
         networks = [self.network]
         if self.settings.kind == "trust_region":
             networks.append(self.student)
         with ExitStack() as stack, torch.no_grad():
-            prefixes = self.prefixes if keeps_prompt else None
-            hidden = [_hidden(network, prompts, completions, prefixes) for network in networks]
+            hidden = [self._hidden(network, prompts, completions, reading) for network in networks]
             heads = [stack.enter_context(network.head()) for network in networks]
 
             @torch.no_grad()
@@ -131,8 +130,7 @@ class TeacherNetwork:
         self,
         prompts: Sequence[Sequence[int] | None],
         completions: Sequence[Sequence[int]],
-        *,
-        keeps_prompt: bool = False,
+        reading: Reading,
     ) -> Iterator[Callable[[slice], ShownLogits | None]]:
         """The teacher's logits of a micro-batch in which some rows lack a prompt (None): these are not forwarded.
 
@@ -142,7 +140,7 @@ class TeacherNetwork:
         lengths = [len(completion) for completion in completions]
         is_shown = np.repeat([prompt is not None for prompt in prompts], lengths)
         before = np.concatenate([[0], np.cumsum(is_shown)]).tolist()
-        with self.logits(*map(list, zip(*rows, strict=True)), keeps_prompt=keeps_prompt) as logits:
+        with self.logits(*map(list, zip(*rows, strict=True)), reading) as logits:
 
             def of(part: slice) -> ShownLogits | None:
                 own = slice(before[part.start], before[part.stop])
@@ -153,6 +151,22 @@ class TeacherNetwork:
                 return ShownLogits(logits(own), torch.from_numpy(is_shown[part]).to(self.student.device))
 
             yield of
+
+    def _hidden(
+        self,
+        network: Network,
+        prompts: Sequence[Sequence[int]],
+        completions: Sequence[Sequence[int]],
+        reading: Reading,
+    ) -> Tensor:
+        """Hidden states in evaluation mode (no dropout)."""
+        was_training = network.model.training
+        if was_training:
+            network.model.eval()
+        try:
+            return self.prefixes.hidden(network, prompts, completions, reading)
+        finally:
+            network.model.train(was_training)
 
     def update(self, step: int, *, has_moved: bool = True) -> None:
         """To be called after the updates of each training step (from 1). `has_moved`: they changed the policy."""
@@ -174,24 +188,6 @@ class TeacherNetwork:
         self.separate()
         own = dict(self.network.model.named_parameters())
         return {name: own[name] for name in trained_parameters(self.student.model)}
-
-
-def _hidden(
-    network: Network,
-    prompts: Sequence[Sequence[int]],
-    completions: Sequence[Sequence[int]],
-    prefixes: Prefixes | None = None,
-) -> Tensor:
-    """Hidden states in evaluation mode (no dropout); a long prompt that all rows have is read once."""
-    was_training = network.model.training
-    if was_training:
-        network.model.eval()
-    try:
-        if is_shared(prompts, network, rows=2 if prefixes is None else 1):
-            return hidden_after_prompt(network, prompts[0], completions, prefixes)
-        return network.hidden(network.pack(prompts, completions))
-    finally:
-        network.model.train(was_training)
 
 
 def _copy(model: Any, narrow: dict[int, Tensor]) -> Any:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from selfdistill.losses import divergence, entropy, token_logprobs
-from selfdistill.training.data import plan_micro_batches
+from selfdistill.training.micro_batches import plan_micro_batches
 from selfdistill.training.network import Network, backward_through_head
 
 

@@ -1,15 +1,14 @@
 """All updates of one step: mini-batches, micro-batches, loss, gradient, optimiser.
 
-Denominators come from the whole mini-batch before it is split, so that loss and gradient do not depend on the split.
-Rows without a gradient are not forwarded; they only count in denominators. With sharded weights every rank must do the
-same number of passes, so ranks with fewer micro-batches add passes over a row of weight 0. Shapes: N completion tokens
-of a micro-batch.
+Denominators come from the whole mini-batch before it is split (`micro_batches.py`), so that loss and gradient do not
+depend on the split. Rows without a gradient are not forwarded; they only count in denominators. Shapes: N completion
+tokens of a micro-batch.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 
@@ -21,11 +20,12 @@ from selfdistill.losses import importance_weights, token_coefficients, token_log
 from selfdistill.schema.common import Optimiser
 from selfdistill.schema.errors import UserError
 from selfdistill.training import optimiser as optim
-from selfdistill.training.data import CONTEXT, PLAIN, Row, RowStatistics, plan_micro_batches
+from selfdistill.training.data import CONTEXT, PLAIN, Row, RowStatistics
 from selfdistill.training.distributed import World
 from selfdistill.training.methods.base import Tokens, TrainingMethod
+from selfdistill.training.micro_batches import MicroBatch, MicroBatchPlanner, active_places
 from selfdistill.training.network import Network, Packed, backward_through_head, completion_logprobs
-from selfdistill.training.prefix import LEAST_TOKENS, can_share
+from selfdistill.training.prefix import can_share
 from selfdistill.training.sharding import sum_over_nodes
 from selfdistill.training.sums import TokenSums
 from selfdistill.training.teacher import ShownLogits, TeacherNetwork
@@ -33,40 +33,6 @@ from selfdistill.training.token_statistics import row_statistics
 
 #: Called before a pass; True where all ranks are at the same place of the step.
 OnPass = Callable[[bool], None]
-
-
-@dataclass(frozen=True)
-class MicroBatch:
-    """Rows that are forwarded together, and their places in the mini-batch. `counts` False: weight 0.
-
-    `shares_prompts`: its neighbours may have the same teacher prompts, which are read once for all of them.
-    """
-
-    places: list[int]
-    rows: list[Row]
-    counts: bool = True
-    shares_prompts: bool = False
-
-    def per_token(self, values: Sequence[float], device: torch.device) -> Tensor:
-        """One value of each row, repeated for its tokens [N]."""
-        lengths = [len(row.completion_ids) for row in self.rows]
-        return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), lengths)).to(device)
-
-    def gather(self, values: Mapping[int, Tensor] | None) -> Tensor | None:
-        """Values of the tokens [N], from those of the rows by their places; None where there are none."""
-        return torch.cat([values[place] for place in self.places]) if values else None
-
-    def rows_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Place of each token's row in the mini-batch, and of the token in its completion, from 0 [N], [N]."""
-        lengths = [len(row.completion_ids) for row in self.rows]
-        rows_N = torch.from_numpy(np.repeat(self.places, lengths))
-        return rows_N.to(device), torch.cat([torch.arange(length) for length in lengths]).to(device)
-
-    def sampler_logprobs(self, device: torch.device) -> Tensor | None:
-        if self.rows[0].sampler_logprobs is None:
-            return None
-        flat = np.concatenate([np.asarray(row.sampler_logprobs, dtype=np.float32) for row in self.rows])
-        return torch.from_numpy(flat).to(device)
 
 
 @dataclass
@@ -162,7 +128,7 @@ class Updater:
                     sums.add_teacher(micro.rows, found)
         if self.teacher is not None:
             self.teacher.prefixes.keep()
-        places = [(number, place) for number, update in enumerate(updates) for place in _active(update.rows)]
+        places = [(number, place) for number, update in enumerate(updates) for place in active_places(update.rows)]
         order = {place: index for index, place in enumerate(places)}
         rows = self.world.gather({order[place]: row for place, row in own.items()})
         for (number, place), weights in zip(places, self.method.weigh(rows, step), strict=True):
@@ -175,7 +141,7 @@ class Updater:
         """Tokens that the second network reads for an update, in all passes over all its rows."""
         method = self.method
         tokens = 0
-        for place in _active(update.rows):
+        for place in active_places(update.rows):
             row = update.rows[place]
             for name, prompt in row.plan.teachers.items():
                 is_weighed = method.weighs and (method.weighed is None or name in method.weighed)
@@ -197,46 +163,15 @@ class Updater:
 
     def _micro_batches(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches of the rows that have a gradient."""
-        active = _active(rows)
-        active.sort(key=lambda place: len(rows[place].prompt_ids) + len(rows[place].completion_ids))
-        own = self._plan(rows, self.world.select(active))
-        if self.world.is_sharded and active:
-            most = max(len(self._plan(rows, places)) for places in self.world.split(active))
-            idle = MicroBatch(active[:1], [rows[active[0]]], counts=False)
-            own += [idle] * (most - len(own))
-        return own
-
-    def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
-        planned = []
-        for together, prefix in self._sharing(rows, places):
-            micros = self._plan_lengths([rows[place] for place in together], prefix)
-            shares = prefix > 0 and len(micros) > 1
-            planned += [
-                MicroBatch([together[i] for i in micro], [rows[together[i]] for i in micro], shares_prompts=shares)
-                for micro in micros
-            ]
-        return planned
-
-    def _sharing(self, rows: Sequence[Row], places: Sequence[int]) -> list[tuple[list[int], int]]:
-        """Places that are planned together: those whose teacher reads one long prompt (of this length); all others."""
-        if self.teacher is None or not can_share(self.student):
-            return [(list(places), 0)]
-        by_prompts: dict[tuple[tuple[int, ...], ...], list[int]] = {}
-        for place in places:
-            prompts = tuple(tuple(prompt.ids) for prompt in rows[place].plan.teachers.values())
-            is_long = bool(prompts) and max(map(len, prompts)) >= LEAST_TOKENS
-            by_prompts.setdefault(prompts if is_long else (), []).append(place)
-        shared = [(group, max(map(len, key))) for key, group in by_prompts.items() if key and len(group) > 1]
-        others = [place for place in places if not any(place in group for group, _ in shared)]
-        return [*shared, (others, 0)] if others or not shared else shared
-
-    def _plan_lengths(self, rows: Sequence[Row], prefix: int) -> list[list[int]]:
-        """Micro-batches of rows whose teacher's prompt of `prefix` tokens (0 for none) is held beside each of them."""
-        student = [len(row.prompt_ids) + len(row.completion_ids) for row in rows]
-        teacher = [len(row.completion_ids) if prefix else _longest_teacher(row) for row in rows]
-        budget = max(1, self.micro_batch_tokens - prefix)
-        # Completions after a shared prompt are padded.
-        return plan_micro_batches(student, teacher, budget, unpadded=self.student.unpadded and not prefix)
+        planner = MicroBatchPlanner(
+            rank=self.world.rank,
+            ranks=self.world.size,
+            in_step=self.world.is_sharded,
+            can_share=self.teacher is not None and can_share(self.student),
+            unpadded=self.student.unpadded,
+            budget=self.micro_batch_tokens,
+        )
+        return planner.plan(rows)
 
     def _old_logprobs(self, micro_batches: Sequence[MicroBatch]) -> dict[int, Tensor] | None:
         """Log-probs of the completions under the policy before the step, by place in the mini-batch."""
@@ -306,24 +241,14 @@ class Updater:
         """
         completions = [row.completion_ids for row in micro.rows]
         if self.teacher is not None:
-            shown = micro.rows[0].plan.teachers.values() if micro.shares_prompts else ()
-            self.teacher.prefixes.keep(prompt.ids for prompt in shown)
+            self.teacher.prefixes.keep(micro.kept_prompts())
         for name in names:
             prompts = [row.plan.teachers[name].ids if name in row.plan.teachers else None for row in micro.rows]
+            reading = micro.reading(name)
             if any(prompts):
-                yield name, self.teacher.shown(prompts, completions, keeps_prompt=micro.shares_prompts)
+                yield name, self.teacher.shown(prompts, completions, reading)
             elif self.world.is_sharded:
-                yield f"idle {name}", self.teacher.shown([row.prompt_ids for row in micro.rows], completions)
+                yield f"idle {name}", self.teacher.shown([row.prompt_ids for row in micro.rows], completions, reading)
 
     def _pack_student(self, micro: MicroBatch) -> Packed:
         return self.student.pack([row.prompt_ids for row in micro.rows], [row.completion_ids for row in micro.rows])
-
-
-def _active(rows: Sequence[Row]) -> list[int]:
-    """Places of the rows that have a gradient."""
-    return [place for place, row in enumerate(rows) if row.plan.has_gradient and row.completion_ids]
-
-
-def _longest_teacher(row: Row) -> int:
-    """Tokens of the row's longest teacher sequence; 0 without a teacher."""
-    return max((len(prompt.ids) + len(row.completion_ids) for prompt in row.plan.teachers.values()), default=0)
