@@ -97,11 +97,7 @@ class World:
 
     def select(self, items: Sequence[Item]) -> list[Item]:
         """This rank's items: every size-th."""
-        return self.split(items)[self.rank]
-
-    def split(self, items: Sequence[Item]) -> list[list[Item]]:
-        """The items of each rank."""
-        return [list(items[rank :: self.size]) for rank in range(self.size)]
+        return list(items[self.rank :: self.size])
 
     def pull(self, items: Sequence[Item]) -> Iterator[Item]:
         """Items as this rank asks for them: each goes to one rank, the next one to the rank that asks first.
