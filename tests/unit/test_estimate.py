@@ -190,9 +190,10 @@ def test_a_prompt_that_is_read_once_is_held_as_keys_and_values():
     assert LEAST_SHARED_TOKENS == LEAST_TOKENS
     whole = make_work(is_sharded=False)
     # 1,000 tokens, ten layers, keys of 500 numbers in float32 and values of 500 in bfloat16.
-    assert parts_of(whole)["updating teacher's prompt"] == 1000 * 10 * 500 * (4 + 2)
+    for work in (whole, replace(whole, is_sharded=True)):
+        assert parts_of(work)["updating teacher's prompt"] == 1000 * 10 * 500 * (4 + 2)
     for other in (
-        replace(whole, is_sharded=True),
+        replace(whole, share_prompts=False),
         replace(whole, teacher_prompts=(500,)),
         replace(whole, teacher="none"),
     ):

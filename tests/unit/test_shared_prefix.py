@@ -135,6 +135,13 @@ def test_only_long_prompts_that_all_rows_have_are_shared():
     assert not is_long_and_same([long[1:], long[1:]])
 
 
+def test_sharing_can_be_switched_off():
+    spec, runtime = make_spec(Sdpo(reprompt=REPROMPT)), StageRuntime(share_prompts=False)
+    updater = build_components(tiny_model(len(TOKENIZER)), TOKENIZER, spec, runtime, World("cpu")).updater
+    micros = updater._micro_batches(rows_of(2, 700, [9, 30], len(TOKENIZER)))
+    assert [micro.shared_prompt(CONTEXT) for micro in micros] == [None] * len(micros)
+
+
 def test_layers_that_forget_share_nothing():
     model = tiny_model(len(TOKENIZER))
     model.config.layer_types = ["sliding_attention", "full_attention"]

@@ -17,7 +17,7 @@ from selfdistill.estimate.workload import Workload
 
 @dataclass(frozen=True)
 class StepCost:
-    """Upper bounds: every completion at its longest, no row without signal."""
+    """Upper bounds: every completion at its longest, no row without signal, prompts read for each row."""
 
     completions: int
     sampled_tokens: int

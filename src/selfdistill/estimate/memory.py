@@ -232,6 +232,8 @@ def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Worklo
     yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True, copies=1), False
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
+    if work.shared_prompts:
+        yield "share_prompts: false", replace(work, share_prompts=False), False
     if work.copies > 1:
         yield "sharding: full", replace(work, copies=1), False
     if work.engine == "torch":

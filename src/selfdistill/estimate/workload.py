@@ -57,6 +57,7 @@ class Workload:
     regenerated_rows: int = 0
     regeneration_prompt: int = 0
     copies: int = 1
+    share_prompts: bool = True
 
     @property
     def shards(self) -> int:
@@ -90,7 +91,7 @@ class Workload:
     @property
     def shared_prompts(self) -> tuple[int, ...]:
         """Lengths of the teacher's prompts that are read once for the rows of a group, and kept while these train."""
-        shares = self.teacher != "none" and not self.is_sharded and not self.dimensions.window_layers
+        shares = self.share_prompts and self.teacher != "none" and not self.dimensions.window_layers
         return self.teacher_prompts if shares and max(self.teacher_prompts, default=0) >= LEAST_SHARED_TOKENS else ()
 
     @property
@@ -182,4 +183,5 @@ def workload_of(
         regenerated_rows=spec.prompts_per_step * spec.method.regenerated(group_size),
         regeneration_prompt=spec.method.longest_sampled(max_prompt_tokens),
         copies=copies,
+        share_prompts=runtime.share_prompts,
     )

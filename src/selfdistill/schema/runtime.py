@@ -38,6 +38,11 @@ class StageRuntime(Model):
     )
     threads: int = Field(1, gt=0, description="CPU threads of a process.")
     micro_batch_tokens: int = Field(16384, gt=0, description="Token budget of one forward and backward pass.")
+    share_prompts: bool = Field(
+        True,
+        description="Read a long prompt of the teacher once for the rows that have it; its keys and values take memory "
+        "while these train (`selfdistill estimate` shows it).",
+    )
     compile: bool | None = Field(
         None,
         description="Compile the losses and layers of a training (torch.compile); if left out, on GPUs. Where the "

@@ -159,6 +159,7 @@ def build_components(
         settings=spec.optimiser,
         world=world,
         micro_batch_tokens=runtime.micro_batch_tokens,
+        shares_prompts=runtime.share_prompts,
         correction_clip=spec.on_policy.correction_clip if spec.on_policy else None,
         skips_bad_updates=spec.bad_update == "skip",
         is_epistemic_V=epistemic_tokens(tokenizer, config.vocab_size).to(world.device) if teacher else None,

@@ -67,6 +67,7 @@ class Updater:
     correction_clip: float | None
     is_epistemic_V: Tensor | None
     skips_bad_updates: bool = False
+    shares_prompts: bool = True
 
     def run(self, mini_batches: Sequence[Sequence[Row]], step: int, on_pass: OnPass) -> dict[str, float]:
         """Do every update of a step; return its metrics. Raises UserError when a gradient is not finite, or leaves out
@@ -167,7 +168,7 @@ class Updater:
             rank=self.world.rank,
             ranks=self.world.size,
             in_step=self.world.is_sharded,
-            can_share=self.teacher is not None and can_share(self.student),
+            can_share=self.shares_prompts and self.teacher is not None and can_share(self.student),
             unpadded=self.student.unpadded,
             budget=self.micro_batch_tokens,
         )
