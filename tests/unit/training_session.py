@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
@@ -180,15 +181,14 @@ def run_in_processes(session: Session, processes: int = 2, nodes: int = 1) -> li
 def processes_of(run: Callable[[int], object], processes: int, nodes: int = 1) -> list[multiprocessing.Process]:
     """Start several gloo processes of one training; each calls `run` with its rank.
 
-    As under torchrun, this process serves the rendezvous: a rank that ends first does not take it from the others.
+    As under torchrun, another process serves the rendezvous: a rank that ends first does not take it from the others.
     """
-    on_node = processes // nodes
-    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    on_node, (port, held) = processes // nodes, serve_rendezvous()
 
     def work(rank):
         os.environ |= {
             "RANK": str(rank), "LOCAL_RANK": str(rank % on_node), "WORLD_SIZE": str(processes),
-            "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(store.port),
+            "LOCAL_WORLD_SIZE": str(on_node), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port),
             "TORCHELASTIC_USE_AGENT_STORE": "True", "TORCHELASTIC_RESTART_COUNT": "0", "ACCELERATE_USE_CPU": "true",
         }  # fmt: skip
         PartialState._reset_state()  # a test before this one may have made it, for one process
@@ -199,6 +199,23 @@ def processes_of(run: Callable[[int], object], processes: int, nodes: int = 1) -
 
     children = [multiprocessing.get_context("fork").Process(target=work, args=(rank,)) for rank in range(processes)]
     for child in children:
-        child.store = store  # served for as long as a child is known
         child.start()
+    held.close()
     return children
+
+
+def serve_rendezvous() -> tuple[int, Connection]:
+    """The port of a store, and what holds it: it is served until no process has this open.
+
+    Not by a thread of this process, which forks: a lock that the thread has at that moment stays locked in the child.
+    """
+    (receiver, sender), (end, held) = (multiprocessing.Pipe(duplex=False) for _ in range(2))
+
+    def serve():
+        held.close()
+        store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        sender.send(store.port)
+        end.poll(None)
+
+    multiprocessing.get_context("fork").Process(target=serve, daemon=True).start()
+    return receiver.recv(), held
