@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from types import SimpleNamespace
 
 import pytest
@@ -15,7 +16,9 @@ from selfdistill.training.components import build_components
 from selfdistill.training.data import CONTEXT, PLAIN, Row, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 from selfdistill.training.micro_batches import MicroBatchPlanner
+from selfdistill.training.prefix import Prefixes
 from selfdistill.training.sharding import whole
+from selfdistill.training.update import Updater
 from test_shared_prefix import rows_of
 from test_training_processes import assert_same_training, run_alone
 from tiny import tiny_model
@@ -166,3 +169,46 @@ def test_a_rank_without_long_prompts_knows_what_the_other_reads():
         plans = [planner(rank, in_step=True, budget=budget).plan(rows) for rank in range(2)]
         assert [micro.read_by_a_rank for micro in plans[0]] == [micro.read_by_a_rank for micro in plans[1]]
         assert any(micro.read_by_a_rank for micro in plans[0])
+
+
+@pytest.mark.parametrize("seed", range(100))
+def test_all_ranks_do_the_same_passes_whatever_their_rows(monkeypatch, seed):
+    """Random rows of a few prompts, long or not, under contexts that some of them lack, and under one or two networks."""
+    draw = random.Random(seed)
+    monkeypatch.setattr(micro_batches, "LEAST_TOKENS", 4)
+    monkeypatch.setattr(prefix, "LEAST_TOKENS", 4)
+    prompts = [TeacherPrompt([number] * draw.randint(2, 12)) for number in range(3)]
+    rows = []
+    for _ in range(draw.randint(1, 60)):
+        teachers = {name: draw.choice(prompts) for name in (CONTEXT, PLAIN) if draw.random() < 0.8}
+        completion = [7] * draw.randint(1, 40)
+        rows.append(Row([5, 6], completion, RowPlan(has_gradient=draw.random() < 0.9, teachers=teachers)))
+    size, budget = draw.randint(2, 4), draw.choice([1, 100, 200, 400, 10_000])
+    names = draw.sample([CONTEXT, PLAIN], draw.randint(1, 2))
+    done: list[tuple[str, int]] = []
+    networks = [
+        SimpleNamespace(pack=lambda *rows: None, hidden=lambda packed, number=number: done.append(("rows", number)))
+        for number in range(2)
+    ]
+    # The first policy is the present one until it is copied.
+    second = draw.choice(networks)
+    monkeypatch.setattr(prefix, "read_prompt", lambda network, _: done.append(("read", networks.index(network))) or 1)
+    monkeypatch.setattr(prefix, "hidden_after_prompt", lambda network, *_: network.hidden(None))
+    by_rank = []
+    for rank in range(size):
+        prefixes = Prefixes()
+
+        def shown(prompts, completions, reading, prefixes=prefixes):
+            for network in (networks[0], second):
+                prefixes.hidden(network, [prompt for prompt in prompts if prompt], completions, reading)
+
+        updater = SimpleNamespace(
+            teacher=SimpleNamespace(prefixes=prefixes, shown=shown), world=SimpleNamespace(is_sharded=True)
+        )
+        # Twice, as where statistics come before the update.
+        plan = planner(rank, size, in_step=True, budget=budget).plan(rows)
+        for micro in [*plan, *plan]:
+            list(Updater._passes(updater, micro, names))
+        by_rank.append(list(done))
+        done.clear()
+    assert all(passes == by_rank[0] for passes in by_rank)
