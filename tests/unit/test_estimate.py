@@ -30,6 +30,8 @@ from selfdistill.schema.common import Lora
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.methods import Teacher
 from selfdistill.schema.runtime import StageRuntime
+from selfdistill.training.data import CONTEXT, Row, RowPlan, TeacherPrompt
+from selfdistill.training.micro_batches import MicroBatchPlanner
 from selfdistill.training.network import Network
 from selfdistill.training.prefix import LEAST_TOKENS
 from test_estimate_measured import make_spec, sdpo
@@ -198,6 +200,21 @@ def test_a_prompt_that_is_read_once_is_held_as_keys_and_values():
         replace(whole, teacher="none"),
     ):
         assert "updating teacher's prompt" not in parts_of(other)
+
+
+def test_rows_that_share_a_prompt_fill_the_budget_that_it_leaves():
+    """1,000 tokens of a prompt, and rows of 1,000, of which two fit where the teacher reads 1,900 for each."""
+    shared = make_work(group_size=8)
+    alone = replace(shared, share_prompts=False)
+    assert (alone.student_tokens, shared.student_tokens) == (4000 * 1000 // 1900, 3000)
+    assert shared.teacher_tokens == alone.teacher_tokens
+    assert replace(shared, micro_batch_tokens=9500).student_tokens == 8000
+    assert replace(shared, micro_batch_tokens=500).student_tokens == 1000
+    rows = [Row([5] * 100, [6] * 900, RowPlan(teachers={CONTEXT: TeacherPrompt([7] * 1000)})) for _ in range(8)]
+    for work in (alone, shared):
+        settings = {"rank": 0, "ranks": 1, "in_step": False, "unpadded": False, "budget": work.micro_batch_tokens}
+        plan = MicroBatchPlanner(can_share=work.share_prompts, **settings).plan(rows)
+        assert max(len(micro.rows) for micro in plan) == work.student_tokens // 1000
 
 
 def test_micro_batches_grow_while_they_fit_and_there_are_rows():

@@ -26,7 +26,7 @@ class Workload:
     with matrices in bfloat16 if `has_narrow_teacher`, or a copy whose weights change if `has_moving_teacher`;
     `shows_context` says that it reads more than the student does, and `teacher_prompts` has the longest prompt of each
     of its passes. Lengths are the longest possible ones. `regenerated_rows` are completions that a step samples besides
-    `rows_per_step`; `regeneration_prompt` is the longest prompt of them.
+    `rows_per_step`; `regeneration_prompt` is the longest prompt of them. `group_size`: rows that may have one prompt.
     """
 
     dimensions: Dimensions
@@ -58,6 +58,7 @@ class Workload:
     regeneration_prompt: int = 0
     copies: int = 1
     share_prompts: bool = True
+    group_size: int = 1
 
     @property
     def shards(self) -> int:
@@ -98,14 +99,22 @@ class Workload:
     def student_tokens(self) -> int:
         """Padded tokens of the largest micro-batch: the budget, or one row that is longer than that.
 
-        Where the teacher reads more than the student, its tokens fill the budget and the student has fewer.
+        Rows of a group that share the teacher's prompt have what it leaves of the budget.
         """
+        if not self.shared_prompts:
+            return self._unshared_tokens
+        left = self.micro_batch_tokens - max(self.shared_prompts)
+        return max(self._unshared_tokens, min(left, self.group_size * self.longest_student))
+
+    @property
+    def _unshared_tokens(self) -> int:
+        """Where the teacher reads each row whole, and more than the student, its tokens fill the budget."""
         budget = self.micro_batch_tokens * self.longest_student // max(self.longest_student, self.longest_teacher)
         return min(max(budget, self.longest_student), self.rows_per_process * self.longest_student)
 
     @property
     def teacher_tokens(self) -> int:
-        return self.student_tokens * self.longest_teacher // self.longest_student
+        return self._unshared_tokens * self.longest_teacher // self.longest_student
 
     @property
     def loss_tokens(self) -> int:
@@ -184,4 +193,5 @@ def workload_of(
         regeneration_prompt=spec.method.longest_sampled(max_prompt_tokens),
         copies=copies,
         share_prompts=runtime.share_prompts,
+        group_size=group_size,
     )
