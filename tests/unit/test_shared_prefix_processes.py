@@ -173,7 +173,7 @@ def test_a_rank_without_long_prompts_knows_what_the_other_reads():
 
 @pytest.mark.parametrize("seed", range(100))
 def test_all_ranks_do_the_same_passes_whatever_their_rows(monkeypatch, seed):
-    """Random rows of a few prompts, long or not, under contexts that some of them lack, and under one or two networks."""
+    """Random rows of a few prompts, long or not, under contexts that some of them lack; one or two networks."""
     draw = random.Random(seed)
     monkeypatch.setattr(micro_batches, "LEAST_TOKENS", 4)
     monkeypatch.setattr(prefix, "LEAST_TOKENS", 4)

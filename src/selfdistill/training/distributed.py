@@ -1,6 +1,6 @@
 """Several training processes (ranks) that hold the same weights and divide the work of a step.
 
-Each rank samples whole groups, which are then gathered on all of them. The rows of a mini-batch are split by length.
+Each rank samples whole groups, which are then gathered on all of them. `micro_batches.py` deals the rows to the ranks.
 Gradients are summed, not averaged, since every loss coefficient already has the denominator of the whole mini-batch.
 With one process nothing here communicates. Weights are replicated, or sharded over all ranks or over those of a node
 (`training/sharding.py`); then every rank must do the same number of forward and backward passes.
