@@ -51,26 +51,43 @@ def planner(rank: int = 0, ranks: int = 2, **changes) -> MicroBatchPlanner:
     return MicroBatchPlanner(**settings | changes)
 
 
-def test_rows_of_a_prompt_go_to_one_rank_where_that_is_faster():
+def dealt(rows: list[Row], **changes) -> list[list[int]]:
+    """The places of each rank, sorted."""
+    by_rank = [planner(rank, **changes).plan(rows) for rank in range(changes.get("ranks", 2))]
+    return [sorted(place for micro in plan if micro.counts for place in micro.places) for plan in by_rank]
+
+
+def every_second(rows: list[Row]) -> list[list[int]]:
+    places = [place for place, row in enumerate(rows) if row.plan.has_gradient]
+    places.sort(key=lambda place: len(rows[place].prompt_ids) + len(rows[place].completion_ids))
+    return [sorted(places[::2]), sorted(places[1::2])]
+
+
+@pytest.mark.parametrize("in_step", [False, True])
+def test_rows_of_a_prompt_go_to_one_rank_where_that_is_faster(in_step):
     rows = rows_of(4, 700, [9, 30, 2, 17], len(TOKENIZER))
-    by_rank = planner().deal(rows, range(16))
+    by_rank = dealt(rows, in_step=in_step)
     assert sorted(place for own in by_rank for place in own) == list(range(16))
     groups = [{place // 4 for place in own} for own in by_rank]
     assert [len(own) for own in by_rank] == [8, 8] and not groups[0] & groups[1]
-    for own in by_rank:
-        assert own == sorted(own, key=lambda place: len(rows[place].completion_ids))
 
 
-def test_rows_of_a_prompt_are_spread_where_one_rank_would_have_too_much():
-    """One group of long completions, one of short ones, for two ranks; and rows without long prompts."""
-    long = rows_of(1, 700, [3000] * 4, 5)[:4] + rows_of(1, 800, [3] * 4, 5)[:4]
-    short = rows_of(2, 20, [9, 30, 2, 17], 5)[:8]
-    for rows in (long, short):
-        by_length = sorted(range(8), key=lambda place: len(rows[place].prompt_ids) + len(rows[place].completion_ids))
-        assert planner().deal(rows, range(8)) == [by_length[::2], by_length[1::2]]
-    assert planner(can_share=False).deal(rows_of(4, 700, [9, 30], 5), range(8)) == planner(ranks=2).deal(
-        rows_of(4, 20, [9, 30], 5), range(8)
-    )
+@pytest.mark.parametrize("in_step", [False, True])
+def test_rows_of_a_prompt_are_spread_where_one_rank_would_have_too_much(in_step):
+    """One group of long completions, one of short ones, for two ranks; rows without long prompts; nothing to share."""
+    uneven = rows_of(1, 700, [3000] * 4, 5)[:4] + rows_of(1, 800, [3] * 4, 5)[:4]
+    short, long = rows_of(2, 20, [9, 30, 2, 17], 5), rows_of(4, 700, [9, 30], 5)
+    for rows, can_share in ((uneven, True), (short, True), (long, False)):
+        assert dealt(rows, in_step=in_step, can_share=can_share) == every_second(rows)
+
+
+def test_ranks_in_step_spread_rows_where_they_would_wait_for_each_other():
+    """Two groups, a row a pass. With a whole group each rank has less to do, but a long row is beside a short one."""
+    rows = rows_of(1, 700, [10, 12, 2900, 3000], 5)[:4] + rows_of(1, 600, [1450, 1480, 1490, 1500], 5)[:4]
+    assert sorted(dealt(rows, budget=1)) == [[0, 1, 2, 3], [4, 5, 6, 7]]
+    assert dealt(rows, budget=1, in_step=True) == every_second(rows)
+    plan = planner(budget=1, in_step=True).plan(rows)
+    assert not any(micro.read_by_a_rank or micro.shared_prompt(CONTEXT) for micro in plan)
 
 
 def test_all_ranks_plan_the_same_passes():

@@ -3,14 +3,16 @@
     rows with a gradient  -->  rows of each rank  -->  micro-batches of each rank  -->  the same number of passes
 
 Rows whose teacher reads one long prompt stay together where that pays, since it is read once for them (`prefix.py`).
+What pays is counted in tokens, with padding; `plans` has the two ways to deal rows.
 With sharded weights every rank must do the same passes: ranks with fewer micro-batches add passes over a row of weight
 0, and where one rank reads a prompt, the others do a pass over nothing beside it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import zip_longest
 
 import numpy as np
 import torch
@@ -98,15 +100,14 @@ class MicroBatchPlanner:
 
     def plan(self, rows: Sequence[Row]) -> list[MicroBatch]:
         """This rank's micro-batches of the rows of an update that have a gradient."""
-        active = active_places(rows)
-        by_rank = self.deal(rows, active)
+        by_length = sorted(active_places(rows), key=lambda place: _student_tokens(rows[place]))
+        plans = self.plans(rows, by_length)
         if not self.in_step:
-            return self._plan(rows, by_rank[self.rank])
-        plans = [self._plan(rows, places) for places in by_rank]
+            return plans[self.rank]
         most = max(map(len, plans))
         if not most:
             return []
-        idle = MicroBatch(active[:1], [rows[active[0]]], counts=False)
+        idle = MicroBatch(by_length[:1], [rows[by_length[0]]], counts=False)
         plans = [[*plan, *[idle] * (most - len(plan))] for plan in plans]
         reads = zip(*map(_read_anew, plans), strict=True)
         return [
@@ -114,38 +115,51 @@ class MicroBatchPlanner:
             for micro, of_ranks in zip(plans[self.rank], reads, strict=True)
         ]
 
-    def deal(self, rows: Sequence[Row], places: Sequence[int]) -> list[list[int]]:
-        """The places of each rank, the same on every rank.
+    def plans(self, rows: Sequence[Row], by_length: Sequence[int]) -> list[list[MicroBatch]]:
+        """The micro-batches of each rank, the same on every rank, from the places of rows by length.
 
-        Every `ranks`-th row by length; or sets of rows that share a prompt as one, the dearest first to the rank with
-        the least so far, if the slowest rank is faster then.
+        Every `ranks`-th row; or the rows of each long prompt together, if the update is faster then. Only then do ranks
+        in step share prompts: otherwise rows of like lengths, side by side, leave nobody waiting.
         """
-        by_length = sorted(places, key=lambda place: _student_tokens(rows[place]))
-        spread = [by_length[rank :: self.ranks] for rank in range(self.ranks)]
+        usual = replace(self, can_share=self.can_share and not (self.in_step and self.ranks > 1))
+        spread = [usual._plan(rows, by_length[rank :: self.ranks]) for rank in range(self.ranks)]
         sets = self._sets(rows, by_length)
         if self.ranks == 1 or not any(prefix for _, prefix in sets):
             return spread
         units = [unit for places, prefix in sets for unit in ([places] if prefix else [[place] for place in places])]
+        together = [self._plan(rows, places) for places in self._deal(rows, units)]
+        return together if self._time(together) < self._time(spread) else spread
+
+    def _deal(self, rows: Sequence[Row], units: Sequence[list[int]]) -> list[list[int]]:
+        """The places of each rank: the dearest unit first, to the rank with the least so far."""
         dealt: list[list[int]] = [[] for _ in range(self.ranks)]
         costs = [0] * self.ranks
-        for cost, unit in sorted(((self._cost(rows, unit), unit) for unit in units), reverse=True):
+        priced = [(sum(self._costs(self._plan(rows, unit))), unit) for unit in units]
+        for cost, unit in sorted(priced, reverse=True):
             rank = costs.index(min(costs))
             dealt[rank] += unit
             costs[rank] += cost
-        if max(costs) >= max(self._cost(rows, own) for own in spread):
-            return spread
-        order = {place: index for index, place in enumerate(by_length)}
-        return [sorted(own, key=order.__getitem__) for own in dealt]
+        return dealt
 
-    def _cost(self, rows: Sequence[Row], places: Sequence[int]) -> int:
-        """Tokens that student and teacher read for these rows on one rank; those of the student count more."""
-        cost = sum(_STUDENT_COST * _student_tokens(rows[place]) for place in places)
-        for together, prefix in self._sets(rows, places):
-            for number, place in enumerate(together):
-                reads_prompts = number == 0 or not prefix
-                for prompt in rows[place].plan.teachers.values():
-                    cost += len(rows[place].completion_ids) + reads_prompts * len(prompt.ids)
-        return cost
+    def _time(self, plans: Sequence[Sequence[MicroBatch]]) -> int:
+        """Cost of the slowest rank; ranks in step wait for the dearest of the micro-batches that are side by side."""
+        costs = [self._costs(plan) for plan in plans]
+        return sum(map(max, zip_longest(*costs, fillvalue=0))) if self.in_step else max(map(sum, costs))
+
+    def _costs(self, micros: Sequence[MicroBatch]) -> list[int]:
+        """Tokens that student and teacher read for each micro-batch of a rank; those of the student count more."""
+        costs = []
+        for micro, anew in zip(micros, _read_anew(micros), strict=True):
+            cost = _STUDENT_COST * _size(map(_student_tokens, micro.rows), self.unpadded)
+            for name in {name: None for row in micro.rows for name in row.plan.teachers}:
+                shown = [row for row in micro.rows if name in row.plan.teachers]
+                if prompt := micro.shared_prompt(name):
+                    cost += _size((len(row.completion_ids) for row in shown), False) + len(prompt) * (name in anew)
+                else:
+                    lengths = (len(row.plan.teachers[name].ids) + len(row.completion_ids) for row in shown)
+                    cost += _size(lengths, self.unpadded)
+            costs.append(cost)
+        return costs
 
     def _plan(self, rows: Sequence[Row], places: Sequence[int]) -> list[MicroBatch]:
         planned = []
@@ -231,6 +245,12 @@ def _read_anew(micros: Sequence[MicroBatch]) -> list[set[str]]:
         found.append({name for name, prompt in shared.items() if kept.get(name) != prompt})
         before = shared if micro.keeps_prompts else {}
     return found
+
+
+def _size(lengths: Iterable[int], unpadded: bool) -> int:
+    """Tokens of sequences that are forwarded together, with padding unless they are one after another."""
+    found = list(lengths)
+    return sum(found) if unpadded else max(found) * len(found)
 
 
 def _student_tokens(row: Row) -> int:
