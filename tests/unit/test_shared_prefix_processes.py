@@ -65,11 +65,12 @@ def every_second(rows: list[Row]) -> list[list[int]]:
 
 @pytest.mark.parametrize("in_step", [False, True])
 def test_rows_of_a_prompt_go_to_one_rank_where_that_is_faster(in_step):
-    rows = rows_of(4, 700, [9, 30, 2, 17], len(TOKENIZER))
+    """Five groups, of which every second row by length would be on either rank."""
+    rows = rows_of(5, 700, [9, 30, 2, 17], len(TOKENIZER))
     by_rank = dealt(rows, in_step=in_step)
-    assert sorted(place for own in by_rank for place in own) == list(range(16))
+    assert sorted(place for own in by_rank for place in own) == list(range(20))
     groups = [{place // 4 for place in own} for own in by_rank]
-    assert [len(own) for own in by_rank] == [8, 8] and not groups[0] & groups[1]
+    assert sorted(map(len, groups)) == [2, 3] and not groups[0] & groups[1]
 
 
 @pytest.mark.parametrize("in_step", [False, True])
