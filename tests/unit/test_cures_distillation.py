@@ -372,9 +372,9 @@ def test_teacher_tokens_are_those_that_the_second_network_reads(monkeypatch, nam
     read = []
     pass_of = TeacherNetwork.shown
 
-    def counted(self, prompts, completions, reading):
+    def counted(self, prompts, completions, *options):
         read.extend(len(p) + len(c) for p, c in zip(prompts, completions, strict=True) if p is not None)
-        return pass_of(self, prompts, completions, reading)
+        return pass_of(self, prompts, completions, *options)
 
     monkeypatch.setattr(TeacherNetwork, "shown", counted)
     rows = some_rows(name)

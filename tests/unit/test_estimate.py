@@ -397,7 +397,7 @@ def test_the_command_knows_the_gpus_of_a_node(project):
     for options in (("qwen3_sdpo", "--gpus", "6"), ("toy_sdpo", "--gpus", "2")):
         result = run(*options, "--sharding", "hybrid")
         assert isinstance(result.exception, UserError)
-        assert "not nodes of" in str(result.exception) and "config/runtime.yaml" in str(result.exception)
+        assert "multiple of it" in str(result.exception) and "config/runtime.yaml" in str(result.exception)
 
 
 def test_a_model_that_will_be_made_here_is_planned_from_its_architecture(project):

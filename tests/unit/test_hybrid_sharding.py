@@ -13,6 +13,7 @@ from torch.distributed.tensor import Replicate, Shard
 
 from selfdistill.generation.loading import empty_model, load_model
 from selfdistill.schema.common import Lora
+from selfdistill.schema.errors import UserError
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training.distributed import World
 from selfdistill.training.network import Network, backward_through_head
@@ -154,3 +155,11 @@ def test_states_are_read_with_and_without_copies(tmp_path):
             expected = 1 if runtime is first else 0
             assert run_in_processes(session, processes=size, nodes=size // 2) == [expected] * size
         assert_same_training(alone, session)
+
+
+def test_nodes_of_one_process_are_refused():
+    def run():
+        with pytest.raises(UserError, match="each node has one"):
+            World.of(HYBRID.model_copy(update={"processes": 1}))
+
+    assert run_in_processes(SimpleNamespace(run=run), processes=2, nodes=2) == [0, 0]

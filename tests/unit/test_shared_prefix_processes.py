@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import random
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from selfdistill.schema.common import Optimiser
 from selfdistill.schema.methods import Rlcsd, Sdpo, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import micro_batches, prefix
@@ -230,3 +232,41 @@ def test_all_ranks_do_the_same_passes_whatever_their_rows(monkeypatch, seed):
         by_rank.append(list(done))
         done.clear()
     assert all(passes == by_rank[0] for passes in by_rank)
+
+
+@pytest.mark.parametrize("active", [1, 3])
+@pytest.mark.parametrize("method", ["sdpo", "rlcsd"])
+def test_ranks_with_fewer_rows_in_a_later_update_do_the_same_passes(method, active):
+    """Rows of the second update for two ranks: one for each but one more, or one alone. The first update has four."""
+    rows = rows_of(2, 30, [9, 30, 2, 17], len(TOKENIZER))
+    updates = [rows[:4], rows[4 : 4 + active]]
+    settings = METHODS[method]
+    spec = make_spec(settings, optimiser=Optimiser(learning_rate=1e-3))
+    if method == "rlcsd":
+        for row in (*updates[0], *updates[1]):
+            row.plan.teachers["wrong"] = TeacherPrompt(row.plan.teachers[CONTEXT].ids[::-1])
+
+    def update(runtime: StageRuntime, world: World) -> tuple[dict[str, float], dict[str, torch.Tensor]]:
+        updater = build_components(tiny_model(len(TOKENIZER)), TOKENIZER, spec, runtime, world).updater
+        found = updater.run(updates, 2, lambda is_common: None)
+        return found, {name: whole(parameter) for name, parameter in updater.student.model.named_parameters()}
+
+    expected, weights = update(StageRuntime(), World("cpu"))
+
+    def run():
+        runtime = StageRuntime(processes=2, sharding="full", micro_batch_tokens=1)
+        found, own = update(runtime, World.of(runtime))
+        assert found == pytest.approx(expected, rel=1e-3, abs=1e-6)
+        for name, weight in own.items():
+            torch.testing.assert_close(weight, weights[name], atol=1e-4, rtol=1e-3)
+
+    assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
+
+
+def test_an_idle_pass_reads_one_token_after_the_shortest_prompt():
+    rows = rows_of(3, 700, [9, 30, 2, 17], 5)
+    rows[7] = replace(rows[7], prompt_ids=[7, 8])
+    plans = [planner(rank, ranks=5, in_step=True, budget=1).plan(rows) for rank in range(5)]
+    idle = [micro for plan in plans for micro in plan if not micro.counts]
+    assert idle and all(len(row.prompt_ids) == 2 and len(row.completion_ids) == 1 for m in idle for row in m.rows)
+    assert not any(row.plan.teachers for micro in idle for row in micro.rows)

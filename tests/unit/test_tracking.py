@@ -685,6 +685,18 @@ def test_a_server_that_is_no_database_is_one_line_without_the_password(
     assert "does not answer" not in message
 
 
+@pytest.mark.parametrize(
+    "uri",
+    [
+        "mssql+pyodbc://me:x@mydsn",
+        "mysql://me:x@127.0.0.1:9/mlflow?unix_socket=/run/mysql.sock",
+        "postgresql://me:x@127.0.0.1:9/mlflow?host=/run/postgresql",
+    ],
+)
+def test_a_database_that_is_reached_another_way_is_not_asked_by_port(project: None, uri: str) -> None:
+    TrackingStore(Path("results"), uri).check_reachable()
+
+
 def test_a_query_is_left_out_to_its_end_whatever_it_holds() -> None:
     """Brackets may be part of a password, so text that follows an address without a blank goes with it."""
     assert without_password("at http://host/db?password=hun(ter)22>x refused") == "at http://host/db refused"

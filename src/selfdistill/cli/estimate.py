@@ -107,8 +107,9 @@ def _copies(processes: int, on_node: int, runtime_file: str) -> int:
     on_node = min(processes, on_node)
     if processes > 1 == on_node or processes % on_node:
         raise UserError(
-            f"sharding: hybrid spreads the weights over the GPUs of a node, and {processes} GPUs are not nodes of "
-            f"{on_node}. Set `processes` of train in {runtime_file} to the GPUs of a node, or change --gpus."
+            f"sharding: hybrid spreads the weights over the GPUs of a node. {runtime_file} has processes: {on_node} "
+            f"for this training, and --gpus is {processes}. Set processes to the GPUs of a node, and --gpus to a "
+            "multiple of it."
         )
     return processes // on_node
 

@@ -128,7 +128,7 @@ class Workload:
 
     @property
     def rows_per_process(self) -> int:
-        """Completions of one update that one process trains on, at most."""
+        """Completions of one update that one process trains on, if they are spread evenly."""
         return -(-self.rows_per_step // (self.updates_per_step * self.processes))
 
     @property

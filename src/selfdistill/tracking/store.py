@@ -19,7 +19,7 @@ from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import urlopen
 
 from selfdistill.artifacts.store import ROOT
@@ -29,7 +29,9 @@ from selfdistill.schema.errors import UserError, public_address, without_passwor
 _SQLITE = "sqlite:///"
 _CONNECT_SECONDS = 5.0
 #: Where databases listen whose address names no port.
-_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PORTS = {"postgresql": 5432, "mysql": 3306}
+#: What names another way to the server, in the query of an address.
+_OTHER_WAYS = ("host", "unix_socket", "read_default_file")
 #: How long a write waits for another program that holds the SQLite file. SQLite's own default is 5 seconds.
 LOCK_SECONDS = 60.0
 #: Read by MLflow when it is imported; a user's own value stays.
@@ -122,8 +124,10 @@ class TrackingStore:
         kind, reason = "server", None
         if parts.scheme in ("http", "https") and parts.hostname:
             reason = _why_unreachable(f"{public_address(self.uri).rstrip('/')}/health")
-        elif (port := parts.port or _PORTS.get(parts.scheme.partition("+")[0])) and parts.hostname:
-            kind, reason = "database", _why_closed(parts.hostname, port)
+        elif parts.hostname and not any(way in parse_qs(parts.query) for way in _OTHER_WAYS):
+            default = _PORTS.get(parts.scheme.partition("+")[0])
+            if default is not None:
+                kind, reason = "database", _why_closed(parts.hostname, parts.port or default)
         if reason is not None:
             raise TrackingError(
                 f"the MLflow {kind} {self.shown} does not answer ({without_password(reason, self.uri)}); the artifacts "
@@ -249,7 +253,7 @@ def _why_closed(host: str, port: int) -> str | None:
     """Why no connection is accepted within seconds; None if one is."""
     try:
         socket.create_connection((host, port), timeout=_CONNECT_SECONDS).close()
-    except OSError as error:
+    except (OSError, ValueError) as error:  # ValueError: a name that cannot be one.
         return str(error)
     return None
 

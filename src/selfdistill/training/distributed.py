@@ -59,6 +59,11 @@ class World:
                 f"runtime: processes = {runtime.processes}, but training was started with {world.local_size}: start "
                 "it through the launcher (selfdistill.run.launch), or set processes: 1."
             )
+        if runtime.sharding == "hybrid" and world.local_size == 1 < world.size:
+            raise UserError(
+                "runtime: sharding: hybrid spreads weights over the processes of a node, and each node has one: set "
+                "processes to the GPUs of a node, or another sharding."
+            )
         return world
 
     @property

@@ -4,8 +4,8 @@
 
 Rows whose teacher reads one long prompt stay together where that pays, since it is read once for them (`prefix.py`).
 What pays is counted in tokens, with padding; `plans` has the two ways to deal rows.
-With sharded weights every rank must do the same passes: ranks with fewer micro-batches add passes over a row of weight
-0, and where one rank reads a prompt, the others do a pass over nothing beside it.
+With sharded weights every rank must do the same passes: ranks with fewer micro-batches add passes over a token of
+weight 0, and where one rank reads a prompt, the others do a pass over one token beside it.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class MicroBatch:
         return torch.from_numpy(np.repeat(np.asarray(values, dtype=np.float32), lengths)).to(device)
 
     def gather(self, values: Mapping[int, Tensor] | None) -> Tensor | None:
-        """Values of the tokens [N], from those of the rows by their places; None where there are none."""
-        return torch.cat([values[place] for place in self.places]) if values else None
+        """Values of the tokens [N], from those of the rows by their places; None where there are none, or weight 0."""
+        return torch.cat([values[place] for place in self.places]) if values and self.counts else None
 
     def rows_and_positions(self, device: torch.device) -> tuple[Tensor, Tensor]:
         """Place of each token's row in the mini-batch, and of the token in its completion, from 0 [N], [N]."""
@@ -107,8 +107,7 @@ class MicroBatchPlanner:
         most = max(map(len, plans))
         if not most:
             return []
-        idle = MicroBatch(by_length[:1], [rows[by_length[0]]], counts=False)
-        plans = [[*plan, *[idle] * (most - len(plan))] for plan in plans]
+        plans = [[*plan, *[_idle(rows, by_length)] * (most - len(plan))] for plan in plans]
         reads = zip(*map(_read_anew, plans), strict=True)
         return [
             replace(micro, read_by_a_rank=frozenset().union(*of_ranks))
@@ -235,12 +234,22 @@ def active_places(rows: Sequence[Row]) -> list[int]:
     return [place for place, row in enumerate(rows) if row.plan.has_gradient and row.completion_ids]
 
 
+def _idle(rows: Sequence[Row], active: Sequence[int]) -> MicroBatch:
+    """A pass without weight over the first token of the shortest row, for a rank that has no more rows."""
+    place = min(active, key=lambda place: len(rows[place].prompt_ids))
+    row = rows[place]
+    logprobs = None if row.sampler_logprobs is None else row.sampler_logprobs[:1]
+    plan = replace(row.plan, teachers={})
+    short = replace(row, completion_ids=row.completion_ids[:1], sampler_logprobs=logprobs, plan=plan)
+    return MicroBatch([place], [short], counts=False)
+
+
 def _read_anew(micros: Sequence[MicroBatch]) -> list[set[str]]:
     """For each micro-batch of a rank, the contexts whose shared prompt the one before it did not leave behind."""
     found, before = [], {}
     for micro in micros:
-        shared = {name: micro.shared_prompt(name) for row in micro.rows for name in row.plan.teachers}
-        shared = {name: prompt for name, prompt in shared.items() if prompt is not None}
+        names = dict.fromkeys(name for row in micro.rows for name in row.plan.teachers)
+        shared = {name: prompt for name in names if (prompt := micro.shared_prompt(name)) is not None}
         kept = before if micro.keeps_prompts else {}
         found.append({name for name, prompt in shared.items() if kept.get(name) != prompt})
         before = shared if micro.keeps_prompts else {}

@@ -18,7 +18,7 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from selfdistill.training.network import FLASH_ATTENTION, Network, pack
 
-#: A prompt to read beside other ranks, which read one.
+#: What is read beside other ranks, which read a prompt: one token, as the last is left to the rows.
 _NOTHING = (0, 0)
 
 #: Tokens of a prompt from which on two passes take less time than one.
@@ -53,7 +53,7 @@ class Reading:
 
 
 class Prefixes:
-    """Prompts that were read for a micro-batch and are kept for the next ones: one for each context and network."""
+    """Prompts that were read for a micro-batch and are kept for the next ones, by prompt and network."""
 
     def __init__(self) -> None:
         self._kept: dict[tuple[tuple[int, ...], int], DynamicCache] = {}

@@ -1,7 +1,7 @@
 """Weights, gradients and optimiser sharded over ranks (FSDP2), and how they are gathered.
 
 The mesh (`World.mesh`) has one dimension, or two: then each node has a copy, sharded over its ranks (HSDP). Weights are
-gathered within the node, and gradients also summed over the nodes, once for each update.
+gathered within the node, and gradients also summed over the nodes, once for each update (the head's own: each pass).
 
 Each decoder layer is one FSDP group; everything else (embedding, last norm, head) belongs to the root group. Under
 bfloat16 a layer's group has its matrices only: they are gathered in bfloat16, to which autocast would cast them at each

@@ -78,9 +78,10 @@ class Updater:
         updates = [_MiniBatch(rows, self._micro_batches(rows)) for rows in mini_batches]
         if self.method.weighs:
             self._weigh(updates, sums, step, on_pass)
-        for update in updates[1:]:
-            # Before the first update the policy is the one that sampled, so its ratio is 1.
-            update.old_logprobs = update.old_logprobs or self._old_logprobs(update.micro_batches)
+        else:
+            for update in updates[1:]:
+                update.old_logprobs = self._old_logprobs(update.micro_batches)
+        # Before the first update the policy is the one that sampled, so its ratio is 1.
         updates[0].old_logprobs = None
         norms: list[float] = []
         for update in updates:
@@ -181,8 +182,9 @@ class Updater:
         found: dict[int, Tensor] = {}
         for micro in micro_batches:
             logprobs = completion_logprobs(self.student, self._pack_student(micro))
-            lengths = [len(row.completion_ids) for row in micro.rows]
-            found |= dict(zip(micro.places, logprobs.split(lengths), strict=True))
+            if micro.counts:
+                lengths = [len(row.completion_ids) for row in micro.rows]
+                found |= dict(zip(micro.places, logprobs.split(lengths), strict=True))
         return found
 
     def _accumulate(self, update: _MiniBatch, sums: TokenSums, step: int, on_pass: OnPass) -> None:
