@@ -67,7 +67,7 @@ def test_a_long_prompt_read_once_gives_the_same_bits():
     prompt = (10 + torch.arange(600) % 50).tolist()
     completions = [[3, 4, 5], [6, 7]]
     shared = ([prompt] * 2, completions, Reading(is_shared=True))
-    assert torch.equal(made._hidden(made.student, *shared), made._hidden(made.network, *shared))
+    assert torch.equal(*(made.prefixes.hidden(network, *shared) for network in (made.student, made.network)))
 
 
 def test_only_matrices_that_lose_nothing_are_narrow():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -207,7 +208,11 @@ def test_all_ranks_do_the_same_passes_whatever_their_rows(monkeypatch, seed):
     names = draw.sample([CONTEXT, PLAIN], draw.randint(1, 2))
     done: list[tuple[str, int]] = []
     networks = [
-        SimpleNamespace(pack=lambda *rows: None, hidden=lambda packed, number=number: done.append(("rows", number)))
+        SimpleNamespace(
+            pack=lambda *rows: None,
+            hidden=lambda packed, number=number: done.append(("rows", number)),
+            evaluating=nullcontext,
+        )
         for number in range(2)
     ]
     # The first policy is the present one until it is copied.

@@ -108,7 +108,7 @@ def _copies(processes: int, on_node: int, runtime_file: str) -> int:
     if processes > 1 == on_node or processes % on_node:
         raise UserError(
             f"sharding: hybrid spreads the weights over the GPUs of a node. {runtime_file} has processes: {on_node} "
-            f"for this training, and --gpus is {processes}. Set processes to the GPUs of a node, and --gpus to a "
+            f"for this training, of {processes} in all. Set processes to the GPUs of a node, and --gpus to a "
             "multiple of it."
         )
     return processes // on_node
@@ -162,15 +162,9 @@ def _toy_dimensions(made: ToyArchitecture) -> Dimensions:
 
 def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     unit = "GPU" if work.device == "cuda" else "process"
-    layout = (
-        "sharded, a copy on each node"
-        if work.copies > 1
-        else "sharded"
-        if work.is_sharded
-        else "all weights on each"
-        if work.processes > 1
-        else "one process"
-    )
+    layout = "all weights on each" if work.processes > 1 else "one process"
+    if work.is_sharded:
+        layout = "sharded" + (", a copy on each node" if work.copies > 1 else "")
     console.print(f"{experiment}: {work.processes} {unit}{'s' * (work.processes > 1)}, {layout}. Peak memory of each:")
     console.print()
     rows = [(part.name, part.phase, _gb(part.bytes), part.how) for part in plan.parts]

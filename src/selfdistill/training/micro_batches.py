@@ -64,6 +64,11 @@ class MicroBatch:
         flat = np.concatenate([np.asarray(row.sampler_logprobs, dtype=np.float32) for row in self.rows])
         return torch.from_numpy(flat).to(device)
 
+    @property
+    def contexts(self) -> list[str]:
+        """Names of the contexts that some of its rows have."""
+        return list(dict.fromkeys(name for row in self.rows for name in row.plan.teachers))
+
     def kept_prompts(self) -> list[list[int]]:
         """Prompts that a neighbour may have read, or may read after it."""
         return [prompt.ids for prompt in self.rows[0].plan.teachers.values()] if self.keeps_prompts else []
@@ -150,7 +155,7 @@ class MicroBatchPlanner:
         costs = []
         for micro, anew in zip(micros, _read_anew(micros), strict=True):
             cost = _STUDENT_COST * _size(map(_student_tokens, micro.rows), self.unpadded)
-            for name in {name: None for row in micro.rows for name in row.plan.teachers}:
+            for name in micro.contexts:
                 shown = [row for row in micro.rows if name in row.plan.teachers]
                 if prompt := micro.shared_prompt(name):
                     cost += _size((len(row.completion_ids) for row in shown), False) + len(prompt) * (name in anew)
@@ -248,8 +253,7 @@ def _read_anew(micros: Sequence[MicroBatch]) -> list[set[str]]:
     """For each micro-batch of a rank, the contexts whose shared prompt the one before it did not leave behind."""
     found, before = [], {}
     for micro in micros:
-        names = dict.fromkeys(name for row in micro.rows for name in row.plan.teachers)
-        shared = {name: prompt for name in names if (prompt := micro.shared_prompt(name)) is not None}
+        shared = {name: prompt for name in micro.contexts if (prompt := micro.shared_prompt(name)) is not None}
         kept = before if micro.keeps_prompts else {}
         found.append({name for name, prompt in shared.items() if kept.get(name) != prompt})
         before = shared if micro.keeps_prompts else {}

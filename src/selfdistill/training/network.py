@@ -119,6 +119,17 @@ class Network:
         with self._casting(), self.plain_layers() if "past_key_values" in arguments else nullcontext():
             return last_hidden_states(self.model, input_ids=ids_BT, **arguments)
 
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """The model is in evaluation mode (no dropout) within this context."""
+        was_training = self.model.training
+        if was_training:
+            self.model.eval()
+        try:
+            yield
+        finally:
+            self.model.train(was_training)
+
     def plain_layers(self) -> AbstractContextManager[Any]:
         """The layers are not compiled within this context."""
         return uncompiled() if self.compiles else nullcontext()

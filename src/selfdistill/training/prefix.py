@@ -70,18 +70,19 @@ class Prefixes:
         completions: Sequence[Sequence[int]],
         reading: Reading,
     ) -> Tensor:
-        """As `Network.hidden` of these rows [N, H]."""
+        """As `Network.hidden` of these rows [N, H], in evaluation mode."""
         key = tuple(prompts[0]), id(network)
         cache = self._kept.get(key) if reading.is_shared else None
-        if reading.is_shared and cache is None:
-            cache = read_prompt(network, prompts[0])
-            if reading.is_kept:
-                self._kept[key] = cache
-        elif reading.is_common:
-            read_prompt(network, _NOTHING)
-        if cache is None:
-            return network.hidden(network.pack(prompts, completions))
-        return hidden_after_prompt(network, prompts[0], completions, cache)
+        with network.evaluating():
+            if reading.is_shared and cache is None:
+                cache = read_prompt(network, prompts[0])
+                if reading.is_kept:
+                    self._kept[key] = cache
+            elif reading.is_common:
+                read_prompt(network, _NOTHING)
+            if cache is None:
+                return network.hidden(network.pack(prompts, completions))
+            return hidden_after_prompt(network, prompts[0], completions, cache)
 
 
 def is_long_and_same(prompts: Sequence[Sequence[int]], least: int = 2) -> bool:

@@ -97,7 +97,9 @@ class TeacherNetwork:
             return True
         tokens = ([[0, 1]], [[0, 1, 0]], Reading())
         with torch.no_grad(), self.student.plain_layers():
-            is_same = torch.equal(self._hidden(self.network, *tokens), self._hidden(self.student, *tokens))
+            is_same = torch.equal(
+                self.prefixes.hidden(self.network, *tokens), self.prefixes.hidden(self.student, *tokens)
+            )
         if not is_same:
             _LOG.warning("the teacher computes otherwise with weights in bfloat16, so it holds them in float32")
         return is_same
@@ -114,7 +116,7 @@ class TeacherNetwork:
         if self.settings.kind == "trust_region":
             networks.append(self.student)
         with ExitStack() as stack, torch.no_grad():
-            hidden = [self._hidden(network, prompts, completions, reading) for network in networks]
+            hidden = [self.prefixes.hidden(network, prompts, completions, reading) for network in networks]
             heads = [stack.enter_context(network.head()) for network in networks]
 
             @torch.no_grad()
@@ -151,22 +153,6 @@ class TeacherNetwork:
                 return ShownLogits(logits(own), torch.from_numpy(is_shown[part]).to(self.student.device))
 
             yield of
-
-    def _hidden(
-        self,
-        network: Network,
-        prompts: Sequence[Sequence[int]],
-        completions: Sequence[Sequence[int]],
-        reading: Reading,
-    ) -> Tensor:
-        """Hidden states in evaluation mode (no dropout)."""
-        was_training = network.model.training
-        if was_training:
-            network.model.eval()
-        try:
-            return self.prefixes.hidden(network, prompts, completions, reading)
-        finally:
-            network.model.train(was_training)
 
     def update(self, step: int, *, has_moved: bool = True) -> None:
         """To be called after the updates of each training step (from 1). `has_moved`: they changed the policy."""
