@@ -13,8 +13,10 @@ between versions. Nothing beyond the standard library and `selfdistill.files` is
 from __future__ import annotations
 
 import ast
+import gc
 import importlib.util
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -33,9 +35,22 @@ def source_digests(package: Path, *modules: str) -> dict[str, str]:
     `package` is the folder of the top-level package. Raises FileNotFoundError for a module that does not exist.
     """
     closure = _Closure(package)
-    for module in modules:
-        closure.visit(module, ALL)
-    return {name: closure.digest(name) for name in sorted(closure.used) if closure.used[name].parts}
+    with _without_collection():
+        for module in modules:
+            closure.visit(module, ALL)
+        return {name: closure.digest(name) for name in sorted(closure.used) if closure.used[name].parts}
+
+
+@contextmanager
+def _without_collection() -> Iterator[None]:
+    """Many small nodes would set off the garbage collector, which looks at all that the program holds each time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def outside_digest(modules: Iterable[str]) -> str | None:
@@ -150,9 +165,11 @@ class _Closure:
             statement = source.body[position]
             for local, target in _bindings(source, [statement]) if isinstance(statement, _IMPORTS) else ():
                 self._import(source, local, target)
-            for local, target in _inner_imports(source, statement):
+            nodes = list(ast.walk(statement))
+            inner = [n for n in nodes if isinstance(n, _IMPORTS) and n is not statement]
+            for local, target in _bindings(source, inner):
                 self._import(source, local, target)
-            for name in _names(statement):
+            for name in {n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}:
                 if name in source.definitions:
                     self._count(source, source.definitions[name])
                 elif name in source.imports:
@@ -205,21 +222,12 @@ def _bindings(source: _Source, statements: list[ast.stmt]) -> Iterator[tuple[str
             yield from ((alias.asname or alias.name, (module, alias.name)) for alias in statement.names)
 
 
-def _inner_imports(source: _Source, statement: ast.stmt) -> Iterator[tuple[str, tuple[str, str | None]]]:
-    inner = [n for n in ast.walk(statement) if isinstance(n, _IMPORTS) and n is not statement]
-    yield from _bindings(source, inner)
-
-
 def _absolute(source: _Source, statement: ast.ImportFrom) -> str:
     if not statement.level:
         return statement.module or ""
     parts = source.name.split(".")
     kept = parts[: len(parts) - statement.level + (source.path.name == "__init__.py")]
     return ".".join([*kept, *([statement.module] if statement.module else [])])
-
-
-def _names(statement: ast.stmt) -> set[str]:
-    return {n.id for n in ast.walk(statement) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Load)}
 
 
 def _is_typing_only(statement: ast.stmt) -> bool:

@@ -52,6 +52,7 @@ class Workspace:
         self._names = Names()
         self._views: dict[tuple[str, str], list[str]] = {}
         self._needs: dict[tuple[str, str], tuple[StageRuntime, Resources]] = {}
+        self._merged: dict[tuple[str, str], tuple[StageRuntime, Resources]] = {}
         #: Nodes that this process has frozen, by name, so that a plan of a thousand jobs is not read back from disk.
         self._frozen: dict[str, Node] = {}
 
@@ -161,7 +162,11 @@ class Workspace:
     def _settings(self, stage: str, run: str) -> tuple[StageRuntime, Resources]:
         if (stage, run) not in self._needs:
             item = self._frozen.get(f"{stage}/{run}") or Artifact.open(self.root / stage / run)
-            self._needs[stage, run] = merged_settings(self.runtime, stage, base_slug(item))
+            # Hundreds of runs, one for each seed, have the settings of their base model.
+            model = base_slug(item)
+            if (stage, model) not in self._merged:
+                self._merged[stage, model] = merged_settings(self.runtime, stage, model)
+            self._needs[stage, run] = self._merged[stage, model]
         return self._needs[stage, run]
 
     def resources(self, stage: str, run: str, attempt: int, site: Site | None, shard: str = "") -> dict[str, int | str]:
