@@ -102,6 +102,28 @@ def test_code_of_views_counts_statements_and_templates_and_not_comments(tmp_path
     assert len(found | {before}) == 3
 
 
+def test_code_of_views_is_found_once_and_kept(tmp_path, monkeypatch):
+    package = tmp_path / "selfdistill"
+    shutil.copytree(made_views._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(made_views, "_PACKAGE", package)
+    found = made_views.code_of_views.__wrapped__()
+    (kept,) = package.rglob("__pycache__/made_views.*.json")
+    kept.write_text(kept.read_text()[:-5])
+    assert made_views.code_of_views.__wrapped__() == found, "a damaged one is found anew"
+    monkeypatch.setattr(made_views, "source_digests", None)
+    assert made_views.code_of_views.__wrapped__() == found
+
+    monkeypatch.undo()
+    monkeypatch.setattr(made_views, "_PACKAGE", package)
+    kept.unlink()
+    monkeypatch.setattr(made_views, "write_atomically", _read_only)
+    assert made_views.code_of_views.__wrapped__() == found, "the package may be read-only"
+
+
+def _read_only(*arguments, **options):
+    raise PermissionError(13, "Permission denied")
+
+
 def test_no_flipped_bit_of_a_table_its_plan_or_its_record_is_silent(plan):
     for path in (TABLE, plan, plan.with_name("made-results_ood_tiny_grpo.csv.json")):
         intact = path.read_bytes()

@@ -27,7 +27,7 @@ class Node:
         """What is hashed and written to spec.json."""
         return make_frozen_spec(self.stage, self.spec.identity(), dict(sorted(self.input_ids.items())))
 
-    @property
+    @cached_property
     def input_ids(self) -> dict[str, str]:
         return {role: node.id for role, node in self.inputs.items()}
 
@@ -42,12 +42,12 @@ class Node:
     def slug(self) -> str:
         return slugify(self.spec.slug({role: node.slug for role, node in self.inputs.items()}))
 
-    @property
+    @cached_property
     def id(self) -> str:
         """`stage/key`: how specs refer to their inputs."""
         return f"{self.stage}/{self.key}"
 
-    @property
+    @cached_property
     def name(self) -> str:
         """`stage/slug-key`: how people and tables refer to an artifact."""
         return f"{self.stage}/{self.slug}-{self.key}"

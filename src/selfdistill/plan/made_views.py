@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cache
+from importlib.util import cache_from_source
 from pathlib import Path
 
 from selfdistill.artifacts.source_digest import source_digests
@@ -23,11 +25,23 @@ _PACKAGE = Path(__file__).parents[1]
 
 @cache
 def code_of_views() -> str:
-    """Digest of all code that tables and pages are made by, and of the page's templates."""
+    """Digest of all code that tables and pages are made by, and of the page's templates.
+
+    Finding that code in the sources takes as long as all of the plan's specs. So the digest is kept beside Python's
+    own compiled code, under a digest of everything that it may depend on.
+    """
     folder = _PACKAGE / "views"
-    names = [f"selfdistill.views.{path.stem}" for path in sorted(folder.glob("*.py"))]
-    templates = {path.name: sha256_file(path) for path in sorted((folder / "templates").iterdir())}
-    return sha256_text(canonical_json([source_digests(_PACKAGE, *names), templates]))
+    modules, templates = sorted(folder.glob("*.py")), sorted((folder / "templates").iterdir())
+    everything = (*sorted(_PACKAGE.rglob("*.py")), *templates)
+    whole = sha256_text("\n".join(f"{path} {sha256_file(path)}" for path in everything))
+    kept = Path(cache_from_source(str(_PACKAGE / "plan" / "made_views.py"))).with_suffix(".json")
+    with suppress(OSError, ValueError, LookupError, TypeError):
+        return read_json(kept)[whole]
+    sources = source_digests(_PACKAGE, *(f"selfdistill.views.{path.stem}" for path in modules))
+    digest = sha256_text(canonical_json([sources, {path.name: sha256_file(path) for path in templates}]))
+    with suppress(OSError):  # The package may be read-only.
+        write_atomically(kept, pretty_json({whole: digest}), durable=False)
+    return digest
 
 
 def record_view(plan: Path, output: Path) -> None:

@@ -111,16 +111,19 @@ class Workspace:
 
     def _freeze(self, plan: ViewPlan) -> None:
         existing = {(f.parent.name, f.name[-12:]): f for f in self.root.glob("*/*")}
-        for node in closure(plan.nodes.values()):
+        nodes = list(closure(plan.nodes.values()))
+        for node in nodes:
             folder, found = node.folder(self.root), existing.get((node.stage, node.key))
             if found is not None and found != folder:
                 # Its slug was spelled differently when it was made. The key is its identity, so rename it.
                 found.rename(folder)
             freeze(folder, node.frozen_spec)
             self._frozen[node.name] = node
-        for name, users in plan.users.items():
-            for node in closure([plan.nodes[name]]):
-                self.users.setdefault(node.name, set()).update(users)
+        for node in reversed(nodes):
+            users = self.users.setdefault(node.name, set())
+            users |= plan.users.get(node.name, set())
+            for upstream in node.inputs.values():
+                self.users.setdefault(upstream.name, set()).update(users)
         self._names.write(self.root, self._names.add(plan.rows))
         write_if_changed(plan_path(plan.view, plan.name), pretty_json(plan.as_json()))
 
