@@ -8,7 +8,6 @@ from __future__ import annotations
 import gc
 import json
 import sys
-import tempfile
 from pathlib import Path
 
 import torch
@@ -23,7 +22,7 @@ from selfdistill.training.data import SftExample, TrainingFolder
 from selfdistill.training.distributed import World
 from selfdistill.training.loop import train
 from tiny import tiny_tokenizer
-from training_session import Verdict
+from training_session import Verdict, ranks
 
 
 def memory(name: str) -> int:
@@ -50,7 +49,7 @@ def prompts_of(tokenizer, count: int, length: int) -> list[Prompt]:
 
 
 def train_network(
-    spec: TrainSpec, runtime: StageRuntime, config: Qwen3Config, prompt_tokens: int, completion_tokens: int
+    place: Path, spec: TrainSpec, runtime: StageRuntime, config: Qwen3Config, prompt_tokens: int, completion_tokens: int
 ) -> None:
     tokenizer = tiny_tokenizer()
     # Every id is a word, so that demonstrations are as long as the completions they come from.
@@ -58,25 +57,23 @@ def train_network(
     model = Qwen3ForCausalLM(config)
     prompts = prompts_of(tokenizer, spec.prompts_per_step, prompt_tokens)
     examples = [SftExample(p.row_id, p.problem_id, p.prompt_ids, [7] * completion_tokens) for p in prompts]
-    with tempfile.TemporaryDirectory() as folder:
-        place = Path(folder)
-        train(
-            model,
-            tokenizer,
-            spec,
-            prompts=prompts,
-            examples=None if spec.on_policy else examples,
-            # An end of sequence that is never drawn: every completion is of full length.
-            sampler=TorchSampler(model, [config.vocab_size], max_batch_tokens=runtime.sampler_batch_tokens),
-            grade=every_other,
-            folder=TrainingFolder(place / "checkpoints", place / "state", place / "metrics.jsonl", place),
-            runtime=runtime,
-            world=World.of(runtime),
-            kept=GroupFiles(place / "rollouts", 0, 1),
-            record_rollouts=lambda step, rows: None,
-            stop_requested=lambda: False,
-            report=lambda line: None,
-        )
+    train(
+        model,
+        tokenizer,
+        spec,
+        prompts=prompts,
+        examples=None if spec.on_policy else examples,
+        # An end of sequence that is never drawn: every completion is of full length.
+        sampler=TorchSampler(model, [config.vocab_size], max_batch_tokens=runtime.sampler_batch_tokens),
+        grade=every_other,
+        folder=TrainingFolder(place / "checkpoints", place / "state", place / "metrics.jsonl", place),
+        runtime=runtime,
+        world=World.of(runtime),
+        kept=GroupFiles(place / "state" / "rollouts", *ranks()),
+        record_rollouts=lambda step, rows: None,
+        stop_requested=lambda: False,
+        report=lambda line: None,
+    )
 
 
 def main() -> None:
@@ -85,11 +82,12 @@ def main() -> None:
     torch.manual_seed(0)
     spec, runtime = TrainSpec(**case["spec"]), StageRuntime(**case["runtime"])
     small = Qwen3Config(**case["config"] | {"hidden_size": 16, "intermediate_size": 16, "vocab_size": 64})
-    train_network(spec, runtime, small, case["prompt_tokens"], case["completion_tokens"])
+    lengths = case["prompt_tokens"], case["completion_tokens"]
+    train_network(Path(case["folder"], "small"), spec, runtime, small, *lengths)
     gc.collect()
     baseline = memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")
-    train_network(spec, runtime, Qwen3Config(**case["config"]), case["prompt_tokens"], case["completion_tokens"])
+    train_network(Path(case["folder"], "measured"), spec, runtime, Qwen3Config(**case["config"]), *lengths)
     print(json.dumps({"peak": memory("VmHWM") - baseline}))
 
 

@@ -17,13 +17,14 @@ from selfdistill.estimate import (
     Dimensions,
     dimensions_of,
     engine_copy,
+    fewest_gpus,
     largest_micro_batch,
     plan_memory,
     state_copy,
     step_cost,
     suggestions,
 )
-from selfdistill.estimate.memory import GPU_OVERHEAD_BYTES, SPARE
+from selfdistill.estimate.memory import GPU_OVERHEAD_BYTES, SPARE, spread
 from selfdistill.estimate.speed import GPUS, running_completions
 from selfdistill.estimate.workload import LEAST_SHARED_TOKENS, Workload, workload_of
 from selfdistill.schema.common import Lora
@@ -330,6 +331,26 @@ def test_an_engine_without_room_for_one_completion_does_not_fit_and_more_gpus_fo
     assert not any("tensor" in s.change for s in suggestions(replace(work, dimensions=sizes), capacity))
 
 
+def test_a_smaller_engine_is_suggested_only_where_this_one_does_not_fit():
+    work = make_work(engine="vllm", engine_fraction=0.8)
+    peak = plan_memory(work, 20 * 10**9).total("sampling")
+    assert peak > plan_memory(work, 20 * 10**9).total("updating"), "a smaller engine would lower the peak"
+    assert plan_memory(work, 20 * 10**9).fits
+    assert not any("fraction" in s.change for s in suggestions(work, 20 * 10**9))
+    full = replace(work, engine_fraction=0.99)
+    assert plan_memory(full, 20 * 10**9).fits is False
+    assert "gpu_memory_fraction: 0.495" in [s.change for s in suggestions(full, 20 * 10**9)]
+
+
+def test_the_fewest_gpus_are_those_on_which_the_plan_fits():
+    work = make_work(is_sharded=False)
+    capacity = plan_memory(spread(work, 4)).peak
+    assert plan_memory(spread(work, 2)).peak > capacity
+    assert fewest_gpus(work, capacity) == 4
+    assert fewest_gpus(work, capacity - 1) == 8
+    assert fewest_gpus(work, 10**8) is None
+
+
 def test_suggestions_lower_the_peak_and_say_whether_they_change_results():
     work = make_work(is_sharded=False, has_checkpointing=False, micro_batch_tokens=16000, rows_per_step=512)
     found = suggestions(work)
@@ -378,16 +399,27 @@ def test_the_command_says_what_is_held_and_whether_it_fits(project):
     for word in ("parameters", "gradients", "optimiser", "teacher", "activations", "loss block", "vLLM engine"):
         assert word in result.output
     assert "Fits" in result.output or "Does not fit" in result.output
-    assert "Does not fit" in run("qwen3_sdpo", "--gpus", "1", "--gpu-memory", "80").output
+    assert "Largest gpu_memory_fraction that fits on 8: 0." in result.output
+    alone = run("qwen3_sdpo", "--gpus", "1", "--gpu-memory", "80").output
+    assert "Does not fit" in alone and "Fewest GPUs on which it fits with these settings: 4, sharding: full" in alone
 
 
 def test_the_command_says_how_long_a_step_takes_and_which_fraction_fits(project):
     result = run("qwen3_sdpo", "--gpus", "8", "--gpu", "H200", "--sharding", "full")
     assert result.exit_code == 0, result.output
     assert "141 GB" in result.output and "tokens/s" in result.output
-    assert "Largest gpu_memory_fraction that fits: 0.8" in result.output
+    assert "Largest gpu_memory_fraction that fits on 8: 0.8" in result.output
     assert "for the weights of the sleeping engine" in result.output and "at the start" in result.output
     assert "100 steps h" in result.output and "micro_batch_tokens" in result.output
+
+
+def test_the_command_says_when_the_job_requests_too_little_main_memory(project):
+    """Eight sleeping engines of 16.4 GB and a state of 98 GB: 229 GB, of 400."""
+    command = ("qwen3_sdpo", "--gpus", "8", "--sharding", "full")
+    assert "Too little" not in run(*command).output
+    runtime = project / "config/runtime.yaml"
+    runtime.write_text(runtime.read_text().replace("mem_mb: 400000", "mem_mb: 200000"))
+    assert "Too little main memory: the job requests 200 GB a node" in run(*command).output
 
 
 def test_the_command_knows_the_gpus_of_a_node(project):

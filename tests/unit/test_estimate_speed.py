@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from selfdistill.estimate import GPUS, PUBLISHED, at_largest_fraction, plan_memory, step_cost, step_time
+from selfdistill.estimate import GPUS, PUBLISHED, largest_fraction, plan_memory, step_cost, step_time
 from selfdistill.estimate.speed import SAMPLING_SHARE, decoding_rate, running_completions
 from test_estimate import make_work
 
@@ -50,7 +50,7 @@ def test_as_much_runs_as_there_is_memory_for():
 @pytest.mark.parametrize("name", GPUS)
 def test_the_largest_fraction_fits_and_more_would_not(name):
     gpu, work = GPUS[name], paper()
-    best = at_largest_fraction(work, gpu)
+    best = replace(work, engine_fraction=largest_fraction(work, gpu.memory))
     plan = plan_memory(best, round(gpu.memory))
     assert plan.total("sampling") <= gpu.memory
     more = replace(best, engine_fraction=best.engine_fraction + 0.05)

@@ -61,8 +61,20 @@ def test_the_check_itself_runs_on_a_cpu_with_torch_and_transformers_alone(tmp_pa
     assert all(line["measured"] is not None for line in found["lines"] if line["limit"] is not None)
 
 
+def test_losses_and_layers_are_checked_without_pydantic(tmp_path):
+    parts = ("--parts", "losses", "speed", "head", "step_vllm")
+    code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", *parts, absent=(*ABSENT, "pydantic"))
+    assert code == 0
+    lines = {(line["part"], line["name"]): line for line in found["lines"]}
+    assert 0 <= lines["losses", "divergence, top k and tail: gradient"]["measured"] < 1e-4
+    assert lines["speed", "one layer, forward and backward"]["measured"] > 0
+    assert lines["speed", "SDPO loss of 512 tokens"]["note"] == lines["head", ""]["note"] == "not here: pydantic"
+    assert lines["step_vllm", ""]["note"] == "not here: pydantic, vllm"
+
+
 def test_a_check_of_which_nothing_can_run_is_an_error_that_says_what_to_install(tmp_path, capfd):
-    code, found = check(tmp_path / "out.json", "--device", "cpu", "--small", absent=(*ABSENT, "pydantic"))
+    only = ("--device", "cpu", "--small", "--parts", "head", "step")
+    code, found = check(tmp_path / "out.json", *only, absent=(*ABSENT, "pydantic"))
     assert code == 2
     assert all(line["note"].startswith("not here: pydantic") for line in found["lines"])
     assert "tools/gpu_check.sh --prepare" in capfd.readouterr().out

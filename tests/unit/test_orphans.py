@@ -15,11 +15,13 @@ import psutil
 import pytest
 
 from family_study import METHODS, Study
+from selfdistill.artifacts.lineage import last_attempt
 from selfdistill.artifacts.lock import hold_lock, is_locked
 from selfdistill.artifacts.store import Artifact
 from selfdistill.run import training_processes
 from selfdistill.run.training_processes import read_outcome
-from selfdistill.schema.errors import UserError
+from selfdistill.run.watchdog import EXIT_HANG
+from selfdistill.schema.errors import EXIT_KILLED, UserError
 
 STEPS = 12
 SEED = int(os.environ.get("SELFDISTILL_KILL_SEED", time.time_ns() % 2**32))
@@ -194,6 +196,24 @@ def test_a_rerun_right_after_the_kill_of_a_launcher_makes_the_same_bytes(study: 
     assert rerun.wait(900) == 0, training.log()
     training.check()
     assert not list((training.artifact.folder / "workers").glob("attempt-*"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGKILL, EXIT_KILLED), (signal.SIGSTOP, EXIT_HANG)])
+def test_a_training_ends_as_the_first_of_its_processes(study: Study, sent: signal.Signals, code: int) -> None:
+    """One that was killed for its memory makes the retry request more; one that hangs does not."""
+    training = Training(study, processes=2, watchdog_seconds=15)
+    training.artifact.unseal()
+    process = training.launch()
+    while not (training.artifact.state / "step-3").is_dir():
+        assert process.poll() is None, training.log()
+        time.sleep(0.01)
+    ranks = [p for p in psutil.Process(process.pid).children(recursive=True) if p.environ().get("RANK") == "1"]
+    os.kill(ranks[0].pid, sent)
+    assert process.wait(120) == code, training.log()
+    assert last_attempt(training.artifact.folder)["out_of_memory"] == (sent == signal.SIGKILL)
+    assert training.launch().wait(900) == 0, training.log()
+    training.check()
 
 
 @pytest.mark.attack

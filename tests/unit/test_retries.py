@@ -151,3 +151,6 @@ def test_killed_training_processes_ran_out_of_memory(tmp_path):
         read_outcome(tmp_path / "outcome.json", -9)
     with pytest.raises(RuntimeError, match="exited with code 1"):
         read_outcome(tmp_path / "outcome.json", 1)
+    (tmp_path / "running-1").touch()  # torchrun itself ends with 1 when one of its processes was killed.
+    with pytest.raises(MemoryError, match="rank 1 ended without a word"):
+        read_outcome(tmp_path / "outcome.json", 1)

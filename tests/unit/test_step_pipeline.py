@@ -11,10 +11,11 @@ import pytest
 
 from power_cut import Disk
 from selfdistill.artifacts.tables import ROLLOUTS, write_rows
+from selfdistill.schema.errors import Interrupted
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.training import sampling
 from selfdistill.training.distributed import World
-from selfdistill.training.methods import make_method, teacher_prompts
+from selfdistill.training.methods import encoding, make_method, teacher_prompts
 from selfdistill.training.methods.encoding import encode_prompts
 from test_step_sampling import Verdict, step_of
 from test_training_contexts import group
@@ -75,6 +76,21 @@ def test_two_ranks_encode_each_teacher_prompt_once_and_both_get_all(encoded):
         rank.join()
     assert found == {0: expected, 1: expected}
     assert len(encoded) == distinct and {len(part) for part in parts.values()} == {distinct // 2, -(-distinct // 2)}
+
+
+def test_a_stop_is_heard_between_blocks_of_texts(encoded, monkeypatch):
+    """A step of the paper's size takes minutes of a core; the state of the step before is saved."""
+    monkeypatch.setattr(encoding, "_BLOCK", 2)
+    called = []
+
+    def leave():
+        called.append(len(encoded))
+        if len(called) == 3:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        encode_prompts(plans_of(), World("cpu"), leave)
+    assert called == [0, 2, 4] == [0, 2, len(encoded)]
 
 
 def test_no_prompt_is_encoded_to_see_whether_a_group_has_a_signal(encoded):

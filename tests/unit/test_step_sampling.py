@@ -21,7 +21,17 @@ from selfdistill.stages.shared.kept_groups import GroupFiles
 from selfdistill.training import sampling
 from selfdistill.training.distributed import World
 from selfdistill.training.sampling import portions
-from training_session import GRPO, SDPO, Session, Verdict, make_prompts, make_spec, run_in_processes, without_times
+from training_session import (
+    GRPO,
+    SDPO,
+    Session,
+    Verdict,
+    grade,
+    make_prompts,
+    make_spec,
+    run_in_processes,
+    without_times,
+)
 
 #: The paper's batch of 256 prompts.
 GROUPS, RANKS = 256, 4
@@ -216,6 +226,17 @@ def test_groups_are_kept_while_others_are_sampled(tmp_path, monkeypatch, counted
     session.run()
     # Three groups were sampled when the run died, and some of them kept; then the others of the four.
     assert counted.log.read_text().count("group") == 3 + 4 - found
+
+
+def test_the_last_groups_of_a_long_step_are_kept_before_its_updates():
+    """They are the longest ones, and were graded after the last write."""
+    made, _, kept = step_of(grade, prompts=4)
+    made.run()
+    assert kept.added == {}, "a step of seconds is not worth a file"
+    made, _, kept = step_of(grade, prompts=4)
+    made.started_at -= 11
+    made.run()
+    assert sorted(kept.added) == [0, 1, 2, 3]
 
 
 class Slow(Sampler):

@@ -20,6 +20,7 @@ from selfdistill.schema.methods import Grpo, Sdpo, Teacher
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.schema.training import TrainingEvaluation
 from selfdistill.training import optimiser as optim
+from selfdistill.training import weights
 from selfdistill.training.data import Row, RowPlan, mixed
 from selfdistill.training.network import Network, pack
 from selfdistill.training.prefix import Reading
@@ -154,6 +155,19 @@ def test_a_checkpoint_of_adapters_is_a_plain_model_that_computes_the_same(tmp_pa
     assert changed and all("q_proj" in name or "down_proj" in name for name in changed)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / f"checkpoints/step-{spec.steps}")
     assert type(model).__name__ == "Qwen3ForCausalLM"
+
+
+def test_parameters_without_a_part_on_this_rank_are_not_taken_for_tied_ones(monkeypatch):
+    """Of a vector shorter than the ranks some hold nothing, at one address; each must take part in every gathering."""
+    gathered = []
+    monkeypatch.setattr(weights, "whole", lambda tensor: gathered.append(tensor) or tensor)
+    model = tiny_model(len(TOKENIZER))
+    norms = [module for name, module in model.named_modules() if name.endswith("q_norm")]
+    for norm in norms:
+        norm.weight = torch.nn.Parameter(torch.empty(0))
+    found = dict(plain_weights(model))
+    assert len(norms) > 1 and found.keys() == model.state_dict().keys()
+    assert len(gathered) == len(list(model.named_parameters())), "tied ones once"
 
 
 def test_merged_weights_give_the_logits_of_the_adapted_model():

@@ -18,7 +18,7 @@ from selfdistill.artifacts.tables import read_rows
 from selfdistill.generation.vllm_sampler import VllmSampler
 from selfdistill.plan.graph import Node
 from selfdistill.schema.common import Sampling
-from selfdistill.schema.errors import EXIT_RETRY
+from selfdistill.schema.errors import EXIT_KILLED, EXIT_RETRY
 from selfdistill.schema.training import OnPolicy, TrainingEvaluation
 from small_specs import small
 
@@ -126,7 +126,7 @@ def test_a_job_ends_with_one_of_the_processes_that_run_an_engine_together(study)
     launcher, *others = job.children(recursive=True)
     second = next(process for process in others if process.environ().get("RANK") == "1")
     second.kill()
-    assert job.wait(60) == 1
+    assert job.wait(60) == EXIT_KILLED
     assert not psutil.wait_procs([launcher, *others], timeout=10)[1]
 
 

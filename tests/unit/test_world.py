@@ -14,7 +14,7 @@ import torch
 
 from selfdistill.files import sha256_file
 from selfdistill.generation import loading
-from selfdistill.run.watchdog import EXIT_HANG, Watchdog
+from selfdistill.run.watchdog import EXIT_HANG, STACKS, Watchdog
 from selfdistill.schema.runtime import StageRuntime
 from selfdistill.stages import train as stage
 from selfdistill.training import sharded_state, state
@@ -77,7 +77,28 @@ def test_a_hang_ends_every_process(tmp_path):
                 time.sleep(100)
             world.barrier()
 
-    assert EXIT_HANG in run_in_processes(SimpleNamespace(run=run))
+    started = time.monotonic()
+    codes = run_in_processes(SimpleNamespace(run=run))
+    # The second may hear from the first that it is gone before its own watchdog does.
+    assert EXIT_HANG in codes and 0 not in codes
+    assert time.monotonic() - started < 60
+
+
+def test_a_process_that_waits_in_vain_for_the_others_is_watched(tmp_path, monkeypatch):
+    """One of two never comes: the other has its watchdog before it waits, hours by NCCL's count."""
+    for name in ("model_folder", "load_tokenizer"):
+        monkeypatch.setattr(stage, name, lambda *_: None)
+
+    def run():
+        if os.environ["RANK"] == "1":
+            os._exit(0)
+        artifact = SimpleNamespace(spec=lambda _: make_spec(GRPO), input=lambda _: None, folder=tmp_path)
+        runtime = StageRuntime(processes=2, watchdog_seconds=2)
+        stage.main(SimpleNamespace(artifact=artifact, runtime=runtime, tee=SimpleNamespace(print=print)))
+
+    (tmp_path / "workers").mkdir()
+    assert run_in_processes(SimpleNamespace(run=run)) == [EXIT_HANG, 0]
+    assert "distributed.py" in (tmp_path / STACKS).read_text()
 
 
 def test_a_process_has_its_gpu_before_anything_is_loaded(monkeypatch, tmp_path):
@@ -181,7 +202,7 @@ def test_every_rank_hashes_its_own_part_of_a_state_and_its_share_when_reading(tm
     assert hashed_by(1) == ["__1_0.distcp"]
     for rank in range(2):
         (tmp_path / f"rank-{rank}").unlink()
-    session.stop_requested = lambda: True
+    session.stop_requested = lambda: (tmp_path / "rank-0").exists()
     run_in_processes(SimpleNamespace(run=run))
     read = [hashed_by(rank)[:2] for rank in range(2)]
     assert sorted(read[0] + read[1]) == [".metadata", "__0_0.distcp", "__1_0.distcp", "progress.json"]

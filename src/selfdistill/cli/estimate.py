@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,9 +15,10 @@ from selfdistill.estimate import (
     Dimensions,
     Plan,
     Workload,
-    at_largest_fraction,
     dimensions_of,
     engine_copy,
+    fewest_gpus,
+    largest_fraction,
     largest_micro_batch,
     plan_memory,
     state_copy,
@@ -30,7 +32,7 @@ from selfdistill.plan.experiments import get
 from selfdistill.plan.runtime import merged_settings
 from selfdistill.plan.workspace import Workspace
 from selfdistill.schema.errors import UserError
-from selfdistill.schema.runtime import Sharding
+from selfdistill.schema.runtime import Resources, Sharding
 from selfdistill.schema.toy import ToyArchitecture
 
 _FLOPS = (("PFLOP", 1e15), ("TFLOP", 1e12), ("GFLOP", 1e9))
@@ -65,32 +67,35 @@ def estimate(
 ) -> None:
     """Show what a training run keeps in the memory of each GPU, whether it fits, and which settings would help."""
     project = workspace(configfile)
-    work = _workload(project, experiment, gpus, sharding, completion_tokens)
+    work, resources = _workload(project, experiment, gpus, sharding, completion_tokens)
     if gpu is not None and gpu_memory is None:
         gpu_memory = GPUS[gpu].memory / 1e9
     capacity = None if gpu_memory is None else round(gpu_memory * 1e9)
     plan = plan_memory(work, capacity)
     _show_parts(experiment, work, plan)
+    if work.device == "cuda":
+        _show_host_memory(work, resources)
+    console.print()
     _show_verdict(plan, gpu_memory)
     _show_suggestions(work, plan)
     _show_work(work)
     if gpu is not None and work.device == "cuda":
         _show_time(work, gpu)
-    if capacity is not None and (tokens := largest_micro_batch(work, capacity)) > work.micro_batch_tokens:
-        console.print(f"Larger micro-batches fit, and take fewer passes: micro_batch_tokens: {tokens}.")
+    if capacity is not None and work.device == "cuda":
+        _show_recommendations(work, capacity)
 
 
 def _workload(
     project: Workspace, name: str, gpus: int | None, sharding: str | None, completion_tokens: int | None
-) -> Workload:
-    """Recipe, machine settings and sizes of an experiment."""
+) -> tuple[Workload, Resources]:
+    """Recipe, machine settings and sizes of an experiment, and what its job requests."""
     chosen = get(project.planner.experiments, name)
     spec = chosen.train_spec(chosen.seeds[0])
     if spec.on_policy is None and completion_tokens is None:
         raise UserError(f"experiment {name} trains on given completions. Say how long they are: --completion-tokens N.")
     runtime, resources = merged_settings(project.runtime, "train", project.planner.model(chosen.entry.model).slug)
     processes, sharding = gpus or runtime.processes * resources.nodes, sharding or runtime.sharding
-    return workload_of(
+    work = workload_of(
         spec,
         runtime if gpus is None else runtime.model_copy(update={"device": "cuda"}),
         _dimensions(project, chosen.entry.model),
@@ -100,6 +105,7 @@ def _workload(
         copies=_copies(processes, runtime.processes, project.runtime.file) if sharding == "hybrid" else 1,
         completion_tokens=completion_tokens,
     )
+    return work, resources
 
 
 def _copies(processes: int, on_node: int, runtime_file: str) -> int:
@@ -172,18 +178,20 @@ def _show_parts(experiment: str, work: Workload, plan: Plan) -> None:
     rows += [("total while sampling", "", _gb(plan.total("sampling")), "")] if work.engine != "none" else []
     rows += [("total while updating", "", _gb(plan.total("updating")), "")]
     show_table(("part", "while", "GB", "what"), rows)
-    if work.device == "cuda":
-        _show_host_memory(work)
-    console.print()
 
 
-def _show_host_memory(work: Workload) -> None:
+def _show_host_memory(work: Workload, resources: Resources) -> None:
     held = {"the weights of the sleeping engine": engine_copy(work), "the copy of a resume state": state_copy(work)}
     told = [f"{_gb(count)} GB for {what}" for what, count in held.items() if count]
     if told:
         total = work.processes * sum(held.values())
         several = f"; {_gb(total)} GB for all {work.processes}" if work.processes > 1 else ""
         console.print(f"Main memory of each process: {', '.join(told)}, beside all else{several}.")
+        if total > 1e6 * resources.mem_mb * resources.nodes:
+            console.print(
+                f"[bold]Too little main memory[/bold]: the job requests {resources.mem_mb / 1000:g} GB a node. Raise "
+                "`mem_mb` of `resources` in the runtime file."
+            )
 
 
 def _show_verdict(plan: Plan, gpu_memory: float | None) -> None:
@@ -227,7 +235,8 @@ def _show_work(work: Workload) -> None:
 
 def _show_time(work: Workload, name: str) -> None:
     """Time of a step by the roofline, with the memory fraction as set and with the largest that fits."""
-    gpu, best = GPUS[name], at_largest_fraction(work, GPUS[name])
+    gpu = GPUS[name]
+    best = replace(work, engine_fraction=largest_fraction(work, gpu.memory))
     console.print(f"\nOne step on {work.processes} x {name}, from published peaks and assumed shares of them:\n")
     rows = []
     for each in (work, best) if work.engine == "vllm" and best.engine_fraction > 0 else (work,):
@@ -241,8 +250,21 @@ def _show_time(work: Workload, name: str) -> None:
         ("gpu_memory_fraction", "running", "tokens/s", "sampling min", "teacher min", "student min", "step min",
          f"{work.steps} steps h"), rows,
     )  # fmt: skip
-    if len(rows) == 2:
-        console.print(f"\nLargest gpu_memory_fraction that fits: {best.engine_fraction:g}.")
+
+
+def _show_recommendations(work: Workload, capacity: int) -> None:
+    """The settings of the machine that suit GPUs of this memory."""
+    console.print()
+    fewest = fewest_gpus(work, capacity)
+    console.print(
+        "It fits on no number of GPUs up to 64 with these settings."
+        if fewest is None
+        else f"Fewest GPUs on which it fits with these settings: {fewest}{', sharding: full' if fewest > 1 else ''}."
+    )
+    if work.engine == "vllm" and (fraction := largest_fraction(work, capacity)) > 0:
+        console.print(f"Largest gpu_memory_fraction that fits on {work.processes}: {fraction:g}.")
+    if (tokens := largest_micro_batch(work, capacity)) > work.micro_batch_tokens:
+        console.print(f"Larger micro-batches fit, and take fewer passes: micro_batch_tokens: {tokens}.")
 
 
 def _gb(count: int) -> str:

@@ -14,14 +14,14 @@ The trainer is modelled as it is written (training/network.py, update.py, parts.
 from selfdistill.estimate.arithmetic import StepCost, step_cost
 from selfdistill.estimate.dimensions import PUBLISHED, Dimensions, dimensions_of
 from selfdistill.estimate.host_memory import engine_copy, state_copy
-from selfdistill.estimate.memory import Part, Plan, largest_micro_batch, plan_memory, suggestions
-from selfdistill.estimate.speed import GPUS, Gpu, at_largest_fraction, step_time
+from selfdistill.estimate.memory import Part, Plan, fewest_gpus, largest_micro_batch, plan_memory, suggestions
+from selfdistill.estimate.speed import GPUS, Gpu, largest_fraction, step_time
 from selfdistill.estimate.workload import Workload, workload_of
 
 __all__ = [
     "GPUS",
     "Gpu",
-    "at_largest_fraction",
+    "largest_fraction",
     "step_time",
     "PUBLISHED",
     "Dimensions",
@@ -31,6 +31,7 @@ __all__ = [
     "Workload",
     "dimensions_of",
     "engine_copy",
+    "fewest_gpus",
     "largest_micro_batch",
     "plan_memory",
     "state_copy",

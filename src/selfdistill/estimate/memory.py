@@ -173,9 +173,16 @@ def _updating(work: Workload) -> Iterator[Part]:
         layers = 0 if work.is_sharded else 2 * each  # Sharded layers are gathered in bfloat16, and freed after use.
         yield Part("bfloat16 copies", "updating", layers + heads, "weights as autocast has cast them, heads")
     if work.is_sharded:
-        ends = 4 * sizes.head_parameters * (1 if sizes.is_tied else 2)
-        how = f"two layers ({'bfloat16' if c == 2 else 'float32'}), embedding and head, whole"
+        # The head while the loss is computed. An embedding of its own is beside it when most activations are gone.
+        ends = 4 * sizes.head_parameters
+        ends += 0 if sizes.is_tied else max(0, ends - stored)
+        how = f"two layers ({'bfloat16' if c == 2 else 'float32'}) and the head, whole"
         yield Part("gathered weights", "updating", 2 * c * sizes.layer_parameters + ends, how)
+        if work.adapter_parameters is None:
+            how = "of the head, then of the embedding, and the copy that is summed over the processes"
+            yield Part("whole gradient", "updating", 2 * 4 * sizes.head_parameters, how)
+        if work.teacher == "copy" and not work.has_narrow_teacher:
+            yield Part("teacher's head", "updating", 4 * sizes.head_parameters, "gathered while the loss is computed")
 
 
 def _loss_bytes(work: Workload) -> int:
@@ -210,6 +217,17 @@ def suggestions(work: Workload, capacity: int | None = None, least_saving: float
     return sorted(found, key=lambda s: (s.changes_results, not s.fits, s.peak))
 
 
+def spread(work: Workload, gpus: int) -> Workload:
+    """The same run with its weights sharded over this many GPUs."""
+    return replace(work, processes=gpus, is_sharded=gpus > 1, copies=1)
+
+
+def fewest_gpus(work: Workload, capacity: int) -> int | None:
+    """The fewest GPUs, of 1, 2, 4, ... 64, on which the run fits with its weights sharded; None if it does not."""
+    counts = (2**power for power in range(7) if 2**power % work.tensor_parallel == 0)
+    return next((count for count in counts if plan_memory(spread(work, count), capacity).fits), None)
+
+
 def largest_micro_batch(work: Workload, capacity: int) -> int:
     """`micro_batch_tokens`, doubled while the updates fit and a micro-batch gets more rows; as it is if none does."""
     best = tried = work
@@ -240,8 +258,10 @@ def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Worklo
         half = max(work.longest_student, work.sampler_batch_tokens // 2)
         yield f"sampler_batch_tokens: {half}", replace(work, sampler_batch_tokens=half), False
     if work.engine == "vllm":
-        lower = round(work.engine_fraction / 2, 3)
-        yield f"gpu_memory_fraction: {lower:g}", replace(work, engine_fraction=lower), False
+        # A smaller engine samples more slowly, so only where this one does not fit.
+        if plan_memory(work, capacity).fits is False:
+            lower = round(work.engine_fraction / 2, 3)
+            yield f"gpu_memory_fraction: {lower:g}", replace(work, engine_fraction=lower), False
         yield from _larger_engine(work, capacity)
     if work.teacher == "copy" and work.shows_context:
         yield "method.teacher.kind: live", replace(work, teacher="shared", teachers=1), True

@@ -12,7 +12,7 @@ Training and the teacher: the operations of `arithmetic`, over those of the GPU,
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from selfdistill.estimate.arithmetic import StepCost
 from selfdistill.estimate.memory import SPARE, plan_memory
@@ -91,10 +91,6 @@ def decoding_rate(work: Workload, gpu: Gpu, running: int) -> float:
     memory = (weights + running * _cache(work)) / (gpu.bandwidth * work.tensor_parallel)
     arithmetic = weights * running / (gpu.operations * work.tensor_parallel)
     return SAMPLING_SHARE * running / max(memory, arithmetic)
-
-
-def at_largest_fraction(work: Workload, gpu: Gpu) -> Workload:
-    return replace(work, engine_fraction=largest_fraction(work, gpu.memory))
 
 
 def _cache(work: Workload) -> int:

@@ -87,14 +87,14 @@ class VllmSampler(Sampler):
         done: Set[int] = frozenset(),
         on_progress: OnProgress | None = None,
     ) -> Iterator[tuple[int, list[Completion]]]:
-        """See `generation.base.Sampler`. All prompts are in the engine at once."""
-        everything = iter([range(len(prompts))])
-        return self.stream_portions(everything, prompts, seeds, sampling, done=done, on_progress=on_progress)
+        """See `generation.base.Sampler`. The engine gets as many prompts as it has room for."""
+        one_by_one = iter([[place] for place in range(len(prompts))])
+        return self.stream_portions(one_by_one, prompts, seeds, sampling, done=done, on_progress=on_progress)
 
     @staticmethod
     def portion(count: int, ranks: int) -> int:
         """See `generation.base.Sampler`. The engine takes a prompt while others run."""
-        return 1 if ranks > 1 else max(1, count)
+        return 1
 
     def stream_portions(
         self,

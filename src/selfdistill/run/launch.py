@@ -4,13 +4,12 @@ This is what all stages share, so that a stage module is one `main(job)`: the ar
 artifact is not computed again), provenance, the log, signals, and a one-line message for a user's mistake.
 
 Exit codes: 0 done; 2 a user's mistake (a retry cannot help); 75 interrupted, state saved (run it again);
-130 interrupted; 137 out of memory; 1 anything else, with a traceback.
+70 no heartbeat; 130 interrupted; 137 out of memory, or killed; 1 anything else, with a traceback.
 """
 
 from __future__ import annotations
 
 import argparse
-import errno
 import gc
 import importlib
 import os
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from selfdistill.artifacts.store import Artifact
     from selfdistill.run.job import Job, Shard, Tee
     from selfdistill.schema.runtime import Resources
-
-#: Exit code of a process that SIGKILL ended, and of a job that ran out of memory: on Linux mostly the same thing.
-EXIT_KILLED = 128 + signal.SIGKILL
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -101,26 +97,17 @@ def _run_and_report(options: argparse.Namespace, tee: Tee) -> int:
 
 def _report_failure(error: Exception, tee: Tee) -> int:
     """Print what went wrong; returns the exit code."""
-    from selfdistill.schema.errors import EXIT_USER_ERROR, disk_problem
+    from selfdistill.schema.errors import EXIT_KILLED, EXIT_USER_ERROR, disk_problem, is_out_of_memory
 
     if problem := disk_problem(error):
         tee.log(traceback.format_exc())
         tee.print(f"error: {problem}")
         return EXIT_USER_ERROR
     tee.print(traceback.format_exc())
-    if not _is_out_of_memory(error):
+    if not is_out_of_memory(error):
         return 1
     tee.print("error: out of memory. A retry requests more, up to resources.max_mem_mb (config/runtime.yaml).")
     return EXIT_KILLED
-
-
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Whether the memory of the node ran out (that of a GPU is another matter); torch says so in a RuntimeError."""
-    return (
-        isinstance(error, MemoryError)
-        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
-        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
-    )
 
 
 def _report_death(arguments: list[str], number: int) -> int:
@@ -179,6 +166,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
     from selfdistill.plan.runtime import load_runtime, merged_settings
     from selfdistill.run.job import Job
     from selfdistill.run.streaming import streaming
+    from selfdistill.schema.errors import is_out_of_memory
 
     config = load_runtime(options.runtime)
     runtime, needs = merged_settings(config, artifact.stage, base_slug(artifact))
@@ -202,7 +190,7 @@ def _compute(options: argparse.Namespace, tee: Tee, artifact: Artifact, shard: S
                 refusal.forget(artifact.folder)
         finally:
             error = sys.exc_info()[1]
-            is_oom = error is not None and _is_out_of_memory(error)
+            is_oom = error is not None and is_out_of_memory(error)
             provenance.finish(sealed=artifact.is_sealed, out_of_memory=is_oom, notes=job.notes)
     tee.log(f"shard {shard} is done." if shard.is_partial else "sealed.")
 

@@ -39,19 +39,31 @@ from selfdistill.files import write_atomically
 from selfdistill.parent import die_with
 from selfdistill.plan.runtime import load_runtime, merged_settings
 from selfdistill.run.job import Job, Tee
-from selfdistill.schema.errors import EXIT_USER_ERROR, Interrupted, UserError, disk_problem
+from selfdistill.run.watchdog import EXIT_HANG, STACKS
+from selfdistill.schema.errors import (
+    EXIT_KILLED,
+    EXIT_USER_ERROR,
+    Interrupted,
+    UserError,
+    disk_problem,
+    is_out_of_memory,
+)
 from selfdistill.schema.runtime import StageRuntime
 
 _STOP, _OUTCOME = "stop", "outcome.json"
+#: File of each process from its start until it ends or is told to: what is left of it after a kill.
+_RUNNING = "running-{}"
 _SLURM_KEPT = ("SLURM_JOB_ID", "SLURM_JOBID", "SLURM_CLUSTER_NAME", "SLURM_CONF")
 
 
 def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 1) -> dict[str, Any]:
     """Run the job's stage in `runtime.processes` processes on each node; returns the summary of rank 0.
 
-    Raises Interrupted and UserError as the stage did; RuntimeError when the processes died without an outcome.
+    Raises Interrupted and UserError as the stage did; what `read_outcome` raises when the processes died without an
+    outcome; SystemExit with the code of a hang.
     """
     folder = _attempt_folder(job.artifact)
+    hangs = _size(job.artifact.folder / STACKS)
     files = [str(job.artifact.manifest_path), runtime_file, str(log), str(folder)]
     launcher_pid = os.getpid()
     command = ["-m", "selfdistill.run.training_processes", *files, str(launcher_pid)]
@@ -73,9 +85,15 @@ def run_training_processes(job: Job, runtime_file: str, log: Path, nodes: int = 
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
                 process.wait()
+    if _size(job.artifact.folder / STACKS) > hangs and not (folder / _OUTCOME).exists():
+        sys.exit(EXIT_HANG)
     summary = read_outcome(folder / _OUTCOME, process.returncode)
     shutil.rmtree(folder)
     return summary
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
 def _attempt_folder(artifact: Artifact) -> Path:
@@ -104,6 +122,8 @@ def run_stage(job: Job) -> tuple[dict[str, Any], int]:
     except Exception as error:
         if problem := disk_problem(error):
             return {"error": problem}, EXIT_USER_ERROR
+        if is_out_of_memory(error):
+            return {"out_of_memory": str(error)}, EXIT_KILLED
         raise
 
 
@@ -114,14 +134,18 @@ def write_outcome(path: Path, outcome: dict[str, Any]) -> None:
 def read_outcome(path: Path, exit_code: int) -> dict[str, Any]:
     """The summary of a stage that ran in other processes.
 
-    Raises Interrupted and UserError as the stage did; MemoryError if the processes were killed, RuntimeError if they
-    left no outcome.
+    Raises Interrupted and UserError as the stage did; MemoryError if one of them, or their launcher, was killed;
+    RuntimeError if they left no outcome.
     """
-    if not path.is_file() and exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL):
-        raise MemoryError("the training processes were killed; see the log above")
+    killed = sorted(path.parent.glob(_RUNNING.format("*")))
+    if not path.is_file() and (killed or exit_code in (-signal.SIGKILL, 128 + signal.SIGKILL)):
+        who = " and ".join(f"rank {file.name.rpartition('-')[2]}" for file in killed) or "the training processes"
+        raise MemoryError(f"{who} ended without a word, as after a SIGKILL; see the log above")
     if not path.is_file():
         raise RuntimeError(f"the training processes exited with code {exit_code} and no outcome; see the log above")
     outcome = json.loads(path.read_text(encoding="utf-8"))
+    if "out_of_memory" in outcome:
+        raise MemoryError(outcome["out_of_memory"])
     if "interrupted" in outcome:
         raise Interrupted(outcome["interrupted"])
     if "error" in outcome:
@@ -214,9 +238,19 @@ def main() -> int:
     with Tee(log, f"{artifact.stage} {artifact.slug} rank {rank}") as tee:
         runtime, _ = merged_settings(load_runtime(options.runtime), artifact.stage, base_slug(artifact))
         job = Job(artifact, runtime, tee, is_resumable=True, stop_file=options.attempt / _STOP)
-        signal.signal(signal.SIGTERM, lambda _signum, _frame: setattr(job, "is_stopped", True))
-        outcome, code = run_stage(job)
-    if rank == 0 or "error" in outcome:
+        running = options.attempt / _RUNNING.format(rank)
+        running.touch()
+
+        def stop(_signum: int, _frame: Any) -> None:
+            job.is_stopped = True
+            running.unlink(missing_ok=True)  # A launcher tells the others when one has died, and kills them later.
+
+        signal.signal(signal.SIGTERM, stop)
+        try:
+            outcome, code = run_stage(job)
+        finally:
+            running.unlink(missing_ok=True)
+    if rank == 0 or outcome.keys() & {"error", "out_of_memory"}:
         write_outcome(options.attempt / _OUTCOME, outcome)
     return code
 

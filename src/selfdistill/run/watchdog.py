@@ -21,6 +21,8 @@ from types import TracebackType
 
 #: Exit code of a hang: a software error (EX_SOFTWARE); a retry may help.
 EXIT_HANG = 70
+#: File in an artifact's folder to which the stacks of a hanging job are appended.
+STACKS = "hang.txt"
 
 
 class Watchdog:

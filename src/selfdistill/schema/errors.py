@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import errno
 import re
+import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlsplit, urlunsplit
@@ -15,6 +16,8 @@ from pydantic import BaseModel, ValidationError
 EXIT_USER_ERROR = 2
 #: Exit code that asks for a retry: pre-empted or out of time, state saved (EX_TEMPFAIL).
 EXIT_RETRY = 75
+#: Exit code of a process that SIGKILL ended, and of a job that ran out of memory: on Linux mostly the same thing.
+EXIT_KILLED = 128 + signal.SIGKILL
 
 
 class UserError(Exception):
@@ -73,6 +76,15 @@ def disk_problem(error: BaseException) -> str | None:
     if code in _LAYOUT and file:
         return f"{file} {_LAYOUT[code]}. Put it right, run again."
     return None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the memory of the node ran out (that of a GPU is another matter); torch says so in a RuntimeError."""
+    return (
+        isinstance(error, MemoryError)
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+        or (isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+    )
 
 
 def without_password(text: str, uri: str = "") -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from selfdistill.generation.loading import empty_model, load_model, load_tokeniz
 from selfdistill.grading import WorkerPool
 from selfdistill.rollouts import Prompt, grade_function
 from selfdistill.run.job import Job
-from selfdistill.run.watchdog import Watchdog
+from selfdistill.run.watchdog import STACKS, Watchdog
 from selfdistill.schema.errors import UserError
 from selfdistill.schema.stages import TrainSpec
 from selfdistill.stages.shared.continue_run import continue_run
@@ -24,7 +24,7 @@ from selfdistill.stages.shared.models import model_folder
 from selfdistill.stages.shared.outside_code import check_code, check_grader
 from selfdistill.stages.shared.training_sampler import make_training_sampler
 from selfdistill.training.data import SftExample, TrainingFolder
-from selfdistill.training.distributed import World
+from selfdistill.training.distributed import World, launched_processes
 from selfdistill.training.evaluation import Evaluation
 from selfdistill.training.loop import train
 
@@ -42,17 +42,16 @@ def main(job: Job) -> dict[str, Any]:
     check_code(f"method {spec.method.name}", spec.method.outside_modules, spec.method_code)
     for graded in filter(None, (spec.on_policy, spec.evaluation)):
         check_grader(graded.grader)
-    world = World.of(job.runtime)
     base = model_folder(artifact.input("model"))
     tokenizer = load_tokenizer(base)
-    stacks = artifact.folder / "hang.txt"
-    alive = artifact.folder / "workers" / "alive" if world.size > 1 else None
-    with (
-        # First, since an engine can hang while it starts.
-        Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks, alive) as watchdog,
-        _policy(job, spec, base, world) as (model, sampler),
-        WorkerPool(job.runtime.grader_processes) as pool,
-    ):
+    stacks = artifact.folder / STACKS
+    alive = artifact.folder / "workers" / "alive" if launched_processes() > 1 else None
+    with ExitStack() as stack:
+        # First, since processes can wait in vain for each other, and an engine can hang while it starts.
+        watchdog = stack.enter_context(Watchdog(job.runtime.watchdog_seconds, job.tee.print, stacks, alive))
+        world = World.of(job.runtime)
+        model, sampler = stack.enter_context(_policy(job, spec, base, world))
+        pool = stack.enter_context(WorkerPool(job.runtime.grader_processes))
         summary = train(
             model,
             tokenizer,

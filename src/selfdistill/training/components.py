@@ -177,7 +177,7 @@ def _shard(student: Network, teacher: TeacherNetwork | None, world: World, base:
     if teacher is None or teacher.network is student:
         return
     _spread(teacher.network, world, base)
-    if empty and not teacher.is_exact():
+    if empty and world.any(not teacher.is_exact()):
         teacher.use(empty_model(base))
         _spread(teacher.network, world, base)
 

@@ -25,6 +25,11 @@ from selfdistill.schema.runtime import Sharding, StageRuntime
 Item = TypeVar("Item")
 
 
+def launched_processes() -> int:
+    """Processes of this training on all nodes, as the launcher says; known before they have met."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
 class World:
     """All processes of this training, as torchrun, accelerate or srun started them; `sharding` is that of the weights.
 
@@ -33,7 +38,7 @@ class World:
     """
 
     def __init__(self, device: str, *, sharding: Sharding = "none", timeout_seconds: int = 21600) -> None:
-        self.rank, self.size = 0, int(os.environ.get("WORLD_SIZE", "1"))
+        self.rank, self.size = 0, launched_processes()
         self._queues = 0
         self.sharding = sharding
         self.is_sharded = sharding != "none" and self.size > 1

@@ -140,7 +140,7 @@ class _Loop:
             self.spec, step, self.prompts, lambda *chosen: self._rollouts(step, *chosen), self._plan
         )
         with self._phase(step, "contexts"):
-            plans = encode_prompts(self._plan(groups), self.components.world)
+            plans = encode_prompts(self._plan(groups), self.components.world, self._leave_if_stopped)
             found = metrics.rollout_metrics(drawn, plans) | overlong.counts(groups, self.spec.on_policy) | counts
             if self.components.method.shows_context:
                 found |= metrics.teacher_metrics(plans)
@@ -239,13 +239,18 @@ class _Loop:
         Only where all ranks are at the same place (`is_common`), since they must agree.
         """
         self._heartbeat(step, "updates")
-        if is_common and self._can_begin_again and self.components.world.any(self.stop_requested()):
-            self._leave_step()
+        if is_common:
+            self._leave_if_stopped()
 
     def _on_evaluation(self, step: int) -> None:
         self._heartbeat(step, "evaluation")
         if self._can_begin_again and self.stop_requested():
             raise Stopped
+
+    def _leave_if_stopped(self) -> None:
+        """Leave if a stop was requested on any rank and the step can begin again. Collective."""
+        if self._can_begin_again and self.components.world.any(self.stop_requested()):
+            self._leave_step()
 
     @property
     def _can_begin_again(self) -> bool:
@@ -313,6 +318,10 @@ class _Loop:
     def _resume(self) -> int | None:
         """Load the newest intact state, if any, and remove what was written after it. Returns its step, or None."""
         is_main = self.components.world.is_main
+        self._heartbeat(self.progress.step, "resuming")
+        if self.components.world.any(self.stop_requested()):
+            # An engine takes minutes to start, and a large state as long to read.
+            raise Interrupted("training stopped on request before it began.")
         self.folder.prepare(clears=is_main)
         self.components.world.barrier()
         loaded = self.components.load(self.folder.state)

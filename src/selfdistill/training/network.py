@@ -231,6 +231,7 @@ def backward_through_head(
         for start in range(0, len(hidden_NH), step):
             part = slice(start, min(start + step, len(hidden_NH)))
             gradient_NH[part] = head.backward(hidden_NH[part], functools.partial(loss_of_chunk, part))
+    del head  # Where weights are sharded it holds the whole matrix and its gradient.
     hidden_NH.backward(gradient_NH)
 
 

@@ -89,6 +89,7 @@ class StepSampling:
     ungraded: dict[int, list[Completion]] = field(default_factory=dict)
     underway: Future[dict[int, Group]] | None = None
     unsaved: dict[int, Group] = field(default_factory=dict)
+    started_at: float = field(default_factory=time.monotonic)
     saved_at: float = field(default_factory=time.monotonic)
 
     def run(self) -> list[Group] | None:
@@ -107,6 +108,8 @@ class StepSampling:
         if self.world.any(is_stopped or self.stop_requested()):
             self.save()
             return None
+        if time.monotonic() - self.started_at > _KEEP_SECONDS:
+            self.save()  # The last groups are the longest ones; a kill within the updates does not lose them.
         for part in self.world.gather({self.world.rank: own}):
             groups |= part
         return [groups[place] for place in range(len(self.prompts))]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from selfdistill.schema.common import Lora
 from selfdistill.schema.errors import UserError
-from selfdistill.training.sharding import local, whole
+from selfdistill.training.sharding import whole
 
 _ADAPTER = "default"
 _BASE, _A, _B = ".base_layer.", f".lora_A.{_ADAPTER}.weight", f".lora_B.{_ADAPTER}.weight"
@@ -44,9 +44,11 @@ def plain_weights(model: Any) -> Iterator[tuple[str, Tensor]]:
     sharded: every rank must iterate to the end.
     """
     state = model.state_dict()
-    names_of: dict[tuple[int, int], list[str]] = {}
-    for name, tensor in state.items():
-        names_of.setdefault((local(tensor).data_ptr(), tensor.numel()), []).append(name)
+    # By object and not by address: of a small tensor that is spread over many ranks, some hold nothing.
+    objects = dict(model.named_parameters(remove_duplicate=False)) | dict(model.named_buffers(remove_duplicate=False))
+    names_of: dict[int, list[str]] = {}
+    for name in state:
+        names_of.setdefault(id(objects[name]), []).append(name)
     scale = getattr(model, _SCALE, None)
     for names in names_of.values():
         if scale is not None and names[0].endswith((_A, _B)):

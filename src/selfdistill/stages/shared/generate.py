@@ -107,10 +107,11 @@ class RolloutJob:
             save()
 
     def _portions(self, parts: PartFiles, finished: Set[int]) -> Iterator[list[int]]:
-        """Places of prompts that this job samples: all at once, or as its shard takes them from the queue."""
+        """Places of prompts that this job samples: all of them, or those that its shard takes from the queue."""
+        count = len(self.prompts)
+        size = sampler_class(self.spec.engine).portion(count, self.job.shard.count)
         if not self.job.shard.is_partial:
-            return iter([list(range(len(self.prompts)))])
-        size = sampler_class(self.spec.engine).portion(len(self.prompts), self.job.shard.count)
+            return (list(range(start, min(start + size, count))) for start in range(0, count, size))
         keys = [prompt.row_id for prompt in self.prompts]
         return ShardQueue(parts.folder, self.job.shard).portions(keys, size, finished)
 
