@@ -165,3 +165,21 @@ def test_a_sharded_teacher_is_narrow_in_every_process(tmp_path, lora):
         assert share < 0.55 if lora is None else share == 1
 
     assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]
+
+
+def test_processes_agree_on_whether_a_sharded_teacher_is_narrow(tmp_path, monkeypatch):
+    """One computes otherwise; with weights of another type than the others it would wait in vain for their parts."""
+    from selfdistill.training.components import build_components
+
+    tiny_model(len(TOKENIZER), hidden=64).to(torch.bfloat16).save_pretrained(tmp_path)
+    spec = make_spec(Sdpo(reprompt=REPROMPT, teacher=Teacher(kind="fixed")), precision="bfloat16")
+    decide = TeacherNetwork.is_exact
+
+    def run():
+        runtime = StageRuntime(processes=2, sharding="full")
+        world = World.of(runtime)
+        monkeypatch.setattr(TeacherNetwork, "is_exact", lambda self: decide(self) and world.is_main)
+        made = build_components(empty_model(tmp_path), TOKENIZER, spec, runtime, world, tmp_path)
+        assert held(made.teacher.network.model) == held(made.model)
+
+    assert run_in_processes(SimpleNamespace(run=run)) == [0, 0]

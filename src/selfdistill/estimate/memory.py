@@ -247,7 +247,7 @@ def _changes(work: Workload, capacity: int | None) -> Iterator[tuple[str, Worklo
     if not work.has_checkpointing:
         yield "gradient checkpointing (device: cuda)", replace(work, has_checkpointing=True), False
     more = 2 * work.processes
-    yield f"processes: {more}, sharded", replace(work, processes=more, is_sharded=True, copies=1), False
+    yield f"processes: {more}, sharded", spread(work, more), False
     if work.processes > 1 and not work.is_sharded:
         yield "sharded weights instead of replicas", replace(work, is_sharded=True), False
     if work.shared_prompts:

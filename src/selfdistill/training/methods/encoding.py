@@ -11,7 +11,7 @@ from dataclasses import replace
 from selfdistill.training.data import PromptText, RowPlan, TeacherPrompt
 from selfdistill.training.distributed import World
 
-#: Texts that a rank encodes at a time: a second or two for texts of 10,000 tokens.
+#: Texts that a rank encodes at a time: two to four seconds for texts of 10,000 tokens.
 _BLOCK = 32
 
 
